@@ -1,0 +1,177 @@
+package health
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"metrics-server-prom/internal/kube"
+)
+
+// logged has slog write to memory; the function returns the lines since its last call, as "LEVEL text".
+func logged(t *testing.T) func() string {
+	var mu sync.Mutex
+	var b bytes.Buffer
+	before := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(before) })
+	slog.SetDefault(slog.New(slog.NewTextHandler(writer(func(p []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return b.Write(p)
+	}), &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}})))
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		defer b.Reset()
+		return strings.NewReplacer("level=", "", "msg=", "", `"`, "").Replace(b.String())
+	}
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
+
+var (
+	refused   = &kube.Failure{Reason: kube.Network, Text: "refused"}
+	starting  = &kube.Failure{Reason: kube.Unavailable, Text: "starting"}
+	forbidden = &kube.Failure{Reason: kube.Forbidden, Text: "forbidden"}
+)
+
+func TestLogHasOneLinePerChangeOfState(t *testing.T) {
+	// A step is "what works", "what fails: why" or "what is gone"; nodes are optional.
+	type step struct{ event, log string }
+	for name, steps := range map[string][]step{
+		"nothing is logged of what works": {
+			{"pods work", ""}, {"nodes work", ""}, {"pods work", ""}},
+		"an outage has a line when it begins and one when it ends": {
+			{"pods fail: refused", "WARN refused\n"}, {"pods fail: refused", ""}, {"pods fail: refused", ""},
+			{"pods work", "INFO everything works again after=3s\n"}, {"pods work", ""}},
+		"the next outage has its own": {
+			{"pods fail: refused", "WARN refused\n"}, {"pods work", "INFO everything works again after=1s\n"},
+			{"pods fail: refused", "WARN refused\n"}, {"pods work", "INFO everything works again after=1s\n"}},
+		"an outage of all for one cause is one, and ends with the last": {
+			{"pods fail: refused", "WARN refused\n"}, {"nodes fail: refused", ""}, {"watch fails: refused", ""},
+			{"nodes work", ""}, {"pods work", ""}, {"watch works", "INFO everything works again after=5s\n"}},
+		"another cause on the way up is not logged": {
+			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods fail: refused", ""}, {"pods fail: starting", ""},
+			{"pods work", "INFO everything works again after=4s\n"}},
+		"another cause that stays is, once": {
+			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods fail: starting", "WARN starting\n"},
+			{"pods fail: starting", ""}, {"pods fail: refused", ""}, {"pods fail: refused", ""}, {"pods work", "INFO everything works again after=6s\n"}},
+		"another cause of something else is, once it has come twice": {
+			{"pods fail: refused", "WARN refused\n"}, {"watch fails: forbidden", ""}, {"watch fails: forbidden", "WARN forbidden\n"},
+			{"pods work", ""}, {"watch works", "INFO everything works again after=4s\n"}},
+		"two things that fail once each for one new cause are not one that fails twice": {
+			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"watch fails: starting", ""}},
+		"a success between takes the count back": {
+			{"watch fails: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods work", ""}, {"pods fail: starting", ""}},
+		"something optional that is forbidden is logged once, as no outage": {
+			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}, {"nodes fail: forbidden", ""},
+			{"pods work", ""}, {"nodes fail: forbidden", ""}},
+		"it is logged again after it was allowed": {
+			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}, {"nodes work", ""},
+			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}},
+		"something optional that fails otherwise is an outage": {
+			{"nodes fail: refused", "WARN refused\n"}, {"nodes work", "INFO everything works again after=1s\n"}},
+		"what is needed and forbidden is an outage": {
+			{"pods fail: forbidden", "WARN forbidden\n"}, {"pods work", "INFO everything works again after=1s\n"}},
+		"something optional that is forbidden does not keep an outage from ending": {
+			{"pods fail: refused", "WARN refused\n"}, {"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"},
+			{"pods work", "INFO everything works again after=2s\n"}},
+		"an outage ends with what no longer exists": {
+			{"pods fail: refused", "WARN refused\n"}, {"pods are gone", ""}, {"cluster works", "INFO everything works again after=2s\n"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, b := logged(t), &Board{}
+				for i, s := range steps {
+					do(t, b, s.event)
+					if got := log(); got != s.log {
+						t.Errorf("step %d, %s: logged %q, want %q", i, s.event, got, s.log)
+					}
+					time.Sleep(time.Second)
+				}
+			})
+		})
+	}
+}
+
+func do(t *testing.T, b *Board, event string) {
+	t.Helper()
+	what, then, _ := strings.Cut(event, " ")
+	verb, why, _ := strings.Cut(then, ": ")
+	switch verb {
+	case "work", "works":
+		b.Worked(what)
+	case "are gone":
+		b.Forget(what)
+	case "fail", "fails":
+		b.Failed(what, map[string]*kube.Failure{"refused": refused, "starting": starting, "forbidden": forbidden}[why], what == "nodes")
+	default:
+		t.Fatalf("no such event: %s", event)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // begins at 2000-01-01T00:00:00Z
+		logged(t)
+		b := &Board{}
+		for _, step := range []struct {
+			event string
+			want  []string
+		}{
+			{"cluster works", nil},
+			{"pods work", nil},
+			{"pods fail: refused", []string{"pods: failing since 2000-01-01T00:00:02Z (for 0s): refused"}},
+			{"nodes fail: refused", []string{"nodes: failing since 2000-01-01T00:00:03Z (for 0s): refused", "pods: failing since 2000-01-01T00:00:02Z (for 1s): refused"}},
+			{"pods fail: starting", []string{"nodes: failing since 2000-01-01T00:00:03Z (for 1s): refused", "pods: failing since 2000-01-01T00:00:02Z (for 2s): starting"}},
+			{"nodes fail: forbidden", []string{"pods: failing since 2000-01-01T00:00:02Z (for 3s): starting"}},
+			{"pods work", nil},
+			{"pods fail: refused", []string{"pods: failing since 2000-01-01T00:00:07Z (for 0s): refused"}},
+			{"pods are gone", nil},
+		} {
+			do(t, b, step.event)
+			if got := b.Failures(); strings.Join(got, "\n") != strings.Join(step.want, "\n") {
+				t.Errorf("after %s: %q, want %q", step.event, got, step.want)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestEmptyBoardIsHealthy(t *testing.T) {
+	var b Board
+	b.Forget("pods")
+	if f := b.Failures(); len(f) != 0 {
+		t.Error(f)
+	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	logged(t)
+	var b Board
+	var wg sync.WaitGroup
+	for _, what := range []string{"pods", "nodes", "watch"} {
+		wg.Go(func() {
+			for range 200 {
+				b.Failed(what, refused, what == "nodes")
+				b.Failures()
+				b.Worked(what)
+				b.Forget(what)
+			}
+		})
+	}
+	wg.Wait()
+	if f := b.Failures(); len(f) != 0 {
+		t.Error(f)
+	}
+}

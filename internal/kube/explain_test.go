@@ -1,0 +1,352 @@
+package kube
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// serve is a TLS server of HTTP/2, as an API server is.
+func serve(t *testing.T, handler http.HandlerFunc) *httptest.Server {
+	s := httptest.NewUnstartedServer(handler)
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+// trusting is the configuration of a client of the server, whose token is secret.
+func trusting(s *httptest.Server) *rest.Config {
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	return &rest.Config{Host: s.URL, BearerToken: secret, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}
+}
+
+// anotherAuthority is the certificate of an authority that has signed nothing.
+func anotherAuthority(t *testing.T) []byte {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// list reads the list of pods of a group to its end, as a refresh does.
+func list(ctx context.Context, config *rest.Config, group schema.GroupVersion) error {
+	t, err := newTransport(config, func(_, _, _ string) {})
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	c, err := client(config, group, t)
+	if err != nil {
+		return err
+	}
+	body, err := c.Get().Resource("pods").MaxRetries(0).Stream(ctx)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		return BodyError(ctx, err)
+	}
+	return nil
+}
+
+// answer sends a status, as plain text or as the Status that API servers send.
+func answer(code int, message string, header ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(header); i += 2 {
+			w.Header().Set(header[i], header[i+1])
+		}
+		w.WriteHeader(code)
+		io.WriteString(w, message)
+	}
+}
+
+func statusAnswer(e *apierrors.StatusError, header ...string) http.HandlerFunc {
+	status := e.Status()
+	status.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+	body, err := json.Marshal(status)
+	if err != nil {
+		panic(err)
+	}
+	return answer(int(status.Code), string(body), append(header, "Content-Type", "application/json")...)
+}
+
+func TestExplainWhatServersAnswer(t *testing.T) {
+	pods := schema.GroupResource{Group: "metrics.k8s.io", Resource: "pods"}
+	for name, c := range map[string]struct {
+		handler http.HandlerFunc
+		core    bool // asked for core's pods instead of those of metrics.k8s.io
+		reason  string
+		text    []string
+		retry   time.Duration
+	}{
+		"401": {handler: statusAnswer(apierrors.NewUnauthorized("Unauthorized")),
+			reason: Unauthorized, text: []string{"cannot list pods.metrics.k8s.io: 401 Unauthorized: Unauthorized; the token or certificate is wrong or has expired: renew it"}},
+		"403": {handler: statusAnswer(apierrors.NewForbidden(pods, "", errors.New("no RBAC policy matched"))),
+			reason: Forbidden, text: []string{"cannot list pods.metrics.k8s.io: 403 Forbidden: ", "no RBAC policy matched",
+				`; grant {apiGroups: ["metrics.k8s.io"], resources: ["pods"], verbs: ["list"]}, see deploy/`}},
+		"403 of core pods": {handler: answer(403, "no"), core: true,
+			reason: Forbidden, text: []string{"cannot list pods: 403 Forbidden: ", `grant {apiGroups: [""], resources: ["pods"], verbs: ["list"]}`}},
+		"404, without the metrics API": {handler: answer(404, "404 page not found\n", "Content-Type", "text/plain"),
+			reason: NotFound, text: []string{"404 Not Found: ", "; the metrics API is not installed in this cluster: install metrics-server"}},
+		"404, from another server than Kubernetes": {handler: answer(404, "<html>", "Content-Type", "text/html"), core: true,
+			reason: NotFound, text: []string{"cannot list pods: 404 Not Found: ", "; the configured server is not a Kubernetes API server: check the server's URL"}},
+		"429, as the API server's flow control says it": {handler: answer(429, "Too many requests, please try again later.\n", "Retry-After", "7", "Content-Type", "text/plain"),
+			reason: Throttled, retry: 7 * time.Second, text: []string{"429 Too Many Requests: ", "; the API server is overloaded; it is tried again"}},
+		"429, as a Status": {handler: statusAnswer(apierrors.NewTooManyRequests("slow down", 9)),
+			reason: Throttled, retry: 9 * time.Second, text: []string{"429 Too Many Requests: slow down"}},
+		"429 without a time": {handler: answer(429, "", "Content-Type", "text/plain"),
+			reason: Throttled, text: []string{"429 Too Many Requests: "}},
+		"429 with a time that is none": {handler: answer(429, "", "Content-Type", "text/plain", "Retry-After", "soon"),
+			reason: Throttled, text: []string{"429 Too Many Requests: "}},
+		"503 without metrics-server": {handler: answer(503, "service unavailable\n", "Content-Type", "text/plain"),
+			reason: Unavailable, text: []string{"503 Service Unavailable: ", "; metrics-server is not running or not reachable: check kubectl get apiservice v1beta1.metrics.k8s.io"}},
+		"503 with a time": {handler: answer(503, "", "Content-Type", "text/plain", "Retry-After", "30"),
+			reason: Unavailable, retry: 30 * time.Second, text: []string{"503 Service Unavailable: "}},
+		"503 of core pods": {handler: answer(503, "starting", "Content-Type", "text/plain"), core: true,
+			reason: Unavailable, text: []string{"cannot list pods: 503 Service Unavailable: ", "; look into the API server's log; it is tried again"}},
+		"500": {handler: statusAnswer(apierrors.NewInternalError(errors.New("etcdserver: request timed out"))),
+			reason: Unavailable, text: []string{"500 Internal Server Error: ", "etcdserver: request timed out", "; look into the API server's log; it is tried again"}},
+		"418": {handler: answer(418, ""),
+			reason: Unavailable, text: []string{"418 I'm a teapot"}},
+		"a message of many lines": {handler: statusAnswer(apierrors.NewForbidden(pods, "", errors.New("one\n\ttwo\r\n three\x00"))),
+			reason: Forbidden, text: []string{"one two three"}},
+		"a message of a megabyte": {handler: statusAnswer(apierrors.NewForbidden(pods, "", errors.New(strings.Repeat("é", 300_000)))),
+			reason: Forbidden, text: []string{"é…; grant {"}},
+		"a message that is no text": {handler: answer(403, "\xff\xfe\x00\n", "Content-Type", "text/plain"),
+			reason: Forbidden, text: []string{"403 Forbidden: "}},
+		"an answer without an end": {handler: func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(500)
+			for r.Context().Err() == nil {
+				if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+					return
+				}
+			}
+		}, reason: Unavailable, text: []string{"500 Internal Server Error: "}},
+		"an answer that breaks off, by HTTP/2": {handler: func(w http.ResponseWriter, _ *http.Request) {
+			w.Write(make([]byte, 100))
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}, reason: Network, text: []string{"cannot list pods.metrics.k8s.io: ", "; it is tried again"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			group, attempt := Metrics, "list pods.metrics.k8s.io"
+			if c.core {
+				group, attempt = Core, "list pods"
+			}
+			err := list(t.Context(), trusting(serve(t, c.handler)), group)
+			checkExplained(t, attempt, err, c.reason, c.retry, c.text...)
+		})
+	}
+}
+
+func checkExplained(t *testing.T, attempt string, err error, reason string, retry time.Duration, text ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	f := Explain(attempt, err)
+	if f.Reason != reason || f.Retry != retry {
+		t.Errorf("reason %s and a pause of %s, want %s and %s: %s", f.Reason, f.Retry, reason, retry, f.Text)
+	}
+	for _, want := range text {
+		if !strings.Contains(f.Text, want) {
+			t.Errorf("%s\nwant: %s", f.Text, want)
+		}
+	}
+	if strings.ContainsAny(f.Text, "\n\r") || len(f.Text) > 2*maxText {
+		t.Errorf("not one line of bounded length: %q", f.Text)
+	}
+	if strings.Contains(f.Text, secret) {
+		t.Errorf("the secret is in the text: %s", f.Text)
+	}
+	if again := Explain("do something else", fmt.Errorf("wrapped: %w", f)); again != f {
+		t.Errorf("what is explained is explained again: %s", again.Text)
+	}
+}
+
+func TestExplainWhatConnectionsEndWith(t *testing.T) {
+	ok := func(t *testing.T) *httptest.Server { return serve(t, answer(200, "")) }
+	for name, c := range map[string]struct {
+		config func(t *testing.T) *rest.Config
+		reason string
+		text   []string
+	}{
+		"nobody listens": {func(t *testing.T) *rest.Config {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Close()
+			return &rest.Config{Host: "http://" + l.Addr().String(), BearerToken: secret}
+		}, Network, []string{"connection refused", "; check the server's address in the kubeconfig", "127.0.0.1 is the container itself"}},
+		"the name does not exist": {func(*testing.T) *rest.Config {
+			return &rest.Config{Host: "https://no-such-cluster.invalid", BearerToken: secret}
+		}, Network, []string{"cannot list pods.metrics.k8s.io: cannot resolve no-such-cluster.invalid; check the server's name in the kubeconfig and this container's DNS"}},
+		"the server's certificate is of an unknown authority": {func(t *testing.T) *rest.Config {
+			c := trusting(ok(t))
+			c.CAData = anotherAuthority(t)
+			return c
+		}, Network, []string{"x509: ", "; check certificate-authority and client certificate in the kubeconfig"}},
+		"the server's certificate is for another name": {func(t *testing.T) *rest.Config {
+			c := trusting(ok(t))
+			c.TLSClientConfig.ServerName = "another.example.org"
+			return c
+		}, Network, []string{"x509: ", "another.example.org", "; check certificate-authority"}},
+		"the server wants a client certificate": {func(t *testing.T) *rest.Config {
+			s := httptest.NewUnstartedServer(answer(200, ""))
+			s.Config.ErrorLog = log.New(io.Discard, "", 0)
+			s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+			s.StartTLS()
+			t.Cleanup(s.Close)
+			return trusting(s)
+		}, Network, []string{"tls: ", "; check certificate-authority and client certificate in the kubeconfig"}},
+		"the server closes the connection": {func(t *testing.T) *rest.Config {
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, _ := w.(http.Hijacker).Hijack()
+				conn.Close()
+			}))
+			t.Cleanup(s.Close)
+			return &rest.Config{Host: s.URL, BearerToken: secret}
+		}, Network, []string{"the connection broke: ", "; it is tried again"}},
+		"the server closes the connection in the middle of the body": {func(t *testing.T) *rest.Config {
+			s := httptest.NewServer(answer(200, "half", "Content-Length", "8"))
+			s.Config.ErrorLog = log.New(io.Discard, "", 0)
+			t.Cleanup(s.Close)
+			return &rest.Config{Host: s.URL, BearerToken: secret}
+		}, Network, []string{"the connection broke: ", "; it is tried again"}},
+		"the exec plugin is not installed": {func(t *testing.T) *rest.Config {
+			c := trusting(ok(t))
+			c.BearerToken = ""
+			c.ExecProvider = &clientcmdapi.ExecConfig{Command: "no-such-auth-plugin", APIVersion: "client.authentication.k8s.io/v1",
+				InteractiveMode: clientcmdapi.NeverExecInteractiveMode, InstallHint: "install it\nfrom somewhere", Env: []clientcmdapi.ExecEnvVar{{Name: "T", Value: secret}}}
+			return c
+		}, Configuration, []string{"exec plugin that is not installed here", "no-such-auth-plugin", "; use a kubeconfig with a service account's token, see deploy/outside/"}},
+		"the exec plugin is a file that does not exist": {func(t *testing.T) *rest.Config {
+			c := trusting(ok(t))
+			c.BearerToken = ""
+			c.ExecProvider = &clientcmdapi.ExecConfig{Command: "/does/not/exist", APIVersion: "client.authentication.k8s.io/v1", InteractiveMode: clientcmdapi.NeverExecInteractiveMode}
+			return c
+		}, Configuration, []string{"/does/not/exist", "; ", "deploy/outside/"}},
+		"the exec plugin fails": {func(t *testing.T) *rest.Config {
+			c := trusting(ok(t))
+			c.BearerToken = ""
+			c.ExecProvider = &clientcmdapi.ExecConfig{Command: "false", Args: []string{secret}, APIVersion: "client.authentication.k8s.io/v1", InteractiveMode: clientcmdapi.NeverExecInteractiveMode}
+			return c
+		}, Configuration, []string{"executable false failed with exit code 1", "; check the kubeconfig's exec plugin, or use a service account's token, see deploy/outside/"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := list(t.Context(), c.config(t), Metrics)
+			checkExplained(t, "list pods.metrics.k8s.io", err, c.reason, 0, c.text...)
+		})
+	}
+}
+
+func TestExplainTimeout(t *testing.T) {
+	for name, begin := range map[string]func(http.ResponseWriter){
+		"nothing arrives": func(http.ResponseWriter) {},
+		"half of the body arrives": func(w http.ResponseWriter) {
+			io.WriteString(w, "half")
+			w.(http.Flusher).Flush()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cutOff := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cutOff()
+			s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				begin(w)
+				<-r.Context().Done()
+			})
+			checkExplained(t, "list pods.metrics.k8s.io", list(ctx, trusting(s), Metrics), Timeout, 0,
+				"cannot list pods.metrics.k8s.io: no complete answer in time; check the network and the API server's load, or raise --refresh-interval")
+		})
+	}
+}
+
+func TestExplainContent(t *testing.T) {
+	err := BodyError(t.Context(), fmt.Errorf("reading a PodMetricsList: %w", errors.New("the body is empty")))
+	checkExplained(t, "list pods.metrics.k8s.io", err, Content, 0,
+		"cannot list pods.metrics.k8s.io: reading a PodMetricsList: the body is empty; the answer is not that of a Kubernetes API server, or it was cut off")
+}
+
+func TestBodyError(t *testing.T) {
+	ended, end := context.WithCancel(t.Context())
+	end()
+	decoding := errors.New("no list")
+	for name, c := range map[string]struct {
+		ctx     context.Context
+		err     error
+		is      error
+		content bool
+	}{
+		"what cannot be decoded":                  {t.Context(), decoding, decoding, true},
+		"a body that ended too early":             {t.Context(), fmt.Errorf("x: %w", io.ErrUnexpectedEOF), io.ErrUnexpectedEOF, false},
+		"a connection that failed":                {t.Context(), fmt.Errorf("x: %w", &net.OpError{Op: "read", Err: errors.New("reset")}), nil, false},
+		"whatever comes when the attempt is over": {ended, decoding, context.Canceled, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := BodyError(c.ctx, c.err)
+			var content *contentError
+			if errors.As(err, &content) != c.content || c.is != nil && !errors.Is(err, c.is) {
+				t.Errorf("%v (%T)", err, err)
+			}
+		})
+	}
+}
+
+func TestReasonsAreAll(t *testing.T) {
+	seen := map[string]bool{}
+	for _, reason := range Reasons {
+		if seen[reason] {
+			t.Errorf("%s twice", reason)
+		}
+		seen[reason] = true
+	}
+	for _, reason := range []string{Configuration, Unauthorized, Forbidden, NotFound, Throttled, Unavailable, Network, Timeout, Content, Watch} {
+		if !seen[reason] {
+			t.Errorf("%s is missing", reason)
+		}
+	}
+}
+
+func FuzzOneLine(f *testing.F) {
+	f.Add("a\nb\tc  d")
+	f.Add(strings.Repeat("é", maxText))
+	f.Add("\xff\xfe" + strings.Repeat("\xf0\x9f\x98", maxText))
+	f.Fuzz(func(t *testing.T, s string) {
+		got := oneLine(s)
+		if strings.ContainsAny(got, "\n\r\v\f\u0085\u2028\u2029") || len(got) > maxText+len("…") || strings.ToValidUTF8(got, "") != got {
+			t.Errorf("%q", got)
+		}
+	})
+}

@@ -1,0 +1,36 @@
+package kube
+
+import (
+	"context"
+	"log/slog"
+
+	"k8s.io/klog/v2"
+)
+
+// QuietClientLog sends client-go's own log to the handler at debug level. client-go logs every attempt; what matters of it
+// is reported as a Failure, once per change of state and with the way out.
+func QuietClientLog(h slog.Handler) {
+	klog.SetSlogLogger(slog.New(debugOnly{h}).With("from", "client-go"))
+}
+
+type debugOnly struct{ slog.Handler }
+
+func (h debugOnly) Enabled(ctx context.Context, _ slog.Level) bool {
+	return h.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (h debugOnly) Handle(ctx context.Context, r slog.Record) error {
+	if !h.Enabled(ctx, r.Level) { // klog does not ask before it logs an error
+		return nil
+	}
+	r.Level = slog.LevelDebug
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs keeps loggers that are derived from this one at debug level.
+func (h debugOnly) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return debugOnly{h.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup does the same.
+func (h debugOnly) WithGroup(name string) slog.Handler { return debugOnly{h.Handler.WithGroup(name)} }

@@ -1,0 +1,106 @@
+package kube
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestClassify(t *testing.T) {
+	for url, want := range map[string]string{
+		"/api/v1/pods":                                                "list pods",
+		"/api/v1/pods?limit=250&continue=watch":                       "list pods",
+		"/api/v1/pods?watch=true":                                     "watch pods",
+		"/api/v1/pods?watch=1":                                        "watch pods",
+		"/api/v1/pods?watch=false":                                    "list pods",
+		"/api/v1/namespaces/a/pods":                                   "list pods",
+		"/api/v1/namespaces/a/pods?watch=true":                        "watch pods",
+		"/api/v1/namespaces/a/pods/p":                                 "get pods",
+		"/api/v1/namespaces/api/pods":                                 "list pods",
+		"/api/v1/namespaces/pods/pods/pods":                           "get pods",
+		"/api/v1/namespaces":                                          "list namespaces",
+		"/api/v1/namespaces/a":                                        "get namespaces",
+		"/apis/metrics.k8s.io/v1beta1/nodes":                          "list nodes.metrics.k8s.io",
+		"/apis/metrics.k8s.io/v1beta1/nodes/n1":                       "get nodes.metrics.k8s.io",
+		"/apis/metrics.k8s.io/v1beta1/pods":                           "list pods.metrics.k8s.io",
+		"/apis/metrics.k8s.io/v1beta1/namespaces/a/pods":              "list pods.metrics.k8s.io",
+		"/apis/metrics.k8s.io/v1beta1/namespaces/a/pods/p":            "get pods.metrics.k8s.io",
+		"/k8s/clusters/c-1/api/v1/pods":                               "list pods",
+		"/k8s/clusters/c-1/apis/metrics.k8s.io/v1beta1/nodes?limit=1": "list nodes.metrics.k8s.io",
+		"/":            "list ",
+		"/api":         "list ",
+		"/api/v1":      "list ",
+		"/apis/x":      "list ",
+		"/api/v2/pods": "list ",
+	} {
+		resource, verb := classify(httptest.NewRequest(http.MethodGet, url, nil))
+		if got := verb + " " + resource; got != want {
+			t.Errorf("%s is %q, want %q", url, got, want)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// endless is a body that never ends, and takes down whether it was closed.
+type endless struct{ closed bool }
+
+func (e *endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+func (e *endless) Close() error               { e.closed = true; return nil }
+
+func TestRequestsAreCounted(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		err    error
+		want   string
+	}{
+		"that worked":             {200, nil, "pods.metrics.k8s.io list 200"},
+		"that the server refused": {403, nil, "pods.metrics.k8s.io list 403"},
+		"that got no answer":      {0, errors.New("refused"), "pods.metrics.k8s.io list error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var reports []string
+			transport := &counter{roundTrip(func(*http.Request) (*http.Response, error) {
+				if c.err != nil {
+					return nil, c.err
+				}
+				return &http.Response{StatusCode: c.status, Body: http.NoBody}, nil
+			}), func(resource, verb, code string) { reports = append(reports, resource+" "+verb+" "+code) }}
+			_, err := transport.RoundTrip(httptest.NewRequest(http.MethodGet, "/apis/metrics.k8s.io/v1beta1/pods", nil))
+			if !errors.Is(err, c.err) {
+				t.Errorf("error %v, want %v", err, c.err)
+			}
+			if got := strings.Join(reports, "\n"); got != c.want {
+				t.Errorf("reported %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestBodyOfAFailureIsBounded(t *testing.T) {
+	for _, c := range []struct {
+		status  int
+		bounded bool
+	}{{200, false}, {204, false}, {301, true}, {403, true}, {500, true}, {599, true}} {
+		body := &endless{}
+		transport := &counter{roundTrip(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: c.status, Body: body}, nil
+		}), func(_, _, _ string) {}}
+		resp, err := transport.RoundTrip(httptest.NewRequest(http.MethodGet, "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, _ := io.Copy(io.Discard, io.LimitReader(resp.Body, 2*maxErrorBody))
+		if bounded := n == maxErrorBody; bounded != c.bounded {
+			t.Errorf("status %d: %d bytes are read, bounded %t, want %t", c.status, n, bounded, c.bounded)
+		}
+		if resp.Body.Close(); !body.closed {
+			t.Errorf("status %d: closing it does not close what is below", c.status)
+		}
+	}
+}
