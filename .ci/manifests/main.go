@@ -1,0 +1,218 @@
+// Command manifests checks rendered manifests as far as that can be done without a cluster: unknown and doubled fields
+// by the types of each API, pods by the Pod Security level restricted, Knative Services by Knative's own validation,
+// the Cloud Run Service by Google's published types, the compose file by the Compose specification, and whether the
+// objects of a set refer to each other. What a real API server says of them is for the end-to-end tests.
+//
+// Each SET is what one command would apply: files and folders with a kustomization, joined by commas.
+//
+//	manifests [-cloudrun FILE] [-compose FILE -env FILE] SET...
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	run "google.golang.org/api/run/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
+)
+
+func main() {
+	cloudRun := flag.String("cloudrun", "", "a Cloud Run Service")
+	compose := flag.String("compose", "", "a compose file")
+	env := flag.String("env", "", "its environment file")
+	flag.Parse()
+
+	var problems []error
+	objects, rights := 0, map[string]rightsOf{}
+	for _, paths := range flag.Args() {
+		s, err := readSet(strings.Split(paths, ","))
+		if err == nil {
+			objects += len(s.objects)
+			err = errors.Join(append(s.check(), s.sameRights(rights)...)...)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s:\n%w", paths, err))
+		}
+	}
+	if *cloudRun != "" {
+		problems = append(problems, checkCloudRun(*cloudRun))
+	}
+	if *compose != "" {
+		problems = append(problems, checkCompose(*compose, *env))
+	}
+	if err := errors.Join(problems...); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if objects == 0 {
+		fmt.Fprintln(os.Stderr, "no objects in", flag.Args())
+		os.Exit(1)
+	}
+	fmt.Printf("%d sets with %d objects\n", flag.NArg(), objects)
+}
+
+var decoder = func() runtime.Decoder {
+	utilruntime.Must(monitoringv1.AddToScheme(scheme.Scheme))
+	utilruntime.Must(servingv1.AddToScheme(scheme.Scheme))
+	return serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+}()
+
+func readSet(paths []string) (s set, err error) {
+	var problems []error
+	for _, path := range paths {
+		text, err := manifest(path)
+		if err != nil {
+			return s, err
+		}
+		documents := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
+		for n := 1; ; n++ {
+			document, err := documents.Read()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return s, fmt.Errorf("%s: %w", path, err)
+			}
+			if blank(document) {
+				continue
+			}
+			o, _, err := decoder.Decode(document, nil, nil)
+			if err != nil {
+				problems = append(problems, fmt.Errorf("%s, document %d: %w", path, n, err))
+				continue
+			}
+			s.objects = append(s.objects, o)
+		}
+	}
+	return s, errors.Join(problems...)
+}
+
+// manifest is the text of a file, or what a folder's kustomization makes.
+func manifest(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return os.ReadFile(path)
+	}
+	made, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), path)
+	if err != nil {
+		return nil, err
+	}
+	return made.AsYaml()
+}
+
+// blank is true of a document that has only comments, as templates leave behind.
+func blank(document []byte) bool {
+	for line := range bytes.Lines(document) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && !bytes.Equal(line, []byte("---")) {
+			return false
+		}
+	}
+	return true
+}
+
+// rightsOf is what a kind of role grants, and where that was seen first.
+type rightsOf struct {
+	set   string
+	rules []rbacv1.PolicyRule
+}
+
+// sameRights holds the roles of all sets against each other: kustomize and Helm must not drift apart.
+func (s set) sameRights(seen map[string]rightsOf) (problems []error) {
+	for _, o := range s.objects {
+		var rules []rbacv1.PolicyRule
+		switch o := o.(type) {
+		case *rbacv1.ClusterRole:
+			rules = o.Rules
+		case *rbacv1.Role:
+			rules = o.Rules
+		default:
+			continue
+		}
+		kind := o.GetObjectKind().GroupVersionKind().Kind
+		first, ok := seen[kind]
+		if !ok {
+			seen[kind] = rightsOf{describe(o), rules}
+		} else if !reflect.DeepEqual(first.rules, rules) {
+			problems = append(problems, fmt.Errorf("%s grants %v, but %s grants %v", describe(o), rules, first.set, first.rules))
+		}
+	}
+	return problems
+}
+
+func checkCloudRun(file string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	text, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	var service run.Service
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&service); err != nil {
+		return fmt.Errorf("%s: not what Cloud Run's API knows: %w", file, err)
+	}
+	for _, c := range service.Spec.Template.Spec.Containers {
+		for _, p := range []*run.Probe{c.StartupProbe, c.LivenessProbe} {
+			if p == nil || p.HttpGet == nil {
+				return fmt.Errorf("%s: a probe over HTTP is missing", file)
+			}
+			if strings.HasSuffix(p.HttpGet.Path, "z") {
+				return fmt.Errorf("%s: Cloud Run reserves paths like %s", file, p.HttpGet.Path)
+			}
+		}
+	}
+	return nil
+}
+
+// checkCompose reads the file as docker compose does, with env as its .env.
+func checkCompose(file, env string) error {
+	o, err := cli.NewProjectOptions([]string{file}, cli.WithWorkingDirectory(filepath.Dir(file)), cli.WithEnvFiles(env),
+		cli.WithDotEnv, cli.WithInterpolation(true), cli.WithResolvedPaths(true), cli.WithConsistency(true))
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	project, err := o.LoadProject(context.Background())
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	target, err := project.GetService("target")
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if c := target.Environment["KUBE_CONTEXT"]; c == nil || *c != "minikube" {
+		return fmt.Errorf("%s: KUBE_CONTEXT of %s does not reach the container", file, env)
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return err
+	}
+	for _, v := range target.Volumes {
+		if v.Target == "/etc/kube/config" && v.Source == filepath.Join(home, ".kube", "config") && v.ReadOnly {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: KUBE_CONFIG_PATH of %s is not mounted read-only at /etc/kube/config: %v", file, env, target.Volumes)
+}

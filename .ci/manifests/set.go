@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+)
+
+// set is what one command applies.
+type set struct {
+	objects []runtime.Object
+}
+
+// describe names an object as kubectl does.
+func describe(o runtime.Object) string {
+	m, _ := meta.Accessor(o)
+	return fmt.Sprintf("%s %s/%s", o.GetObjectKind().GroupVersionKind().Kind, m.GetNamespace(), m.GetName())
+}
+
+var restricted = func() policy.Evaluator {
+	e, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		panic(err)
+	}
+	return e
+}()
+
+func (s set) check() (problems []error) {
+	seen := map[string]bool{}
+	for _, o := range s.objects {
+		name := describe(o)
+		if seen[name] {
+			problems = append(problems, fmt.Errorf("%s comes twice", name))
+		}
+		seen[name] = true
+		if err := s.checkObject(o); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	return problems
+}
+
+func (s set) checkObject(o runtime.Object) error {
+	switch o := o.(type) {
+	case *appsv1.Deployment:
+		if err := selects(o.Spec.Selector, o.Spec.Template.Labels); err != nil {
+			return err
+		}
+		return s.checkPod(o.Namespace, o.Spec.Template.ObjectMeta, o.Spec.Template.Spec)
+	case *servingv1.Service:
+		o.SetDefaults(context.Background())
+		if err := o.Validate(context.Background()); err != nil {
+			return err
+		}
+		return s.checkPod(o.Namespace, o.Spec.Template.ObjectMeta, o.Spec.Template.Spec.PodSpec)
+	case *corev1.Service:
+		pod, err := s.pod(o.Namespace, &metav1.LabelSelector{MatchLabels: o.Spec.Selector})
+		if err != nil {
+			return err
+		}
+		for _, p := range o.Spec.Ports {
+			if err := hasPort(pod, p.TargetPort.StrVal); err != nil {
+				return err
+			}
+		}
+	case *networkingv1.NetworkPolicy:
+		pod, err := s.pod(o.Namespace, &o.Spec.PodSelector)
+		if err != nil {
+			return err
+		}
+		return hasPort(pod, o.Spec.Ingress[0].Ports[0].Port.StrVal)
+	case *monitoringv1.PodMonitor:
+		pod, err := s.pod(o.Namespace, &o.Spec.Selector)
+		if err != nil {
+			return err
+		}
+		for _, e := range o.Spec.PodMetricsEndpoints {
+			if !e.HonorLabels {
+				return errors.New("without honorLabels pod and namespace are renamed")
+			}
+			if err := hasPort(pod, *e.Port); err != nil {
+				return err
+			}
+		}
+	case *monitoringv1.ServiceMonitor:
+		return s.checkServiceMonitor(o)
+	case *rbacv1.RoleBinding:
+		return s.checkBinding(o.RoleRef, o.Namespace, o.Subjects)
+	case *rbacv1.ClusterRoleBinding:
+		return s.checkBinding(o.RoleRef, "", o.Subjects)
+	}
+	return nil
+}
+
+func (s set) checkPod(namespace string, m metav1.ObjectMeta, spec corev1.PodSpec) error {
+	level := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
+	var problems []error
+	for _, r := range restricted.EvaluatePod(level, &m, &spec) {
+		if !r.Allowed {
+			problems = append(problems, fmt.Errorf("Pod Security restricted: %s: %s", r.ForbiddenReason, r.ForbiddenDetail))
+		}
+	}
+	if !s.has("ServiceAccount", namespace, spec.ServiceAccountName) {
+		problems = append(problems, fmt.Errorf("no ServiceAccount %s/%s in the set", namespace, spec.ServiceAccountName))
+	}
+	mounted := map[string]bool{}
+	for _, c := range spec.Containers {
+		if !*c.SecurityContext.ReadOnlyRootFilesystem {
+			problems = append(problems, fmt.Errorf("container %s may write to its root", c.Name))
+		}
+		for _, v := range c.VolumeMounts {
+			mounted[v.Name] = true
+		}
+	}
+	for _, v := range spec.Volumes {
+		if !mounted[v.Name] {
+			problems = append(problems, fmt.Errorf("volume %s is not mounted", v.Name))
+		}
+		delete(mounted, v.Name)
+	}
+	for v := range mounted {
+		problems = append(problems, fmt.Errorf("there is no volume %s to mount", v))
+	}
+	return errors.Join(problems...)
+}
+
+func (s set) checkServiceMonitor(m *monitoringv1.ServiceMonitor) error {
+	for _, o := range s.objects {
+		service, ok := o.(*corev1.Service)
+		if !ok || service.Namespace != m.Namespace || selects(&m.Spec.Selector, service.Labels) != nil {
+			continue
+		}
+		for _, e := range m.Spec.Endpoints {
+			if !e.HonorLabels {
+				return errors.New("without honorLabels pod and namespace are renamed")
+			}
+			if e.Port != service.Spec.Ports[0].Name {
+				return fmt.Errorf("%s has no port %q", describe(service), e.Port)
+			}
+		}
+		return nil
+	}
+	return errors.New("selects no Service of the set")
+}
+
+func (s set) checkBinding(role rbacv1.RoleRef, namespace string, subjects []rbacv1.Subject) error {
+	if !s.has(role.Kind, namespace, role.Name) {
+		return fmt.Errorf("no %s %s/%s in the set", role.Kind, namespace, role.Name)
+	}
+	for _, subject := range subjects {
+		if !s.has(subject.Kind, subject.Namespace, subject.Name) {
+			return fmt.Errorf("no %s %s/%s in the set", subject.Kind, subject.Namespace, subject.Name)
+		}
+	}
+	return nil
+}
+
+func (s set) has(kind, namespace, name string) bool {
+	for _, o := range s.objects {
+		m, _ := meta.Accessor(o)
+		if o.GetObjectKind().GroupVersionKind().Kind == kind && m.GetNamespace() == namespace && m.GetName() == name {
+			return true
+		}
+	}
+	return false
+}
+
+// pod finds the pod template of a Deployment of the set by its labels.
+func (s set) pod(namespace string, by *metav1.LabelSelector) (corev1.PodSpec, error) {
+	for _, o := range s.objects {
+		d, ok := o.(*appsv1.Deployment)
+		if ok && d.Namespace == namespace && selects(by, d.Spec.Template.Labels) == nil {
+			return d.Spec.Template.Spec, nil
+		}
+	}
+	return corev1.PodSpec{}, errors.New("selects no pod of the set")
+}
+
+func hasPort(pod corev1.PodSpec, name string) error {
+	for _, c := range pod.Containers {
+		for _, p := range c.Ports {
+			if p.Name == name {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("no container has a port named %q", name)
+}
+
+func selects(by *metav1.LabelSelector, given map[string]string) error {
+	selector, err := metav1.LabelSelectorAsSelector(by)
+	if err != nil {
+		return err
+	}
+	if selector.Empty() || !selector.Matches(labels.Set(given)) {
+		return fmt.Errorf("selector %q does not match %v", selector, given)
+	}
+	return nil
+}
