@@ -42,10 +42,15 @@ func ValidURL(s string) bool {
 func (p *Pusher) Run(ctx context.Context) {
 	tick := time.NewTicker(p.Interval)
 	defer tick.Stop()
+	p.run(ctx, tick.C)
+}
+
+// run pushes once for each tick.
+func (p *Pusher) run(ctx context.Context, tick <-chan time.Time) {
 	failing := false
 	for {
 		select {
-		case <-tick.C:
+		case <-tick:
 		case <-ctx.Done():
 			return
 		}

@@ -9,14 +9,19 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
-// pushed runs a pusher against a receiver until it has finished n pushes.
-func pushed(t *testing.T, receive http.HandlerFunc, n int, page func(context.Context, io.Writer) error) (worked []bool, log string) {
+// ample is an interval, and so a time for one push, that no push to a receiver that answers comes near.
+const ample = time.Minute
+
+// pushed runs a pusher against a receiver for n pushes, each begun when the one before has ended.
+func pushed(t *testing.T, receive http.HandlerFunc, n int, interval time.Duration, page func(context.Context, io.Writer) error) (worked []bool, log string) {
 	t.Helper()
 	receiver := httptest.NewServer(receive)
 	defer receiver.Close()
@@ -27,14 +32,18 @@ func pushed(t *testing.T, receive http.HandlerFunc, n int, page func(context.Con
 	defer slog.SetDefault(former)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	p := Pusher{URL: strings.Replace(receiver.URL, "http://", "http://user:MARKED-PASSWORD@", 1) + "/import?key=MARKED-KEY", Interval: 50 * time.Millisecond,
+	p := Pusher{URL: strings.Replace(receiver.URL, "http://", "http://user:MARKED-PASSWORD@", 1) + "/import?key=MARKED-KEY", Interval: interval,
 		ExtraLabels: `cluster="x"`, Headers: []string{"Authorization: Bearer MARKED-TOKEN", "X-Scope: y"}, Page: page}
+	tick := make(chan time.Time, 1)
+	tick <- time.Time{}
 	p.Done = func(ok bool) {
 		if worked = append(worked, ok); len(worked) == n {
 			cancel()
+		} else {
+			tick <- time.Time{}
 		}
 	}
-	p.Run(ctx)
+	p.run(ctx, tick)
 	mu.Lock()
 	defer mu.Unlock()
 	return worked, out.String()
@@ -59,7 +68,7 @@ func TestPushesGzippedTextWithLabelsAndHeaders(t *testing.T) {
 		}
 		text, _ := io.ReadAll(zip)
 		got, method, token, scope = string(text), r.Method, r.Header.Get("Authorization"), r.Header.Get("X-Scope")
-	}, 1, onePage)
+	}, 1, ample, onePage)
 	if want := "# TYPE a gauge\na{cluster=\"x\",b=\"c\"} 1\nd{cluster=\"x\"} 2\n"; got != want || method != http.MethodPost || token != "Bearer MARKED-TOKEN" || scope != "y" || !worked[0] {
 		t.Errorf("%s %q, Authorization %q, X-Scope %q, worked %v; want POST %q", method, got, token, scope, worked, want)
 	}
@@ -71,8 +80,8 @@ func TestFailuresAreLoggedOnceAndWithoutSecrets(t *testing.T) {
 		if n++; n <= 3 {
 			http.Error(w, "you sent "+r.Header.Get("Authorization")+" to "+r.URL.String(), http.StatusForbidden)
 		}
-	}, 5, onePage)
-	if want := []bool{false, false, false, true, true}; len(worked) != 5 || worked[0] != want[0] || worked[2] != want[2] || worked[3] != want[3] {
+	}, 5, ample, onePage)
+	if want := []bool{false, false, false, true, true}; !slices.Equal(worked, want) {
 		t.Errorf("worked %v, want %v", worked, want)
 	}
 	if lines := strings.Count(log, "\n"); lines != 2 || !strings.Contains(log, "403") || !strings.Contains(log, "works again") {
@@ -85,7 +94,7 @@ func TestFailuresAreLoggedOnceAndWithoutSecrets(t *testing.T) {
 
 func TestNothingIsPushedWhereThereIsNothing(t *testing.T) {
 	calls := 0
-	worked, _ := pushed(t, func(http.ResponseWriter, *http.Request) { calls++ }, 2, func(_ context.Context, w io.Writer) error {
+	worked, _ := pushed(t, func(http.ResponseWriter, *http.Request) { calls++ }, 2, ample, func(_ context.Context, w io.Writer) error {
 		io.WriteString(w, "half a page")
 		return errors.New("no data yet")
 	})
@@ -94,11 +103,30 @@ func TestNothingIsPushedWhereThereIsNothing(t *testing.T) {
 	}
 }
 
+func TestPushesAtTheInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		start, pushes := time.Now(), 0
+		p := Pusher{URL: "http://receiver.invalid", Interval: 30 * time.Second,
+			Page: func(context.Context, io.Writer) error { return errors.New("no data yet") }}
+		p.Done = func(bool) {
+			pushes++
+			if since, want := time.Since(start), time.Duration(pushes)*p.Interval; since != want {
+				t.Errorf("push %d after %s, want %s", pushes, since, want)
+			}
+			if pushes == 3 {
+				cancel()
+			}
+		}
+		p.Run(ctx)
+	})
+}
+
 func TestReceiverThatHangsIsCutOff(t *testing.T) {
 	worked, log := pushed(t, func(_ http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
-	}, 2, onePage)
+	}, 2, 50*time.Millisecond, onePage)
 	if worked[0] || worked[1] || !strings.Contains(log, "did not answer") {
 		t.Errorf("worked %v:\n%s", worked, log)
 	}
