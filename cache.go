@@ -179,6 +179,12 @@ func (x *exporter) watchChanged() {
 	}
 }
 
+// watchUp tells whether the watch has had its first list and works.
+func (x *exporter) watchUp() bool {
+	synced, failure, _ := x.watch.State()
+	return synced && failure == nil
+}
+
 // watchReady waits for the pods' metadata. It fails where the watch cannot begin, or has been broken for longer than
 // max-age: labels that old may be those of a pod's predecessor.
 func (x *exporter) watchReady(ctx context.Context) error {
@@ -214,7 +220,7 @@ const frozen = 5 * time.Second
 
 // read reads the lists of a resource and joins them; publish makes them visible.
 func (r *resource) read(ctx context.Context, a refresh.Attempt) error {
-	defer r.x.own.refreshDuration[r.name].UpdateDuration(time.Now())
+	defer r.x.own.refreshTook(r.name, time.Now())
 	if r == r.x.pods {
 		if a.Late > frozen {
 			r.x.watch.Resync()
@@ -329,14 +335,14 @@ func (r *resource) publish(a refresh.Attempt, err error) (pause time.Duration) {
 		if view.failure = f; a.Late > 0 {
 			view = snapshot{refreshed: old.refreshed, failure: f}
 		}
-		r.view.Store(&view)
-		x.own.refreshErrors(r.name, f.Reason).Inc()
+		r.show(&view)
+		x.own.refreshFailed(r.name, f.Reason)
 		x.own.health.Failed(r.name, f, r == x.nodes)
 		return f.Retry
 	}
 	view := r.render(r.joiner.Done())
 	view.refreshed = time.Now()
-	r.view.Store(view)
+	r.show(view)
 	x.own.health.Worked(r.name)
 	if r == x.pods && view.newest > old.newest {
 		x.dataNew(view.refreshed)
@@ -355,5 +361,13 @@ func (r *resource) render(b *sample.Batch[podText]) *snapshot {
 func (r *resource) expire() {
 	old, view := r.view.Load(), r.render(r.joiner.Expire(time.Now()))
 	view.refreshed, view.failure = old.refreshed, old.failure
-	r.view.Store(view)
+	r.show(view)
+}
+
+// show makes a snapshot the one that scrapes see, and lets the memory of the one before go.
+func (r *resource) show(s *snapshot) {
+	if old := r.view.Swap(s); old.part != s.part {
+		r.x.own.forget()
+		old.part.Close()
+	}
 }

@@ -60,7 +60,7 @@ func (s *settings) table() []setting.Row {
 		return setting.List(p, "namespaces", validation.IsDNS1123Label)
 	}
 	return []setting.Row{
-		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.Text(&s.kubeconfig),
+		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig), Secret: true,
 			Help: "kubeconfig; if not set " + kube.MountedKubeconfig + " if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
 		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Text(&s.context),
 			Help: "context of the kubeconfig; if not set its current one"},
@@ -80,7 +80,7 @@ func (s *settings) table() []setting.Row {
 			Help: "address to listen on; PORT is a port only"},
 		{Flag: "web.telemetry-path", Env: "WEB_TELEMETRY_PATH", Default: "/metrics", Set: s.setTelemetryPath,
 			Help: "path of the metrics"},
-		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: s.setWebConfig,
+		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
 			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
 		{Flag: "push.url", Env: "PUSH_URL", Set: s.setPushURL, Secret: true,
 			Help: "where to push the page to as well: VictoriaMetrics' /api/v1/import/prometheus, a Pushgateway's /metrics/job/JOB"},
@@ -111,14 +111,6 @@ func (s *settings) setTelemetryPath(v string) string {
 	s.telemetryPath = v
 	if !strings.HasPrefix(v, "/") || strings.ContainsAny(v, " ?#%{}") || v == "/" || v == "/healthz" || strings.HasPrefix(v, "/-/") {
 		return "a path that begins with / and is none of /, /healthz, /-/…"
-	}
-	return ""
-}
-
-func (s *settings) setWebConfig(v string) string {
-	s.webConfig = v
-	if err := web.Validate(v); err != nil {
-		return "a web configuration file, but: " + err.Error()
 	}
 	return ""
 }
@@ -169,10 +161,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "metrics-server-prom:", err)
 		os.Exit(2)
 	}
+	stderr := kube.WithoutCredentials(os.Stderr)
 	options := &slog.HandlerOptions{Level: set.logLevel}
-	var handler slog.Handler = slog.NewTextHandler(os.Stderr, options)
+	var handler slog.Handler = slog.NewTextHandler(stderr, options)
 	if set.logFormat == "json" {
-		handler = slog.NewJSONHandler(os.Stderr, options)
+		handler = slog.NewJSONHandler(stderr, options)
 	}
 	slog.SetDefault(slog.New(handler))
 	kube.QuietClientLog(handler)

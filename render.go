@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unique"
 	"unsafe"
@@ -174,17 +175,30 @@ type telemetry struct {
 	pushes          *metrics.Set
 	families        []ownFamily
 
-	mu      sync.Mutex // held while one scrape's own metrics are rendered
+	changes atomic.Uint64 // of the counters and histograms so far
+	mu      sync.Mutex    // held while the own metrics are rendered
 	zip     gzpage.Compressor
-	process []byte    // the Go runtime's and the process's metrics
-	readAt  time.Time // when these were read
+	process []byte       // the Go runtime's and the process's metrics
+	readAt  time.Time    // when these were read
+	last    *gzpage.Page // what the scrape before was answered
+	lastOf  moment       // when that was true
+}
+
+// moment is all that a page depends on: two scrapes of one moment get the same bytes.
+type moment struct {
+	view
+	changes                 uint64
+	readAt                  time.Time
+	watched                 int
+	watchUp                 bool
+	tick, lastNew, addedAge int64
 }
 
 // ownFamily is a family with its samples: those of a set, or gauges of the moment.
 type ownFamily struct {
 	family
 	set    *metrics.Set
-	gauges func(view, func(labels string, value float64))
+	gauges func(moment, func(labels string, value float64))
 }
 
 func newTelemetry() *telemetry {
@@ -201,59 +215,44 @@ func newTelemetry() *telemetry {
 		}
 	}
 	t.families = []ownFamily{
-		gauges("build_info", "The version of this program; the value is always 1.", func(_ view, emit func(string, float64)) {
+		gauges("build_info", "The version of this program; the value is always 1.", func(_ moment, emit func(string, float64)) {
 			emit(`{version="`+escape(version)+`",revision="`+escape(revision)+`",goversion="`+runtime.Version()+`"}`, 1)
 		}),
-		gauges("up", "Whether the last refresh of the resource worked.", perResource(func(s *snapshot) float64 {
-			if s.failure == nil && !s.refreshed.IsZero() {
-				return 1
-			}
-			return 0
-		})),
+		gauges("up", "Whether the last refresh of the resource worked.", perResource(func(s *snapshot) float64 { return truth(s.failure == nil && !s.refreshed.IsZero()) })),
 		{family{own + "refresh_errors_total", "counter", "Refreshes that failed."}, t.errors, nil},
 		{family{own + "refresh_duration_seconds", "histogram", "Time to read a resource and join it with its labels."}, durations, nil},
 		gauges("last_refresh_timestamp_seconds", "When the resource was last refreshed.", perResource(func(s *snapshot) float64 { return unixSeconds(s.refreshed) })),
 		gauges("newest_sample_timestamp_seconds", "The newest of the timestamps that the metrics API gave for the samples being served.", perResource(func(s *snapshot) float64 { return timestamp(s.newest) })),
 		gauges("oldest_sample_timestamp_seconds", "The oldest of the timestamps that the metrics API gave for the samples being served.", perResource(func(s *snapshot) float64 { return timestamp(s.oldest) })),
-		gauges("watched_pods", "Pods whose labels are known.", func(v view, emit func(string, float64)) {
-			if v.x != nil {
-				emit("", float64(v.x.cache.Len()))
-			} else {
-				emit("", 0)
-			}
+		gauges("watched_pods", "Pods whose labels are known.", func(m moment, emit func(string, float64)) {
+			emit("", float64(m.watched))
 		}),
-		gauges("watch_up", "Whether the watch of the pods has had its first list and its last request worked.", func(v view, emit func(string, float64)) {
-			up := 0.0
-			if v.x != nil {
-				if synced, failure, _ := v.x.watch.State(); synced && failure == nil {
-					up = 1
-				}
-			}
-			emit("", up)
+		gauges("watch_up", "Whether the watch of the pods has had its first list and its last request worked.", func(m moment, emit func(string, float64)) {
+			emit("", truth(m.watchUp))
 		}),
-		gauges("samples_served", "Samples on this page.", func(v view, emit func(string, float64)) {
+		gauges("samples_served", "Samples on this page.", func(m moment, emit func(string, float64)) {
 			for i := range 2 {
-				emit(`{family="`+nodeFamilies[i].name+`"}`, float64(v.nodes.served[i]))
-				emit(`{family="`+podFamilies[i].name+`"}`, float64(v.pods.served[i]))
+				emit(`{family="`+nodeFamilies[i].name+`"}`, float64(m.nodes.served[i]))
+				emit(`{family="`+podFamilies[i].name+`"}`, float64(m.pods.served[i]))
 			}
 		}),
 		{family{own + "samples_dropped_total", "counter", "Samples of the metrics API that were not served."}, dropped, nil},
-		gauges("pods_without_metadata", "Pods on this page with usage whose node and ip are not known yet.", func(v view, emit func(string, float64)) { emit("", float64(v.pods.unknown)) }),
+		gauges("pods_without_metadata", "Pods on this page with usage whose node and ip are not known yet.", func(m moment, emit func(string, float64)) { emit("", float64(m.pods.unknown)) }),
 		{family{own + "api_requests_total", "counter", "Requests made to the API server."}, t.requests, nil},
 		{family{own + "pushes_total", "counter", "Pushes of this page, by how they ended."}, t.pushes, nil},
-		gauges("data_last_new_timestamp_seconds", "When a page first had newer pod samples than the page before.", func(v view, emit func(string, float64)) {
-			if v.x != nil {
-				emit("", float64(v.x.lastNew.Load())/1e9)
+		gauges("data_last_new_timestamp_seconds", "When a page first had newer pod samples than the page before.", func(m moment, emit func(string, float64)) {
+			if m.x != nil {
+				emit("", float64(m.lastNew)/1e9)
 			}
 		}),
-		gauges("data_added_age_seconds", "How much later than the metrics API had them the present pod samples were first served, at most; absent where that is not known.", func(v view, emit func(string, float64)) {
-			if v.x != nil && v.x.addedAge.Load() >= 0 {
-				emit("", float64(v.x.addedAge.Load())/1e9)
+		gauges("data_added_age_seconds", "How much later than the metrics API had them the present pod samples were first served, at most; absent where that is not known.", func(m moment, emit func(string, float64)) {
+			if m.x != nil && m.addedAge >= 0 {
+				emit("", float64(m.addedAge)/1e9)
 			}
 		}),
-		gauges("source_period_seconds", "Time between two ticks of the metrics API at which it has new data; 0 while none is known.", func(v view, emit func(string, float64)) {
-			if v.x != nil {
-				emit("", time.Duration(v.x.tick.Load()).Seconds())
+		gauges("source_period_seconds", "Time between two ticks of the metrics API at which it has new data; 0 while none is known.", func(m moment, emit func(string, float64)) {
+			if m.x != nil {
+				emit("", time.Duration(m.tick).Seconds())
 			}
 		}),
 	}
@@ -263,20 +262,27 @@ func newTelemetry() *telemetry {
 // own is the prefix of the names of the exporter's own metrics.
 const own = "metrics_server_prom_"
 
-func gauges(name, help string, f func(view, func(string, float64))) ownFamily {
+func gauges(name, help string, f func(moment, func(string, float64))) ownFamily {
 	return ownFamily{family{own + name, "gauge", help}, nil, f}
 }
 
 // perResource emits one gauge for each resource, but for those that are NaN.
-func perResource(value func(*snapshot) float64) func(view, func(string, float64)) {
-	return func(v view, emit func(string, float64)) {
-		if x := value(v.nodes); !math.IsNaN(x) {
+func perResource(value func(*snapshot) float64) func(moment, func(string, float64)) {
+	return func(m moment, emit func(string, float64)) {
+		if x := value(m.nodes); !math.IsNaN(x) {
 			emit(`{resource="nodes"}`, x)
 		}
-		if x := value(v.pods); !math.IsNaN(x) {
+		if x := value(m.pods); !math.IsNaN(x) {
 			emit(`{resource="pods"}`, x)
 		}
 	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // unixSeconds is NaN for the zero time.
@@ -299,15 +305,32 @@ func (t *telemetry) refreshErrors(resource, reason string) *metrics.Counter {
 	return t.errors.GetOrCreateCounter(own + `refresh_errors_total{resource="` + resource + `",reason="` + reason + `"}`)
 }
 
-func (t *telemetry) drop(reason string, samples int) { t.dropped[reason].Add(samples) }
+// Each of the following counts something and says that a page rendered before is not of this moment any more.
+
+func (t *telemetry) drop(reason string, samples int) {
+	defer t.changes.Add(1)
+	t.dropped[reason].Add(samples)
+}
+
+func (t *telemetry) refreshFailed(resource, reason string) {
+	defer t.changes.Add(1)
+	t.refreshErrors(resource, reason).Inc()
+}
+
+func (t *telemetry) refreshTook(resource string, since time.Time) {
+	defer t.changes.Add(1)
+	t.refreshDuration[resource].UpdateDuration(since)
+}
 
 // request counts a request to the API server.
 func (t *telemetry) request(resource, verb, code string) {
+	defer t.changes.Add(1)
 	t.requests.GetOrCreateCounter(own + `api_requests_total{resource="` + resource + `",verb="` + verb + `",code="` + code + `"}`).Inc()
 }
 
 // pushed counts a push.
 func (t *telemetry) pushed(worked bool) {
+	defer t.changes.Add(1)
 	result := "error"
 	if worked {
 		result = "ok"
@@ -315,8 +338,8 @@ func (t *telemetry) pushed(worked bool) {
 	t.pushes.GetOrCreateCounter(own + `pushes_total{result="` + result + `"}`).Inc()
 }
 
-// write writes the own metrics as they are at this moment.
-func (t *telemetry) write(w io.Writer, v view) {
+// write writes the own metrics of a moment.
+func (t *telemetry) write(w io.Writer, m moment) {
 	for _, f := range t.families {
 		first := true
 		header := func() {
@@ -332,7 +355,7 @@ func (t *telemetry) write(w io.Writer, v view) {
 			}
 			continue
 		}
-		f.gauges(v, func(labels string, value float64) {
+		f.gauges(m, func(labels string, value float64) {
 			header()
 			writeSample(w, f.name+labels, value)
 		})
@@ -343,8 +366,9 @@ func (t *telemetry) write(w io.Writer, v view) {
 // /proc and a stop of the world.
 const processEvery = time.Second
 
-// page is what a scrape of the view is answered: the snapshots' bytes as they are, and the own metrics of this moment.
-func (t *telemetry) page(v view) gzpage.Page {
+// page is what a scrape of the view is answered: the snapshots' bytes as they are, and the own metrics of this moment,
+// which are rendered only where they have changed since the last scrape.
+func (t *telemetry) page(v view) *gzpage.Page {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now := time.Now(); now.Sub(t.readAt) >= processEvery {
@@ -352,7 +376,22 @@ func (t *telemetry) page(v view) gzpage.Page {
 		metrics.WriteProcessMetrics(&text)
 		t.process, t.readAt = []byte(text.String()), now
 	}
-	t.write(&t.zip, v)
-	t.zip.Write(t.process)
-	return gzpage.Page{v.nodes.part, v.pods.part, t.zip.Part()}
+	m := moment{view: v, changes: t.changes.Load(), readAt: t.readAt}
+	if x := v.x; x != nil {
+		m.watched, m.watchUp = x.cache.Len(), x.watchUp()
+		m.tick, m.lastNew, m.addedAge = x.tick.Load(), x.lastNew.Load(), x.addedAge.Load()
+	}
+	if t.last == nil || m != t.lastOf {
+		t.write(&t.zip, m)
+		t.zip.Write(t.process)
+		t.last, t.lastOf = gzpage.New(v.nodes.part, v.pods.part, t.zip.Part()), m
+	}
+	return t.last
+}
+
+// forget drops the page of a snapshot that is replaced, so that nobody keeps its memory.
+func (t *telemetry) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last, t.lastOf = nil, moment{}
 }

@@ -21,7 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
-	"metrics-server-prom/internal/gzpage"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/setting"
@@ -598,6 +597,4 @@ func BenchmarkScrape(b *testing.B) {
 }
 
 // publishedAgain renders what is being served once more.
-func (r *resource) publishedAgain() gzpage.Page {
-	return gzpage.Page{r.render(r.joiner.Expire(time.Time{})).part}
-}
+func (r *resource) publishedAgain() { r.render(r.joiner.Expire(time.Time{})).part.Close() }

@@ -5,12 +5,21 @@
 // reference back into it from what follows. Parts can therefore be put one after the other behind one gzip header; the
 // trailer's CRC-32 of the whole follows from the parts' own CRCs and lengths. It has to be one member: curl prints the
 // first member of a gzip file and fails on the rest.
+//
+// A long part is held in an anonymous file in memory (memfd_create(2)), from which the kernel sends it to a connection
+// without copying it through this process, as it does for a static file server.
 package gzpage
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"io"
+	"os"
+	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/flate"
 )
@@ -24,13 +33,25 @@ var (
 
 const (
 	trailerLen = 8
-	minChunk   = 4 << 10
-	maxChunk   = 128 << 10
+	// chunkLen is how much of a part is collected before it goes to the part's file.
+	chunkLen = 128 << 10
+	// shortLen is up to which length a whole page is kept in one piece, to be written by one call.
+	shortLen = 64 << 10
 )
 
-// Part is compressed text that can stand anywhere in a page. It is immutable; the nil Part is empty.
+// ErrClosed says that a page has a part that was closed. Nothing of the page has been written then.
+var ErrClosed = errors.New("the page is of a snapshot that was replaced")
+
+// Part is compressed text that can stand anywhere in a page. It never changes; the nil Part is empty.
+//
+// Its deflate blocks are the first inFile bytes of a file in memory and, behind them, the chunks: all of a short part, and
+// all of any part where there is no such file.
 type Part struct {
-	// chunks hold the deflate blocks. They are many small slices, because one that grows would need twice its size.
+	mu     sync.Mutex
+	file   *os.File // nil for none, and once closed
+	closed bool
+
+	inFile int64
 	chunks [][]byte
 	length int64  // bytes of the deflate blocks
 	crc    uint32 // of the text
@@ -45,12 +66,51 @@ func (p *Part) Len() int64 {
 	return p.length
 }
 
+// Close gives the part's memory back as soon as no page with it is being written any more; no further one can be. Without
+// it the garbage collector does that, some time later.
+func (p *Part) Close() {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.file != nil {
+		p.file.Close() // frees memory, which does not fail
+		p.file = nil
+	}
+}
+
+// open returns the deflate blocks in one or several readers that outlive Close, to be read to their ends one after the
+// other, and what is to be closed after that.
+func (p *Part) open() (blocks []io.Reader, file io.Closer, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, nil, ErrClosed
+	}
+	if p.file != nil {
+		var r io.Reader
+		if r, file, err = reopen(p.file, p.inFile); err != nil {
+			return nil, nil, err
+		}
+		// The limited reader over a file is what net/http hands to the kernel (sendfile).
+		blocks = append(blocks, &io.LimitedReader{R: r, N: p.inFile})
+	}
+	for _, chunk := range p.chunks {
+		blocks = append(blocks, bytes.NewReader(chunk))
+	}
+	return blocks, file, nil
+}
+
 // Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (about
-// 0.3 MB) is kept between parts. The zero value is ready to use; it is not for concurrent use.
+// 0.4 MB) is kept between parts. The zero value is ready to use; it is not for concurrent use.
 type Compressor struct {
 	deflate *flate.Writer
 	buf     []byte // collects the small writes of a text, because the deflate writer and the CRC are slow at those
+	out     []byte // collects the deflate blocks
 	part    *Part
+	failed  bool // the part's file takes no more
 }
 
 // bufLen is how much text is handed to the deflate writer at once.
@@ -63,10 +123,7 @@ func (c *Compressor) Write(text []byte) (int, error) {
 	}
 	n := len(text)
 	for len(text) > 0 {
-		free := bufLen - len(c.buf)
-		if free > len(text) {
-			free = len(text)
-		}
+		free := min(bufLen-len(c.buf), len(text))
 		c.buf = append(c.buf, text[:free]...)
 		text = text[free:]
 		if len(c.buf) == bufLen {
@@ -84,10 +141,13 @@ func (c *Compressor) Part() *Part {
 		return nil
 	}
 	c.deflate.Flush()
-	c.part = nil
-	if last := len(p.chunks) - 1; last >= 0 {
-		p.chunks[last] = append([]byte(nil), p.chunks[last]...) // a short part does not keep a whole chunk
+	if p.file != nil {
+		c.spill()
 	}
+	if len(c.out) > 0 {
+		p.chunks = append(p.chunks, slices.Clone(c.out))
+	}
+	c.part, c.out, c.failed = nil, c.out[:0], false
 	return p
 }
 
@@ -99,9 +159,9 @@ func (c *Compressor) drain() {
 	if c.part == nil {
 		c.part = &Part{}
 		if c.deflate == nil {
-			c.deflate, _ = flate.NewWriter(chunkWriter{c}, flate.BestSpeed)
+			c.deflate, _ = flate.NewWriter(blocks{c}, flate.BestSpeed)
 		} else {
-			c.deflate.Reset(chunkWriter{c})
+			c.deflate.Reset(blocks{c})
 		}
 	}
 	c.part.crc = crc32.Update(c.part.crc, crc32.IEEETable, c.buf)
@@ -110,120 +170,136 @@ func (c *Compressor) drain() {
 	c.buf = c.buf[:0]
 }
 
-// chunkWriter appends to the chunks of its compressor's current part.
-type chunkWriter struct{ c *Compressor }
+// blocks takes the deflate blocks of its compressor's current part.
+type blocks struct{ c *Compressor }
 
-func (w chunkWriter) Write(b []byte) (int, error) {
-	p, n := w.c.part, len(b)
-	p.length += int64(n)
+func (w blocks) Write(b []byte) (int, error) {
+	n := len(b)
+	w.c.part.length += int64(n)
 	for len(b) > 0 {
-		last := len(p.chunks) - 1
-		if last < 0 || len(p.chunks[last]) == cap(p.chunks[last]) {
-			// The first chunks are small: most parts are.
-			p.chunks = append(p.chunks, make([]byte, 0, min(minChunk<<min(len(p.chunks), 16), maxChunk)))
-			last++
-		}
-		free := min(cap(p.chunks[last])-len(p.chunks[last]), len(b))
-		p.chunks[last] = append(p.chunks[last], b[:free]...)
+		free := min(chunkLen-len(w.c.out), len(b))
+		w.c.out = append(w.c.out, b[:free]...)
 		b = b[free:]
+		if len(w.c.out) == chunkLen {
+			w.c.spill()
+		}
 	}
 	return n, nil
 }
 
-// Page is a sequence of parts; nil parts are skipped.
-type Page []*Part
-
-// GzipLen is the number of bytes that WriteGzip writes.
-func (p Page) GzipLen() int64 {
-	n := int64(len(header) + len(final) + trailerLen)
-	for _, part := range p {
-		n += part.Len()
-	}
-	return n
-}
-
-// TextLen is the number of bytes that WriteText writes.
-func (p Page) TextLen() int64 {
-	var n int64
-	for _, part := range p {
-		if part != nil {
-			n += part.size
+// spill moves what is collected of the deflate blocks to the part's file or, where that cannot be, to its chunks.
+func (c *Compressor) spill() {
+	p := c.part
+	if p.file == nil && !c.failed {
+		var err error
+		if p.file, err = newFile(); err != nil {
+			c.failed = true
 		}
 	}
-	return n
+	if !c.failed {
+		n, err := p.file.Write(c.out)
+		p.inFile += int64(n)
+		c.out = c.out[:copy(c.out, c.out[n:])]
+		c.failed = err != nil
+	}
+	if c.failed && len(c.out) > 0 {
+		p.chunks = append(p.chunks, slices.Clone(c.out))
+		c.out = c.out[:0]
+	}
 }
 
-// WriteGzip writes the page as one gzip member. The parts are written as they are; nothing is copied.
-func (p Page) WriteGzip(w io.Writer) error {
-	if _, err := w.Write(header); err != nil {
-		return err
-	}
+// Page is a sequence of parts behind one gzip header. It never changes and is for any number of readers at once.
+type Page struct {
+	parts  []*Part
+	length int64
+	size   int64
+	end    []byte // the last block and the trailer
+	short  []byte // the whole page where it is short
+}
+
+// New returns a page of these parts; nil parts are skipped.
+func New(parts ...*Part) *Page {
+	p := &Page{length: int64(len(header) + len(final) + trailerLen)}
 	var crc uint32
-	for _, part := range p {
+	for _, part := range parts {
 		if part == nil {
 			continue
 		}
-		for _, chunk := range part.chunks {
-			if _, err := w.Write(chunk); err != nil {
-				return err
-			}
-		}
+		p.parts = append(p.parts, part)
+		p.length += part.length
+		p.size += part.size
 		crc = combine(crc, part.crc, part.size)
 	}
-	end := append(make([]byte, 0, len(final)+trailerLen), final...)
-	end = binary.LittleEndian.AppendUint32(end, crc)
-	end = binary.LittleEndian.AppendUint32(end, uint32(p.TextLen())) // modulo 2^32, RFC 1952 section 2.3.1
-	_, err := w.Write(end)
-	return err
+	p.end = binary.LittleEndian.AppendUint32(slices.Clone(final), crc)
+	p.end = binary.LittleEndian.AppendUint32(p.end, uint32(p.size)) // modulo 2^32, RFC 1952 section 2.3.1
+	if p.length <= shortLen {
+		short := bytes.NewBuffer(make([]byte, 0, p.length))
+		if p.WriteGzip(short) == nil {
+			p.short = short.Bytes()
+		}
+	}
+	return p
 }
 
-// WriteText writes the page as plain text, decompressing as it goes, in memory that does not depend on the page's size.
-func (p Page) WriteText(w io.Writer) error {
-	for _, part := range p {
-		if part == nil {
-			continue
+// GzipLen is the number of bytes that WriteGzip writes.
+func (p *Page) GzipLen() int64 { return p.length }
+
+// TextLen is the number of bytes that WriteText writes.
+func (p *Page) TextLen() int64 { return p.size }
+
+// WriteGzip writes the page as one gzip member. The parts are written as they are; an http.ResponseWriter over a plain
+// connection has the kernel send the large ones. It fails with ErrClosed before anything is written, or as w does.
+func (p *Page) WriteGzip(w io.Writer) error {
+	if p.short != nil {
+		_, err := w.Write(p.short)
+		return err
+	}
+	return p.each(
+		func() error { _, err := w.Write(header); return err },
+		func(blocks []io.Reader) error {
+			for _, r := range blocks {
+				if _, err := io.Copy(w, r); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		func() error { _, err := w.Write(p.end); return err })
+}
+
+// WriteText writes the page as plain text, decompressing as it goes, in memory that does not depend on the page's size. It
+// fails with ErrClosed before anything is written, or as w does.
+func (p *Page) WriteText(w io.Writer) error {
+	nothing := func() error { return nil }
+	return p.each(nothing, func(blocks []io.Reader) error {
+		blocks = append(blocks, bytes.NewReader(final)) // the last block, which a deflate stream needs
+		_, err := io.Copy(w, flate.NewReader(bufio.NewReader(io.MultiReader(blocks...))))
+		return err
+	}, nothing)
+}
+
+// each opens all parts, and only then begins.
+func (p *Page) each(begin func() error, part func(blocks []io.Reader) error, end func() error) error {
+	opened := make([][]io.Reader, len(p.parts))
+	for i, part := range p.parts {
+		blocks, file, err := part.open()
+		if err != nil {
+			return err
 		}
-		text := flate.NewReader(&partReader{chunks: part.chunks})
-		if _, err := io.Copy(w, text); err != nil {
+		if file != nil {
+			defer file.Close() // nothing was written to it
+		}
+		opened[i] = blocks
+	}
+	if err := begin(); err != nil {
+		return err
+	}
+	for _, blocks := range opened {
+		if err := part(blocks); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// partReader reads a part's deflate blocks and, behind them, the last block that a deflate stream needs.
-type partReader struct {
-	chunks [][]byte
-	pos    int // in the first chunk
-	ended  bool
-}
-
-func (r *partReader) Read(b []byte) (int, error) {
-	for len(r.chunks) == 0 || r.pos == len(r.chunks[0]) {
-		switch {
-		case len(r.chunks) > 0:
-			r.chunks, r.pos = r.chunks[1:], 0
-		case !r.ended:
-			r.chunks, r.pos, r.ended = [][]byte{final}, 0, true
-		default:
-			return 0, io.EOF
-		}
-	}
-	n := copy(b, r.chunks[0][r.pos:])
-	r.pos += n
-	return n, nil
-}
-
-// ReadByte makes partReader the io.ByteReader that spares flate a buffer of its own.
-func (r *partReader) ReadByte() (byte, error) {
-	if len(r.chunks) > 0 && r.pos < len(r.chunks[0]) {
-		b := r.chunks[0][r.pos]
-		r.pos++
-		return b, nil
-	}
-	var b [1]byte
-	_, err := r.Read(b[:])
-	return b[0], err
+	return end()
 }
 
 // combine returns the CRC-32 of a‖b from those of a and b and b's length, as zlib's crc32_combine does: appending n zero

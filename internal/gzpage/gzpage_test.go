@@ -42,17 +42,18 @@ func TestPage(t *testing.T) {
 		"a large part before a small":       {big, "b 2\n"},
 		"a small part before a large":       {"b 2\n", big, "c 3\n"},
 		"a part exactly one buffer long":    {strings.Repeat("x", bufLen), "b 2\n"},
-		"incompressible text over a chunk":  {random(3 * maxChunk), random(10)},
-		"a part compressed to full chunks":  {random(8 * maxChunk)},
+		"incompressible text over a chunk":  {random(3 * chunkLen), random(10)},
+		"a part compressed to full chunks":  {random(8 * chunkLen)},
 		"many parts from one compressor":    {"a", "b", "c", "d", "e", exposition(10), "f"},
 		"the same text twice is two copies": {exposition(10), exposition(10)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var c Compressor
-			var page Page
+			var parts []*Part
 			for _, text := range texts {
-				page = append(page, part(&c, text))
+				parts = append(parts, part(&c, text))
 			}
+			page := New(parts...)
 			want := strings.Join(texts, "")
 
 			var zipped, text bytes.Buffer
@@ -105,7 +106,7 @@ func gunzipOneMember(t *testing.T, b []byte) string {
 
 func TestWriteStopsAtTheFirstError(t *testing.T) {
 	var c Compressor
-	page := Page{part(&c, random(4*maxChunk))}
+	page := New(part(&c, random(4*chunkLen)))
 	for _, write := range []func(io.Writer) error{page.WriteGzip, page.WriteText} {
 		if err := write(&gone{after: 1}); err != io.ErrClosedPipe {
 			t.Errorf("error %v, want that of the writer", err)

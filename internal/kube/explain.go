@@ -112,11 +112,14 @@ func Explain(attempt string, err error) *Failure {
 		wayOut = "use a kubeconfig with a service account's token, see deploy/outside/"
 	case strings.Contains(err.Error(), "getting credentials: "):
 		f.Reason = Configuration
+		// What it has printed is not shown (see newTransport), so that the operator has to run it to see that.
 		why, wayOut = detail, "check the kubeconfig's exec plugin, or use a service account's token, see deploy/outside/"
 	case errors.As(err, &status):
 		s := status.Status()
 		why = fmt.Sprintf("%d %s: %s", s.Code, http.StatusText(int(s.Code)), oneLine(s.Message))
 		switch code := int(s.Code); {
+		case code/100 == 3:
+			f.Reason, wayOut = NotFound, "redirects are not followed, so that no other server gets the credentials: check the server's URL in the kubeconfig"
 		case code == http.StatusUnauthorized:
 			f.Reason, wayOut = Unauthorized, "the token or certificate is wrong or has expired: renew it"
 		case code == http.StatusForbidden:
@@ -162,6 +165,7 @@ var userinfo = regexp.MustCompile(`://[^/\s"']*@`)
 
 // oneLine makes a text fit into a log line, and to be seen there.
 func oneLine(s string) string {
+	s = sent.without(s)
 	s = strings.ToValidUTF8(strings.Join(strings.Fields(s), " "), "?")
 	s = userinfo.ReplaceAllString(s, "://…@")
 	if len(s) > maxText {

@@ -15,8 +15,9 @@ func QuietClientLog(h slog.Handler) {
 
 type debugOnly struct{ slog.Handler }
 
-func (h debugOnly) Enabled(ctx context.Context, _ slog.Level) bool {
-	return h.Handler.Enabled(ctx, slog.LevelDebug)
+// Enabled keeps out what is below debug, which has whole bodies in it.
+func (h debugOnly) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelDebug && h.Handler.Enabled(ctx, slog.LevelDebug)
 }
 
 func (h debugOnly) Handle(ctx context.Context, r slog.Record) error {

@@ -1,11 +1,14 @@
 package kube
 
 import (
+	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 )
 
@@ -21,15 +24,44 @@ type transport struct {
 func newTransport(config *rest.Config, report func(resource, verb, code string)) (*transport, error) {
 	c := rest.CopyConfig(config)
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return &counter{next, report} })
+	// An exec plugin gets the os.Stderr of this moment for all its runs. What it prints there goes past every care for
+	// secrets that there is in the log.
+	if nowhere, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
+		stderr := os.Stderr
+		os.Stderr = nowhere
+		defer func() { os.Stderr = stderr }()
+	}
 	client, err := rest.HTTPClientFor(c)
 	if err != nil {
 		return nil, &ConfigError{Explain("use the credentials", err).Text}
 	}
+	client.Transport = pluginErrors{client.Transport}
+	// client-go authorizes every request, and so the one to another server that a redirect leads to.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &transport{client}, nil
 }
 
+// pluginErrors takes out of an exec plugin's error what it has printed: it is meant to print a token.
+type pluginErrors struct{ http.RoundTripper }
+
+func (p pluginErrors) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := p.RoundTripper.RoundTrip(r)
+	if err != nil {
+		const printed = "getting credentials: decoding stdout: "
+		if before, _, found := strings.Cut(err.Error(), printed); found {
+			err = errors.New(before + printed + "it is not an ExecCredential")
+		}
+	}
+	return resp, err
+}
+
+// WrappedRoundTripper lets the transport below be found, for its idle connections.
+func (p pluginErrors) WrappedRoundTripper() http.RoundTripper { return p.RoundTripper }
+
 // close drops the connections that are idle; those in use end with their requests.
-func (t *transport) close() { t.client.CloseIdleConnections() }
+//
+// The client's own method ends at the first wrapper, as that of a bearer token is one.
+func (t *transport) close() { utilnet.CloseIdleConnectionsFor(t.client.Transport) }
 
 type counter struct {
 	next   http.RoundTripper
@@ -38,6 +70,7 @@ type counter struct {
 
 func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
 	resource, verb := classify(r)
+	sent.keep(r.Header.Get("Authorization"))
 	resp, err := c.next.RoundTrip(r)
 	if err != nil {
 		c.report(resource, verb, "error")

@@ -3,10 +3,12 @@ package kube
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestClassify(t *testing.T) {
@@ -102,5 +104,34 @@ func TestBodyOfAFailureIsBounded(t *testing.T) {
 		if resp.Body.Close(); !body.closed {
 			t.Errorf("status %d: closing it does not close what is below", c.status)
 		}
+	}
+}
+
+func TestClosedTransportHasNoConnections(t *testing.T) {
+	closed := make(chan struct{})
+	server := httptest.NewUnstartedServer(answer(200, ""))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			close(closed)
+		}
+	}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	config := trusting(server) // with a bearer token, for which client-go wraps the transport once more
+	tr, err := newTransport(config, func(string, string, string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := tr.client.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, response.Body)
+	response.Body.Close()
+	tr.close()
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Error("the connection is still open")
 	}
 }

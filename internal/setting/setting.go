@@ -8,10 +8,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/prometheus/exporter-toolkit/web"
 )
 
 // Row is one setting.
@@ -46,7 +49,7 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 	case errors.Is(err, flag.ErrHelp):
 		return help(program, version, table)
 	case err != nil:
-		return fmt.Errorf("%s; see --help", oneLine(err.Error()))
+		return fmt.Errorf("%s; see --help", complaint(err))
 	case flags.NArg() > 0:
 		// It is not shown: it may be the rest of a secret that should have been quoted.
 		return fmt.Errorf("argument %d is not a flag: flags begin with --, and values with spaces want quotes; see --help", len(args)-flags.NArg()+1)
@@ -72,6 +75,21 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 		}
 	}
 	return nil
+}
+
+var flagName = regexp.MustCompile(`^[a-z.-]{1,30}$`)
+
+// complaint is an error of the package flag, which ends with the argument or its name. What is no name may be one with a
+// secret behind it, where the = was forgotten.
+func complaint(err error) string {
+	what, name, named := strings.Cut(err.Error(), ": -")
+	switch {
+	case strings.HasPrefix(what, "invalid boolean value "):
+		return "--version and --help take no value"
+	case named && flagName.MatchString(name):
+		return what + ": -" + name
+	}
+	return what + " in an argument that is not shown"
 }
 
 // oneLine leaves a text's words and takes out what would break a line.
@@ -100,6 +118,42 @@ func help(program, version string, table []Row) Help {
 
 // Text sets p to any value.
 func Text(p *string) func(string) string { return func(v string) string { *p = v; return "" } }
+
+// FileName sets p to the name of a file, or several. It belongs into a Row that is Secret: what is refused is a file's
+// content, given in place of its name.
+func FileName(p *string) func(string) string {
+	return func(v string) string {
+		if *p = v; strings.ContainsAny(v, "\n{") || len(v) > 4096 { // PATH_MAX
+			return "the name of a file, not what is in it"
+		}
+		return ""
+	}
+}
+
+// WebConfig sets p to the name of a configuration file of the Prometheus exporter-toolkit, or to "".
+func WebConfig(p *string) func(string) string {
+	return func(v string) string {
+		*p = v
+		if err := web.Validate(v); err != nil {
+			return "a web configuration file, but: " + unquoted(err.Error())
+		}
+		return ""
+	}
+}
+
+var lineNumber = regexp.MustCompile(`line \d+`)
+
+// unquoted is an error of the toolkit without what it quotes of the file: that may be a secret in the wrong place.
+func unquoted(err string) string {
+	what, _, _ := strings.Cut(err, ": ")
+	switch {
+	case what == "yaml":
+		return strings.Join(append([]string{"no valid YAML, or a field that it does not have"}, lineNumber.FindAllString(err, -1)...), ", ")
+	case strings.HasPrefix(what, "unknown "), strings.HasPrefix(what, "invalid "):
+		return what
+	}
+	return err
+}
 
 // OneOf sets p to one of the values.
 func OneOf(p *string, values ...string) func(string) string {

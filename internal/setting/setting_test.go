@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -135,6 +137,12 @@ func TestErrors(t *testing.T) {
 			`flag provided but not defined: -intervall; see --help`},
 		"a flag without its value": {nil, []string{"--interval"},
 			`flag needs an argument: -interval; see --help`},
+		"a flag whose = was forgotten": {nil, []string{"--header Authorization: Bearer marked-secret"},
+			`flag provided but not defined in an argument that is not shown; see --help`},
+		"a dash too many": {nil, []string{"---header=marked-secret"},
+			`bad flag syntax in an argument that is not shown; see --help`},
+		"a value for a flag that takes none": {nil, []string{"--version=marked-secret"},
+			`--version and --help take no value; see --help`},
 		"something that is no flag": {nil, []string{"serve"},
 			`argument 1 is not a flag: flags begin with --, and values with spaces want quotes; see --help`},
 		"something behind the flags": {nil, []string{"--text=x", "y"},
@@ -250,6 +258,43 @@ Each flag has an environment variable; the flag wins.
 			}
 			if p.interval != 0 {
 				t.Error("something was set")
+			}
+		})
+	}
+}
+
+func TestFileName(t *testing.T) {
+	for value, ok := range map[string]bool{
+		"": true, "/etc/kube/config": true, "one:two": true, "C-3.yaml": true,
+		"apiVersion: v1\nkind: Config": false, `{"kind":"Config"}`: false, strings.Repeat("YXBp", 1100): false,
+	} {
+		var p string
+		if got := FileName(&p)(value) == ""; got != ok || ok && p != value {
+			t.Errorf("%.40q: %t, %q", value, got, p)
+		}
+	}
+}
+
+func TestWebConfig(t *testing.T) {
+	const secret = "marked-secret"
+	for name, c := range map[string]struct{ text, want string }{
+		"nothing in it":    {"", ""},
+		"a hash":           {"basic_auth_users: {me: $2a$04$JRR5xbHQBTfrPdIHkVgy8.4CT7QYgYZbVnmUjZAFBgR2Iq5WmPYsq}", ""},
+		"no YAML":          {"basic_auth_users: {me: " + secret, "but: no valid YAML, or a field that it does not have, line 1"},
+		"an unknown field": {"basic_auth_users:\n" + secret + ": x", "line 2"},
+		"the wrong type":   {"basic_auth_users: " + secret, "line 1"},
+		"a TLS version":    {"tls_server_config: {min_version: " + secret + "}", "but: unknown TLS version"},
+		"a missing file":   {"tls_server_config: {cert_file: gone.crt, key_file: gone.key}", "gone.crt"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "web.yml")
+			if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var p string
+			got := WebConfig(&p)(file)
+			if !strings.Contains(got, c.want) || (got == "") != (c.want == "") || strings.Contains(got, secret) || p != file {
+				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
 	}
