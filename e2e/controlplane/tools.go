@@ -25,6 +25,7 @@ type tool struct {
 var tools = []tool{
 	{name: "etcd", version: "v3.7.3", module: "go.etcd.io/etcd/server/v3"},
 	{name: "kube-apiserver", version: "v1.37.2", module: "k8s.io/kubernetes"},
+	{name: "kubectl", version: "v0.37.2", module: "k8s.io/kubectl"},
 	{name: "kwok", version: "v0.8.0", module: "sigs.k8s.io/kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok"},
 	{name: "metrics-server", version: "v0.9.0", module: "sigs.k8s.io/metrics-server", pkg: "sigs.k8s.io/metrics-server/cmd/metrics-server"},
 	// Without the tag a dependency of Prometheus' service discoveries is missing.

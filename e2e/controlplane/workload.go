@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"metrics-server-prom/e2e/process"
 )
@@ -138,6 +139,13 @@ func (c *ControlPlane) awaitRunning(ctx context.Context, namespace string) error
 		}
 		return nil
 	})
+}
+
+// SetMemory changes what a pod's container uses, from the next reading of its kubelet on.
+func (c *ControlPlane) SetMemory(ctx context.Context, namespace, pod, container, memory string) error {
+	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, memoryAnnotation+container, memory)
+	_, err := c.Admin.CoreV1().Pods(namespace).Patch(ctx, pod, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	return err
 }
 
 // DeletePod deletes a pod at once and returns when it is gone from the API.
