@@ -226,3 +226,13 @@ func statusOnly(ctx context.Context, client *http.Client, url string) (int, erro
 	}
 	return response.StatusCode, response.Body.Close()
 }
+
+// smallReceiveBuffer keeps the kernel from taking in what nobody has read yet. It is for [net.Dialer.Control].
+func smallReceiveBuffer(_, _ string, conn syscall.RawConn) (err error) {
+	if controlErr := conn.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096)
+	}); controlErr != nil {
+		return controlErr
+	}
+	return err
+}
