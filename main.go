@@ -353,32 +353,40 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
-	v, err := s.current(ctx)
-	if err != nil {
-		h.Set("Retry-After", "5")
-		http.Error(w, "no data yet\n"+strings.Join(s.own.health.Failures(), "\n"), http.StatusServiceUnavailable)
-		return
-	}
-	page := s.own.page(v)
-	write, length := page.WriteText, page.TextLen()
-	if gzip {
-		write, length = page.WriteGzip, page.GzipLen()
-		h.Set("Content-Encoding", "gzip")
-	}
-	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.FormatInt(length, 10))
-	if r.Method == http.MethodGet {
-		write(w) // a scraper that has left is no error of ours
+	for {
+		v, err := s.current(ctx)
+		if err != nil {
+			h.Set("Retry-After", "5")
+			h.Del("Content-Encoding")
+			http.Error(w, "no data yet\n"+strings.Join(s.own.health.Failures(), "\n"), http.StatusServiceUnavailable)
+			return
+		}
+		page := s.own.page(v)
+		write, length := page.WriteText, page.TextLen()
+		if gzip {
+			write, length = page.WriteGzip, page.GzipLen()
+			h.Set("Content-Encoding", "gzip")
+		}
+		h.Set("Content-Type", contentType)
+		h.Set("Content-Length", strconv.FormatInt(length, 10))
+		// A scraper that has left is no error of ours. A snapshot that has been replaced just now gives way to the new one.
+		if r.Method == http.MethodHead || !errors.Is(write(w), gzpage.ErrClosed) {
+			return
+		}
 	}
 }
 
 // writePage writes the page's text once there is something of now to be had.
 func (s *server) writePage(ctx context.Context, w io.Writer) error {
-	v, err := s.current(ctx)
-	if err != nil {
-		return err
+	for {
+		v, err := s.current(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.own.page(v).WriteText(w); !errors.Is(err, gzpage.ErrClosed) {
+			return err
+		}
 	}
-	return s.own.page(v).WriteText(w)
 }
 
 // healthz is the original tool's page: ok, or failed and below it what, since when and why.
