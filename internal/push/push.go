@@ -77,12 +77,25 @@ func (p *Pusher) push(ctx context.Context) error {
 	if err := p.Page(ctx, &page); err != nil {
 		return fmt.Errorf("there is nothing to push: %w", err)
 	}
-	err := metrics.PushMetricsExt(ctx, p.URL, func(w io.Writer) { w.Write(page.Bytes()) },
+	text := withoutProcess(page.Bytes())
+	err := metrics.PushMetricsExt(ctx, p.URL, func(w io.Writer) { w.Write(text) },
 		&metrics.PushOptions{ExtraLabels: p.ExtraLabels, Headers: p.Headers, Method: http.MethodPost})
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return errors.New("the receiver did not answer within the interval")
 	}
 	return err
+}
+
+// withoutProcess takes the metrics of the process out of a page. A Pushgateway shows everything it was sent on one page with
+// its own metrics, and refuses a push with the names of those.
+func withoutProcess(page []byte) []byte {
+	kept := page[:0]
+	for line := range bytes.Lines(page) {
+		if !bytes.HasPrefix(line, []byte("go_")) && !bytes.HasPrefix(line, []byte("process_")) {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
 }
 
 // target is the URL without what may be secret in it.

@@ -54,11 +54,11 @@ type writer func([]byte)
 func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
 func onePage(_ context.Context, w io.Writer) error {
-	_, err := io.WriteString(w, "# TYPE a gauge\na{b=\"c\"} 1\nd 2\n")
+	_, err := io.WriteString(w, "# TYPE a gauge\na{b=\"c\"} 1\ngo_threads 7\nd 2\nprocess_open_fds 9\n")
 	return err
 }
 
-func TestPushesGzippedTextWithLabelsAndHeaders(t *testing.T) {
+func TestPushesGzippedTextWithLabelsAndHeadersButNotTheProcess(t *testing.T) {
 	var got, method, token, scope string
 	worked, _ := pushed(t, func(_ http.ResponseWriter, r *http.Request) {
 		zip, err := gzip.NewReader(r.Body)
