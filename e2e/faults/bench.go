@@ -1,0 +1,286 @@
+// Package faults breaks the cluster that an exporter reads in each way of one table, and holds what the exporter says
+// meanwhile and afterwards against what an independent checker has seen of the API. A fault is a row of the table.
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+
+	"metrics-server-prom/demo/standin"
+	"metrics-server-prom/e2e/check"
+	"metrics-server-prom/e2e/exporter"
+	"metrics-server-prom/e2e/process"
+)
+
+const (
+	// interval is the exporter's --refresh-interval, and the resolution of the metrics source: short, so that faults need
+	// not last long, and the same, as by default.
+	interval = 5 * time.Second
+	// behind is how old what a page has may be while all works: the interval, the slack of a known rhythm, the time from a
+	// probe to the page, and what a busy machine takes.
+	behind = interval + 6*time.Second
+	// recovery is how long after its cause is gone a fault may be felt: two intervals, and what a busy machine takes.
+	recovery = 2*interval + 2*time.Second
+	// notice is how soon the own metrics and /healthz have to tell of a fault.
+	notice = interval + 2*time.Second
+)
+
+// Bench is an exporter in front of a cluster that can be broken, and the checker of its pages.
+type Bench struct {
+	API      *standin.Server // the cluster, where it is simulated
+	Exporter *exporter.Exporter
+
+	look    func(context.Context) (*check.Reading, error) // the API's state, past the fault
+	history *history
+	checker *checker
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	looking sync.Mutex
+	closers []func()
+	dir     string
+	config  string // the exporter's kubeconfig
+
+	born map[string]int64 // by uid, when a simulated pod was seen first
+}
+
+// Options of a bench.
+type Options struct {
+	Pods   int           // default 40
+	MaxAge time.Duration // default 5 minutes, as the exporter's
+	Env    []string
+	Args   []string
+}
+
+func (o *Options) setDefaults() {
+	if o.Pods == 0 {
+		o.Pods = 40
+	}
+	if o.MaxAge == 0 {
+		o.MaxAge = 5 * time.Minute
+	}
+}
+
+// Simulated starts a bench with a simulated cluster and returns when the exporter's pages are complete and right.
+func Simulated(ctx context.Context, o Options) (*Bench, error) {
+	o.setDefaults()
+	server, err := standin.New(standin.Options{Pods: o.Pods, Resolution: interval, Seed: 7, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, err
+	}
+	b := &Bench{API: server, born: map[string]int64{}, closers: []func(){server.Close}}
+	b.look = func(context.Context) (*check.Reading, error) { return b.simulated(), nil }
+	text, err := server.Kubeconfig()
+	if err != nil {
+		return nil, err
+	}
+	return b, b.start(ctx, o, text)
+}
+
+// start starts the exporter and the checker.
+func (b *Bench) start(ctx context.Context, o Options, kubeconfig []byte) (err error) {
+	defer func() {
+		if err != nil {
+			b.Close()
+		}
+	}()
+	if b.dir, err = os.MkdirTemp("", "metrics-server-prom-e2e-faults-"); err != nil {
+		return err
+	}
+	b.closers = append(b.closers, func() { os.RemoveAll(b.dir) })
+	b.config = filepath.Join(b.dir, "kubeconfig")
+	if err := os.WriteFile(b.config, kubeconfig, 0o600); err != nil {
+		return err
+	}
+	b.history = newHistory(o.MaxAge + time.Minute)
+	running, cancel := context.WithCancel(context.Background())
+	b.cancel = cancel
+	if err := b.Look(ctx); err != nil {
+		return err
+	}
+	b.running.Go(func() {
+		for tick := time.NewTicker(50 * time.Millisecond); ; {
+			select {
+			case <-tick.C:
+				_ = b.Look(running) // while a part of a real cluster is down nothing of it changes
+			case <-running.Done():
+				tick.Stop()
+				return
+			}
+		}
+	})
+	args := append([]string{"--kubeconfig=" + b.config, "--refresh-interval=" + interval.String(), "--max-age=" + o.MaxAge.String()}, o.Args...)
+	if b.Exporter, err = exporter.Start(ctx, exporter.Options{Args: args, Env: o.Env}); err != nil {
+		return err
+	}
+	b.closers = append(b.closers, b.Exporter.Close)
+	if err := b.Exporter.AwaitReady(ctx); err != nil {
+		return err
+	}
+	b.checker = &checker{exporter: b.Exporter, history: b.history, maxAge: o.MaxAge, served: map[owner]time.Time{},
+		allowed: leniency{values: behind, labels: behind}}
+	b.running.Go(func() { b.checker.run(running) })
+	return b.awaitHealth(ctx, Seen{})
+}
+
+// Close ends everything.
+func (b *Bench) Close() {
+	if b.cancel != nil {
+		b.cancel()
+	}
+	b.running.Wait()
+	for i := len(b.closers) - 1; i >= 0; i-- {
+		b.closers[i]()
+	}
+}
+
+// Look takes down what the API says now. Where a simulated cluster changes faster than it is looked at by itself, it is
+// called after each change.
+func (b *Bench) Look(ctx context.Context) error {
+	b.looking.Lock()
+	defer b.looking.Unlock()
+	began := time.Now()
+	reading, err := b.look(ctx)
+	if err != nil {
+		return err
+	}
+	b.history.record(stateOf(reading), began, time.Now())
+	return nil
+}
+
+// simulated reads the simulated cluster itself, not its API, which may lie, and adds those lies that are true for a client.
+func (b *Bench) simulated() *check.Reading {
+	// The usage first: a pod that has come in between has none yet, as with the real one.
+	podUsage, nodeUsage, pods, lies := b.API.PodUsage(), b.API.NodeUsage(), b.API.Pods(), b.API.Behavior()
+	r := &check.Reading{Metadata: make(map[string]*corev1.Pod, len(pods))}
+	first := len(b.born) == 0
+	for _, p := range pods {
+		if _, known := b.born[p.UID]; !known {
+			if b.born[p.UID] = time.Now().Unix(); first {
+				b.born[p.UID] = 0
+			}
+		}
+		r.Metadata[p.Namespace+"/"+p.Name] = &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, CreationTimestamp: metav1.Unix(b.born[p.UID], 0)},
+			Spec:       corev1.PodSpec{NodeName: p.Node}, Status: corev1.PodStatus{PodIP: p.IP},
+		}
+	}
+	omitted := func(namespace, name string) bool { return lies.OmitUsage != nil && lies.OmitUsage(namespace, name) }
+	window := func(d time.Duration) metav1.Duration {
+		if lies.Window != nil {
+			d = *lies.Window
+		}
+		return metav1.Duration{Duration: d}
+	}
+	for _, u := range podUsage {
+		if omitted(u.Namespace, u.Name) {
+			continue
+		}
+		m := metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: u.Namespace, Name: u.Name}, Timestamp: metav1.NewTime(u.Timestamp.Add(lies.ClockSkew)), Window: window(u.Window)}
+		for _, c := range u.Containers {
+			m.Containers = append(m.Containers, metricsv1beta1.ContainerMetrics{Name: c.Name, Usage: quantities(c.CPU, c.Memory)})
+		}
+		r.Pods = append(r.Pods, m)
+	}
+	for _, u := range nodeUsage {
+		if !omitted("", u.Name) {
+			r.Nodes = append(r.Nodes, metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: u.Name},
+				Timestamp: metav1.NewTime(u.Timestamp.Add(lies.ClockSkew)), Window: window(u.Window), Usage: quantities(u.CPU, u.Memory)})
+		}
+	}
+	return r
+}
+
+// quantities are those of the two that are one, and that a usage can be.
+func quantities(cpu, memory string) corev1.ResourceList {
+	list := corev1.ResourceList{}
+	for name, text := range map[corev1.ResourceName]string{corev1.ResourceCPU: cpu, corev1.ResourceMemory: memory} {
+		if q, err := resource.ParseQuantity(text); err == nil && q.Sign() >= 0 && !math.IsInf(check.Number(q), 0) {
+			list[name] = q
+		}
+	}
+	return list
+}
+
+// awaitHealth returns when the own metrics and /healthz tell what is to be seen.
+func (b *Bench) awaitHealth(ctx context.Context, want Seen) error {
+	return await(ctx, func(ctx context.Context) error { return b.health(ctx, want) })
+}
+
+// health holds the own metrics and /healthz against what is to be seen.
+func (b *Bench) health(ctx context.Context, want Seen) error {
+	status, body, err := b.Exporter.Get(ctx, "/healthz")
+	if err != nil {
+		return err
+	}
+	if want.Says == "" && status != 200 || want.Says != "" && (status != 503 || !strings.Contains(body, want.Says)) {
+		return fmt.Errorf("/healthz answers %d %q, to be seen is %q", status, body, want.Says)
+	}
+	if want.Refused {
+		return nil
+	}
+	page, err := b.Exporter.Scrape(ctx)
+	if err != nil {
+		return err
+	}
+	for _, resource := range []string{"pods", "nodes"} {
+		up, series := page.Sum("metrics_server_prom_up", map[string]string{"resource": resource})
+		if down := strings.Contains(want.Down, resource); series != 1 || (up == 1) == down {
+			return fmt.Errorf("metrics_server_prom_up of %s is %v, down is to be %q", resource, up, want.Down)
+		}
+	}
+	if want.Page != nil {
+		return want.Page(b, page)
+	}
+	return nil
+}
+
+// await asks every 50 ms.
+func await(ctx context.Context, ready func(context.Context) error) error {
+	return process.Await(ctx, 50*time.Millisecond, ready)
+}
+
+// within bounds a wait.
+func within(ctx context.Context, limit time.Duration, what string, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %s: %s", limit, what))
+	defer cancel()
+	return ready(ctx)
+}
+
+// alive fails when the exporter has ended; nothing restarts it.
+func (b *Bench) alive() error {
+	select {
+	case <-b.Exporter.Done():
+		return fmt.Errorf("the exporter has ended with code %d:\n%s", b.Exporter.ExitCode(), process.Tail(b.Exporter.Log(), 30))
+	default:
+	}
+	if strings.Contains(b.Exporter.Log(), "panic") {
+		return errors.New("the log tells of a panic")
+	}
+	return nil
+}
+
+// Churn changes a simulated cluster this many times a second until ctx ends.
+func (b *Bench) Churn(ctx context.Context, perSecond int) {
+	for tick := time.NewTicker(time.Second / time.Duration(perSecond)); ; {
+		select {
+		case <-tick.C:
+			b.change(ctx, 1)
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		}
+	}
+}

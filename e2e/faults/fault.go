@@ -1,0 +1,155 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"metrics-server-prom/e2e/exporter"
+)
+
+// Fault is a row of the table.
+type Fault struct {
+	Name string
+	// Cause brings the fault about and returns what takes its cause away.
+	Cause func(ctx context.Context, b *Bench) (mend func(context.Context) error, err error)
+	Short time.Duration // how long it lasts in the short form, from when it is seen
+	Long  time.Duration // and in the long form; 0 is the same
+	While Seen          // what is to be seen as long as it lasts
+	// After is looked at when all is right again; nil for nothing more than that.
+	After func(ctx context.Context, b *Bench) error
+	// Real is a fault of a real control plane.
+	Real bool
+	// Alone is a fault that is not for the soak: it lasts too long, or is itself about load.
+	Alone bool
+	// MaxAge, if not 0, is the exporter's --max-age.
+	MaxAge time.Duration
+}
+
+// Seen is what is to be seen of a fault while it lasts.
+type Seen struct {
+	Within time.Duration // when it is noticed at the latest; 0 is within one interval
+	Says   string        // part of /healthz and of the one log line; none where it is no failure
+	Down   string        // resources whose up is 0
+	// Fresh says that pages keep up with the API all the same; else they keep the last values until these reach max-age.
+	Fresh bool
+	// Labels is how long the labels of a pod that has moved may be old; 0 is behind where Fresh and max-age where not.
+	Labels time.Duration
+	// Refused says that there is no page but a 503.
+	Refused bool
+	// Page looks at a page; nil for no more than every page is looked at.
+	Page func(b *Bench, page *exporter.Page) error
+	// Again is how many more lines the log may have: of causes that come one after the other.
+	Again int
+	// Flickers says that the fault comes and goes, so that it can be seen only now and then.
+	Flickers bool
+}
+
+// MaxMemory is the most memory that the exporter may ever have resident.
+const MaxMemory = 100 << 20
+
+// Run brings a fault about, looks at what is seen of it, takes its cause away, and returns when all is right again, or
+// what was not.
+func (f Fault) Run(ctx context.Context, b *Bench, long bool) error {
+	lasts := f.Short
+	if long && f.Long != 0 {
+		lasts = f.Long
+	}
+	_, _, wrongBefore, _ := b.checker.verdict()
+	logged := len(b.Exporter.Log())
+	maxAge := b.checker.maxAge
+	allowed := leniency{values: maxAge + clockSlack, labels: maxAge + clockSlack, refuse: f.While.Refused}
+	if f.While.Fresh {
+		allowed.values, allowed.labels = behind, behind
+	}
+	if f.While.Labels != 0 {
+		allowed.labels = f.While.Labels
+	}
+	b.checker.allow(allowed)
+	began := time.Now()
+	mend, err := f.Cause(ctx, b)
+	if err != nil {
+		return fmt.Errorf("bringing it about: %w", err)
+	}
+	problem := f.watch(ctx, b, lasts)
+	if err := mend(ctx); err != nil {
+		return fmt.Errorf("taking the cause away: %w", err)
+	}
+	mended := time.Now()
+	if err := within(ctx, recovery, "everything is right again", func(ctx context.Context) error { return b.awaitHealth(ctx, Seen{}) }); err != nil {
+		return errors.Join(problem, err)
+	}
+	if rest := recovery - time.Since(mended); rest > 0 {
+		select {
+		case <-time.After(rest): // the checker is lenient until the time is over that the exporter has
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	b.checker.allow(leniency{values: behind, labels: behind})
+	strict := time.Now()
+	if err := within(ctx, behind+10*time.Second, "pages after it are checked", func(ctx context.Context) error { return b.checker.judged(ctx, strict.Add(interval/2)) }); err != nil {
+		return errors.Join(problem, err)
+	}
+	if f.After != nil {
+		problem = errors.Join(problem, f.After(ctx, b))
+	}
+	problem = errors.Join(problem, f.log(b.Exporter.Log()[logged:]), b.alive(), b.memory())
+	if _, _, wrongs, wrong := b.checker.verdict(); wrongs > wrongBefore {
+		problem = errors.Join(problem, fmt.Errorf("%d samples or pages were wrong (fault from %s to %s):\n%s", wrongs-wrongBefore,
+			began.UTC().Format("15:04:05.000"), mended.UTC().Format("15:04:05.000"), strings.Join(wrong, "\n")))
+	}
+	return problem
+}
+
+// watch waits for the fault to be seen, and sees it for as long as it lasts.
+func (f Fault) watch(ctx context.Context, b *Bench, lasts time.Duration) error {
+	limit := f.While.Within
+	if limit == 0 {
+		limit = notice
+	}
+	if err := within(ctx, limit, "the fault is told of", func(ctx context.Context) error { return b.awaitHealth(ctx, f.While) }); err != nil {
+		return err
+	}
+	end := time.Now().Add(lasts)
+	for tick := time.NewTicker(200 * time.Millisecond); time.Now().Before(end); {
+		if err := b.health(ctx, f.While); err != nil && !f.While.Flickers {
+			return fmt.Errorf("%s before its end the fault is told of no more: %w", time.Until(end).Round(time.Second), err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// log counts the lines that a fault has left in the log.
+func (f Fault) log(text string) error {
+	begins, ends := 0, strings.Count(text, "everything works again")
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+			begins++
+		}
+	}
+	least, most, closing := 1, 1+f.While.Again, 1
+	if f.While.Says == "" {
+		least, most, closing = 0, 0, 0
+	}
+	if begins < least || begins > most || !f.While.Flickers && ends != closing || f.While.Flickers && ends > most {
+		return fmt.Errorf("the log has %d lines of the fault's beginning and %d of its end, not %d to %d and %d:\n%s", begins, ends, least, most, closing, text)
+	}
+	return nil
+}
+
+func (b *Bench) memory() error {
+	peak, err := b.Exporter.PeakMemory()
+	if err == nil && peak > MaxMemory {
+		err = fmt.Errorf("the exporter had %d MiB of memory, more than %d MiB", peak>>20, MaxMemory>>20)
+	}
+	return err
+}

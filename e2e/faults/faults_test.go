@@ -1,0 +1,58 @@
+package faults
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"metrics-server-prom/e2e/exporter"
+	"metrics-server-prom/e2e/process"
+)
+
+var long = flag.Bool("long", false, "let each fault last as long as it would, not only as long as it has to")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Faults are waited for most of the time: many at once fit on few cores.
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if _, err := exporter.Binary(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// TestSimulated runs the table on a simulated cluster whose pods come, go, move and are relabelled meanwhile.
+func TestSimulated(t *testing.T) {
+	for _, fault := range Simulatable {
+		t.Run(fault.Name, func(t *testing.T) {
+			t.Parallel()
+			b, err := Simulated(t.Context(), Options{MaxAge: fault.MaxAge})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(b.Close)
+			run(t, fault, b)
+		})
+	}
+}
+
+func run(t *testing.T, fault Fault, b *Bench) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute+fault.Short+fault.Long+fault.While.Within)
+	defer cancel()
+	if b.API != nil {
+		go b.Churn(ctx, 1)
+	}
+	if err := fault.Run(ctx, b, *long); err != nil {
+		t.Errorf("%v\nend of the exporter's log:\n%s", err, process.Tail(b.Exporter.Log(), 15))
+	}
+	pages, samples, _, _ := b.checker.verdict()
+	t.Logf("%d pages and %d samples checked", pages, samples)
+}

@@ -1,0 +1,140 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// memoryLimit is the exporter's GOMEMLIMIT in a soak: 90 % of a container's limit of 64 MiB.
+const memoryLimit = "58MiB"
+
+// figures are what an exporter uses at a moment.
+type figures struct {
+	memory     int64 // resident bytes
+	goroutines int
+}
+
+func (b *Bench) figures(ctx context.Context) (f figures, err error) {
+	page, err := b.Exporter.Scrape(ctx)
+	if err != nil {
+		return f, err
+	}
+	f.goroutines = int(page.Samples["go_goroutines"])
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.Exporter.PID()))
+	if err != nil {
+		return f, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+			f.memory = kib << 10
+			return f, err
+		}
+	}
+	return f, errors.New("no VmRSS in the process' status")
+}
+
+// Soak runs an exporter for that long on a simulated cluster that changes all the time, with scrapers and with one
+// random fault of the table after the other. It prints a summary, and fails where anything was wrong, the exporter
+// ended, or its memory or goroutines grew.
+func Soak(ctx context.Context, length time.Duration, seed uint64, out io.Writer) error {
+	random := rand.New(rand.NewPCG(seed, 0))
+	b, err := Simulated(ctx, Options{Pods: 300, Env: []string{"GOMEMLIMIT=" + memoryLimit}})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	busy, cancel := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	work.Go(func() { b.Churn(busy, 5) })
+	for range 8 {
+		work.Go(func() { b.scrape(busy) })
+	}
+
+	began, end := time.Now(), time.Now().Add(length)
+	faults := slices.DeleteFunc(slices.Clone(Simulatable), func(f Fault) bool { return f.Alone || f.MaxAge != 0 })
+	var first figures
+	var problems []string
+	made := 0
+	for i := 0; time.Now().Before(end) && ctx.Err() == nil && b.alive() == nil; i++ {
+		if i%len(faults) == 0 {
+			random.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+		}
+		f := faults[i%len(faults)]
+		if err := f.Run(ctx, b, false); err != nil {
+			problems = append(problems, fmt.Sprintf("%s: %v", f.Name, err))
+			fmt.Fprintln(out, problems[len(problems)-1])
+		}
+		made++
+		now, err := b.figures(ctx)
+		if err != nil {
+			return err
+		}
+		if i == 0 { // what a first fault needs is not what one more needs
+			first = now
+		}
+		_, samples, wrong, _ := b.checker.verdict()
+		fmt.Fprintf(out, "%6s  %-60s %9d samples, %d wrong, RSS %.1f MiB, %d goroutines\n", time.Since(began).Round(time.Second), f.Name, samples, wrong, mib(now.memory), now.goroutines)
+	}
+	cancel()
+	work.Wait()
+	if err := b.alive(); err != nil {
+		fmt.Fprintln(out, "restarts 1:", err)
+		return err
+	}
+	// Without the work of the moment the figures are those that stay.
+	if err := within(ctx, 2*time.Minute, "its goroutines end", func(ctx context.Context) error {
+		return await(ctx, func(ctx context.Context) error {
+			last, err := b.figures(ctx)
+			if err == nil && last.goroutines > first.goroutines+5 {
+				err = fmt.Errorf("%d goroutines, %d at first", last.goroutines, first.goroutines)
+			}
+			return err
+		})
+	}); err != nil {
+		problems = append(problems, err.Error())
+	}
+	last, err := b.figures(ctx)
+	if err != nil {
+		return err
+	}
+	if last.memory > first.memory+first.memory/4+(4<<20) {
+		problems = append(problems, "its memory has grown")
+	}
+	pages, samples, wrong, which := b.checker.verdict()
+	fmt.Fprintf(out, "\nsoak of %s, %d faults, GOMEMLIMIT %s\npages checked    %d\nsamples checked  %d\nwrong            %d\nrestarts         0\nRSS              %.1f MiB first, %.1f MiB last\ngoroutines       %d first, %d last\n",
+		time.Since(began).Round(time.Second), made, memoryLimit, pages, samples, wrong, mib(first.memory), mib(last.memory), first.goroutines, last.goroutines)
+	if wrong > 0 {
+		problems = append(problems, which...)
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%d problems:\n%s", len(problems), strings.Join(problems, "\n"))
+	}
+	return nil
+}
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+
+// scrape scrapes until ctx ends, without looking at what comes.
+func (b *Bench) scrape(ctx context.Context) {
+	for tick := time.NewTicker(200 * time.Millisecond); ; {
+		_, _ = b.Exporter.Fetch(ctx) // that the pages are right is the checker's work
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		}
+	}
+}
