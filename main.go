@@ -232,6 +232,9 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		IdleTimeout:       5 * time.Minute, // longer than any usual scrape interval
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug), // what clients do wrong
+
+		// OPTIONS * is a request like any other, and answered with the header that all answers have.
+		DisableGeneralOptionsHandler: true,
 	}
 	failed := make(chan error, 1)
 	go func() {
