@@ -9,7 +9,7 @@
 #   --server URL      where the exporter reaches the API server, if not where kubectl does
 #
 # KUBECTL names another kubectl or carries options for it, for example KUBECTL="kubectl --context prod".
-# To take the access away: kubectl delete -f rbac.yaml -f token.yaml
+# To take the access away: kubectl delete --ignore-not-found -f rbac.yaml -f token.yaml
 set -eu
 
 namespace=metrics-server-prom
