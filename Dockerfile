@@ -1,6 +1,7 @@
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
+COPY internal/conntrack/go.mod internal/conntrack/
 RUN go mod download
 COPY main.go cache.go render.go ./
 COPY internal internal
