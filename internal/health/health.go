@@ -69,7 +69,10 @@ func (b *Board) Worked(what string) {
 	defer b.mu.Unlock()
 	now := time.Now()
 	s := b.state(what, now)
-	delete(b.optional, what)
+	if b.optional[what] {
+		delete(b.optional, what)
+		slog.Info("the metrics of " + what + " are served again")
+	}
 	if s.failure != nil {
 		s.failure, s.since, s.count = nil, now, 0
 	}

@@ -77,8 +77,9 @@ func TestLogHasOneLinePerChangeOfState(t *testing.T) {
 		"something optional that is forbidden is logged once, as no outage": {
 			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}, {"nodes fail: forbidden", ""},
 			{"pods work", ""}, {"nodes fail: forbidden", ""}},
-		"it is logged again after it was allowed": {
-			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}, {"nodes work", ""},
+		"that it is allowed is logged as well, and that it is forbidden once more": {
+			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"},
+			{"nodes work", "INFO the metrics of nodes are served again\n"}, {"nodes work", ""},
 			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}},
 		"something optional that fails otherwise is an outage": {
 			{"nodes fail: refused", "WARN refused\n"}, {"nodes work", "INFO everything works again after=1s\n"}},
