@@ -53,6 +53,8 @@ type Bench struct {
 	dir     string
 	config  string // the exporter's kubeconfig
 
+	before uint64 // a count of requests before the fault
+
 	born map[string]int64 // by uid, when a simulated pod was seen first
 }
 

@@ -187,16 +187,17 @@ func (c *checker) lost(all map[owner]*found, began, ended time.Time, allowed len
 		old := ended.Sub(time.Unix(now.value.stamp, 0)) > c.maxAge-clockSlack
 		there := identities[len(identities)-1]
 		if now.until.IsZero() && !old && !usages[0].seen.After(after) && now.value.stamp >= there.value.created &&
-			len(now.value.served()) > 0 && there.surely(after, ended) && continuous(usages, after, there.value.created) {
+			len(now.value.served()) > 0 && there.surely(after, ended) && c.continuous(usages, after, there.value.created) {
 			c.blame(ended, fmt.Sprintf("lost: %v, which the API has had for longer than %s", who, max(allowed.values, allowed.labels)))
 		}
 	}
 }
 
-// continuous tells whether there was usage of the pod all the time since the moment.
-func continuous(usages []*version[usage], after time.Time, created int64) bool {
+// continuous tells whether there was usage of the pod all the time since the moment, and none that was too old.
+func (c *checker) continuous(usages []*version[usage], after time.Time, created int64) bool {
 	for i := len(usages) - 1; i >= 0; i-- {
-		if usages[i].value.stamp < created || len(usages[i].value.served()) == 0 {
+		expires := time.Unix(usages[i].value.stamp, 0).Add(c.maxAge - clockSlack)
+		if usages[i].last.After(expires) || usages[i].value.stamp < created || len(usages[i].value.served()) == 0 {
 			return false
 		}
 		if !usages[i].seen.After(after) {

@@ -24,6 +24,8 @@ type Fault struct {
 	Real bool
 	// Alone is a fault that is not for the soak: it lasts too long, or is itself about load.
 	Alone bool
+	// Still is a fault of a cluster in which nothing else changes meanwhile.
+	Still bool
 	// MaxAge, if not 0, is the exporter's --max-age.
 	MaxAge time.Duration
 }
@@ -43,6 +45,8 @@ type Seen struct {
 	Page func(b *Bench, page *exporter.Page) error
 	// Again is how many more lines the log may have: of causes that come one after the other.
 	Again int
+	// Begins and Ends are parts of the log lines where these are others than those of a failure.
+	Begins, Ends string
 	// Flickers says that the fault comes and goes, so that it can be seen only now and then.
 	Flickers bool
 }
@@ -131,6 +135,11 @@ func (f Fault) watch(ctx context.Context, b *Bench, lasts time.Duration) error {
 // log counts the lines that a fault has left in the log.
 func (f Fault) log(text string) error {
 	begins, ends := 0, strings.Count(text, "everything works again")
+	if f.While.Begins != "" {
+		if strings.Count(text, f.While.Begins) != 1 || strings.Count(text, f.While.Ends) != 1 {
+			return fmt.Errorf("the log has not one line with %q and one with %q:\n%s", f.While.Begins, f.While.Ends, text)
+		}
+	}
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
 			begins++

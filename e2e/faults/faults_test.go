@@ -47,7 +47,7 @@ func run(t *testing.T, fault Fault, b *Bench) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute+fault.Short+fault.Long+fault.While.Within)
 	defer cancel()
-	if b.API != nil {
+	if b.API != nil && !fault.Still {
 		go b.Churn(ctx, 1)
 	}
 	if err := fault.Run(ctx, b, *long); err != nil {

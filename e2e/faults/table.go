@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"metrics-server-prom/demo/standin"
 	"metrics-server-prom/e2e/check"
@@ -23,6 +26,12 @@ var Simulatable = []Fault{
 		Short: 10 * time.Second, Long: time.Minute, While: Seen{Says: "500 ", Down: "pods nodes", Page: keeps}},
 	{Name: "API server answers 503", Cause: answers(unavailable),
 		Short: 10 * time.Second, Long: time.Minute, While: Seen{Says: "503 ", Down: "pods nodes", Page: keeps}},
+	{Name: "API server is overloaded: 429, asking for 4 s of rest", Cause: overloaded,
+		Short: 12 * time.Second, Long: time.Minute, While: Seen{Says: "429 ", Down: "pods nodes", Page: keeps}},
+	{Name: "no rights to watch pods", Cause: watchForbidden,
+		Short: 10 * time.Second, Long: time.Minute, While: Seen{Within: notice + 5*time.Second, Says: "403 ", Page: watchIs(0)}},
+	{Name: "no rights to list the nodes' usage", Cause: forbids("list", "/apis/metrics.k8s.io/v1beta1/nodes"),
+		Short: 10 * time.Second, Long: time.Minute, While: Seen{Down: "nodes", Page: keeps, Begins: "no metrics of nodes are served", Ends: "the metrics of nodes are served again"}},
 	{Name: "no rights to list the pods' usage", Cause: forbids("list", "/apis/metrics.k8s.io/v1beta1/pods"),
 		Short: 10 * time.Second, Long: time.Minute, While: Seen{Says: "403 ", Down: "pods", Page: keeps}},
 	{Name: "token expired and given back", Cause: unknownToken,
@@ -31,6 +40,12 @@ var Simulatable = []Fault{
 		Short: 10 * time.Second, While: Seen{Fresh: true}},
 	{Name: "watch closed every second", Cause: every(time.Second, func(b *Bench) { b.API.CloseWatches() }),
 		Short: 15 * time.Second, Long: 2 * time.Minute, While: Seen{Fresh: true}},
+	{Name: "watch events that are out of order, or of what is over", Cause: every(300*time.Millisecond, outdatedEvents),
+		Short: 15 * time.Second, Long: 2 * time.Minute, While: Seen{Fresh: true}},
+	{Name: "watch that hangs silently on a connection that lives", Cause: hungWatch, Alone: true,
+		Short: 0, While: Seen{Within: watchBound, Labels: watchBound + behind, Page: watchedAnew}},
+	{Name: "watch-list that never sends its closing bookmark", Cause: endlessWatchList, Alone: true, Still: true,
+		Short: 45 * time.Second, While: Seen{Labels: 45 * time.Second}, After: listedInstead},
 	{Name: "bookmarks missing", Cause: lies(func(l *standin.Behavior) { l.NoBookmarks = true }),
 		Short: 10 * time.Second, Long: 10 * time.Minute, While: Seen{Fresh: true}},
 	{Name: "connections that lose every packet", Cause: lies(func(l *standin.Behavior) { l.HangConnections = true }),
@@ -43,6 +58,12 @@ var Simulatable = []Fault{
 		l.OmitUsage = func(_, name string) bool { return len(name) > 0 && name[len(name)-1]%2 == 0 }
 	}),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Fresh: true}},
+	{Name: "metrics-server returns the same timestamps", Cause: lies(func(l *standin.Behavior) { l.FreezeMetrics = true }), MaxAge: 20 * time.Second, Alone: true,
+		Short: 15 * time.Second, Long: 10 * time.Minute, While: Seen{Within: 30 * time.Second, Page: has(0, 0)}},
+	{Name: "clock of the source an hour behind", Cause: lies(func(l *standin.Behavior) { l.ClockSkew = -time.Hour }),
+		Short: 10 * time.Second, While: Seen{Within: behind, Page: has(0, 0)}},
+	{Name: "clock of the source an hour ahead", Cause: lies(func(l *standin.Behavior) { l.ClockSkew = time.Hour }),
+		Short: 10 * time.Second, While: Seen{Fresh: true, Page: keeps}},
 	{Name: "windows of 0", Cause: lies(func(l *standin.Behavior) { l.Window = new(time.Duration) }),
 		Short: 10 * time.Second, While: Seen{Within: behind, Fresh: true, Page: has(0, 1)}},
 	{Name: "windows of negative length", Cause: lies(func(l *standin.Behavior) { l.Window = new(-15 * time.Second) }),
@@ -187,4 +208,99 @@ func has(cpu, memory int) func(*Bench, *exporter.Page) error {
 	}
 }
 
-func tooMany() error { return apierrors.NewTooManyRequests("slow down", 3) }
+// overloaded asks for rest, and fails where it does not get it.
+func overloaded(_ context.Context, b *Bench) (func(context.Context) error, error) {
+	const rest = 4 * time.Second
+	var (
+		mu    sync.Mutex
+		last  = map[string]time.Time{}
+		early error
+	)
+	mend, err := intercepts(b, func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if at := last[r.URL.Path]; strings.HasPrefix(r.URL.Path, "/apis/") && time.Since(at) < rest && early == nil {
+			early = fmt.Errorf("%s was asked for %s after the answer Retry-After: %s", r.URL.Path, time.Since(at), rest)
+		}
+		standin.WriteError(w, r, apierrors.NewTooManyRequests("too many requests", int(rest.Seconds())))
+		last[r.URL.Path] = time.Now()
+		return true
+	})
+	return func(ctx context.Context) error { return errors.Join(mend(ctx), early) }, err
+}
+
+// watchForbidden takes the right away that the running watch was begun with, and ends it.
+func watchForbidden(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+	mend, err := forbids("watch", "/api/v1/pods")(ctx, b)
+	b.API.CloseWatches()
+	return mend, err
+}
+
+// watchIs looks at what the exporter says of its watch.
+func watchIs(up float64) func(*Bench, *exporter.Page) error {
+	return func(_ *Bench, page *exporter.Page) error {
+		if got, series := page.Sum("metrics_server_prom_watch_up", nil); series != 1 || got != up {
+			return fmt.Errorf("metrics_server_prom_watch_up is %v", got)
+		}
+		return nil
+	}
+}
+
+// outdatedEvents sends states of pods that were over before the watch's last: with other labels, and deleted. Then the
+// watch ends, so that the next begins where such an event says that it has been.
+func outdatedEvents(b *Bench) {
+	pods := b.API.Pods()
+	for i, kind := range []watch.EventType{watch.Modified, watch.Added, watch.Deleted} {
+		p := pods[rand.IntN(len(pods))]
+		if i < 2 {
+			p.Node, p.IP = "node-of-the-past", "192.0.2.1"
+		}
+		b.API.SendEvent(kind, p, p.ResourceVersion-1)
+	}
+	if rand.IntN(10) == 0 {
+		b.API.CloseWatches()
+	}
+}
+
+// watchBound is how long a watch may be silent, 150 s, and what it takes to begin another.
+const watchBound = 165 * time.Second
+
+// hungWatch stops all watches without ending them.
+func hungWatch(_ context.Context, b *Bench) (func(context.Context) error, error) {
+	b.before = b.watches()
+	b.API.SetBehavior(standin.Behavior{HangWatches: true})
+	return func(context.Context) error { b.API.SetBehavior(standin.Behavior{}); return nil }, nil
+}
+
+// watches is how many watches were begun so far.
+func (b *Bench) watches() uint64 {
+	return b.API.Requests()[standin.Request{Verb: "watch", Path: "/api/v1/pods", Code: http.StatusOK}]
+}
+
+func watchedAnew(b *Bench, _ *exporter.Page) error {
+	if b.watches() == b.before {
+		return errors.New("no other watch was begun")
+	}
+	return nil
+}
+
+// endlessWatchList makes the exporter list the pods anew, which then does not come to an end.
+func endlessWatchList(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+	b.before = b.lists()
+	b.API.SetBehavior(standin.Behavior{NoInitialEventsEnd: true})
+	if _, err := compacted(ctx, b); err != nil {
+		return nil, err
+	}
+	return func(context.Context) error { b.API.SetBehavior(standin.Behavior{}); return nil }, nil
+}
+
+func (b *Bench) lists() uint64 {
+	return b.API.Requests()[standin.Request{Verb: "list", Path: "/api/v1/pods", Code: http.StatusOK}]
+}
+
+func listedInstead(_ context.Context, b *Bench) error {
+	if b.lists() == b.before {
+		return errors.New("the pods were not listed in place of the watch-list")
+	}
+	return nil
+}
