@@ -366,15 +366,26 @@ func (t *telemetry) write(w io.Writer, m moment) {
 // /proc and a stop of the world.
 const processEvery = time.Second
 
+// processMetrics are those of the Go runtime and the process. The library adds its own of pushes, with the receiver's URL as
+// a label: that may hold a key, and pushes_total tells the rest.
+func processMetrics() (kept []byte) {
+	var all strings.Builder
+	metrics.WriteProcessMetrics(&all)
+	for line := range strings.Lines(all.String()) {
+		if !strings.HasPrefix(line, "metrics_push_") {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
+}
+
 // page is what a scrape of the view is answered: the snapshots' bytes as they are, and the own metrics of this moment,
 // which are rendered only where they have changed since the last scrape.
 func (t *telemetry) page(v view) *gzpage.Page {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now := time.Now(); now.Sub(t.readAt) >= processEvery {
-		var text strings.Builder
-		metrics.WriteProcessMetrics(&text)
-		t.process, t.readAt = []byte(text.String()), now
+		t.process, t.readAt = processMetrics(), now
 	}
 	m := moment{view: v, changes: t.changes.Load(), readAt: t.readAt}
 	if x := v.x; x != nil {
