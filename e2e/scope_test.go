@@ -87,7 +87,7 @@ func TestNamespaceNeedsOnlyARole(t *testing.T) {
 	for _, file := range []string{"role.yaml", "rolebinding.yaml"} {
 		text := must(os.ReadFile(deploy("kubernetes-namespaced", file)))(t)
 		// What its kustomization.yaml says to change for another namespace.
-		text = []byte(strings.ReplaceAll(string(text), "namespace: default", "namespace: team-a"))
+		text = []byte(strings.ReplaceAll(string(text), "namespace: metrics-server-prom", "namespace: team-a"))
 		if _, err := plane.ApplyYAML(ctx, text); err != nil {
 			t.Fatal(err)
 		}
