@@ -1,0 +1,256 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"metrics-server-prom/e2e/check"
+	"metrics-server-prom/e2e/process"
+)
+
+// receiver is a program that takes pushes.
+type receiver struct {
+	name string // of Debian's package and of the program
+	args func(address, dir string) []string
+	path string // to push to
+	// values is what it has of the four families, series text to value. A sample without the extra labels is an error.
+	values func(ctx context.Context, url string) (map[string]float64, error)
+}
+
+var receivers = []receiver{
+	{
+		name: "victoria-metrics",
+		args: func(address, dir string) []string {
+			return []string{"-httpListenAddr=" + address, "-storageDataPath=" + dir, "-loggerLevel=WARN"}
+		},
+		path:   "/api/v1/import/prometheus",
+		values: victoriaMetricsValues,
+	},
+	{
+		name: "prometheus-pushgateway",
+		args: func(address, dir string) []string {
+			return []string{"--web.listen-address=" + address, "--log.level=warn"}
+		},
+		path:   "/metrics/job/e2e",
+		values: pushgatewayValues,
+	},
+}
+
+// TestReceiverHasThePagesValues pushes to the real programs and asks them for what they have.
+func TestReceiverHasThePagesValues(t *testing.T) {
+	t.Parallel()
+	for _, r := range receivers {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			url := r.start(t)
+			e := startExporter(t, deployed(t), "--push.url="+url+r.path, "--push.interval=1s", `--push.extra-labels=cluster="e2e",site="x y"`)
+			eventually(t, 2*aTick, func(ctx context.Context) error {
+				page, err := e.Scrape(ctx)
+				if err != nil {
+					return err
+				}
+				want := check.Served(page)
+				if len(want) < 2*nodes+2*containers {
+					t.Fatalf("the page has %d samples", len(want))
+				}
+				got, err := r.values(ctx, url)
+				if err != nil {
+					return err
+				}
+				// The last push may be of the page before. One that is gone stays for a while, with its last value.
+				var differences []string
+				for _, difference := range check.Diff(want, got) {
+					if !strings.HasPrefix(difference, "not in the API") {
+						differences = append(differences, difference)
+					}
+				}
+				if len(differences) > 0 {
+					return fmt.Errorf("the receiver and the page differ:\n%s", strings.Join(differences[:min(len(differences), 10)], "\n"))
+				}
+				if ok, _ := page.Sum("metrics_server_prom_pushes_total", map[string]string{"result": "ok"}); ok == 0 {
+					return errors.New("the page counts no push that worked")
+				}
+				return nil
+			})
+			if told := problems(e); len(told) > 0 {
+				t.Errorf("the log complains:\n%s", strings.Join(told, "\n"))
+			}
+		})
+	}
+}
+
+// TestPushesThatFailHarmNobodyAndTellNoSecret pushes to a receiver that repeats in its refusal all it was told.
+func TestPushesThatFailHarmNobodyAndTellNoSecret(t *testing.T) {
+	t.Parallel()
+	const token, password, key = "planted-push-token", "planted-push-password", "planted-push-key"
+	told := make(chan string, 100)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		refusal := fmt.Sprintf("%s of %s: %v", r.Method, r.URL, r.Header)
+		select {
+		case told <- refusal:
+		default:
+		}
+		http.Error(w, refusal, http.StatusForbidden)
+	}))
+	t.Cleanup(server.Close)
+
+	e := startReady(t, deployed(t), fmt.Sprintf("--push.url=http://pusher:%s@%s/push?key=%s", password, server.Listener.Addr(), key),
+		"--push.interval=1s", "--push.header=X-Token: Bearer "+token, "--log.level=debug")
+	for range 2 { // the second refusal follows only when the first has been dealt with
+		select {
+		case refusal := <-told:
+			if !strings.Contains(refusal, token) {
+				t.Fatalf("the receiver did not get the token: %s", refusal)
+			}
+		case <-within(t, 30*time.Second).Done():
+			t.Fatal("nothing was pushed")
+		}
+	}
+	page := equal(t, e, check.Scope{})
+	awaitHealthy(t, e, aTick)
+	if failed, _ := page.Sum("metrics_server_prom_pushes_total", map[string]string{"result": "error"}); failed == 0 {
+		t.Error("the page counts no push that failed")
+	}
+	texts := map[string]string{"the log": e.Log(), "the page": page.Text}
+	for _, path := range []string{"/", "/healthz"} {
+		_, body, err := e.Get(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[path] = body
+	}
+	for where, text := range texts {
+		for _, secret := range []string{token, password, key} {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s has %s:\n%s", where, secret, text)
+			}
+		}
+	}
+	if lines := linesWith(e.Log(), "cannot push", "403"); len(lines) != 1 {
+		t.Errorf("%d log lines say that pushes fail:\n%s", len(lines), strings.Join(lines, "\n"))
+	}
+}
+
+// start starts the receiver and returns its URL when it answers.
+func (r receiver) start(t *testing.T) (url string) {
+	t.Helper()
+	path, err := exec.LookPath(r.name)
+	if err != nil && os.Getenv("CI") != "true" {
+		t.Skipf("not installed; on Debian: apt-get install --no-install-recommends %s", r.name)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", must(process.FreePort())(t))
+	dir := t.TempDir()
+	p := must(process.Start(process.Command{
+		Name: r.name, Path: path, Args: r.args(address, filepath.Join(dir, "data")),
+		Env: []string{"PATH=" + os.Getenv("PATH")}, Log: filepath.Join(dir, "log"),
+	}))(t)
+	t.Cleanup(p.Kill)
+	if err := p.Await(within(t, 30*time.Second), func(ctx context.Context) error {
+		_, err := body(ctx, "http://"+address+"/metrics")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return "http://" + address
+}
+
+// body is what a URL answers with status 200.
+func body(ctx context.Context, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if response.StatusCode != http.StatusOK {
+		return nil, errors.Join(err, fmt.Errorf("%s: %s %s", url, response.Status, text))
+	}
+	return text, err
+}
+
+// victoriaMetricsValues exports what was stored, as it was stored. The newest value of each series counts.
+func victoriaMetricsValues(ctx context.Context, server string) (map[string]float64, error) {
+	if _, err := body(ctx, server+"/internal/force_flush"); err != nil {
+		return nil, err
+	}
+	text, err := body(ctx, server+"/api/v1/export?match[]="+url.QueryEscape(`{__name__=~"kube_metrics_server_.*"}`))
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]float64{}
+	for line := range strings.Lines(string(text)) {
+		var exported struct {
+			Metric     map[string]string
+			Values     []float64
+			Timestamps []int64
+		}
+		if err := json.Unmarshal([]byte(line), &exported); err != nil {
+			return nil, err
+		}
+		if err := hasExtraLabels(exported.Metric); err != nil {
+			return nil, err
+		}
+		values[series(exported.Metric)] = exported.Values[len(exported.Values)-1]
+	}
+	return values, nil
+}
+
+// pushgatewayValues reads the page that a Prometheus would scrape.
+func pushgatewayValues(ctx context.Context, server string) (map[string]float64, error) {
+	text, err := body(ctx, server+"/metrics")
+	if err != nil {
+		return nil, err
+	}
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(string(text)))
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]float64{}
+	for name, family := range families {
+		if !strings.HasPrefix(name, "kube_metrics_server_") {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			labels := map[string]string{"__name__": name}
+			for _, label := range metric.GetLabel() {
+				labels[label.GetName()] = label.GetValue()
+			}
+			if err := hasExtraLabels(labels); err != nil {
+				return nil, err
+			}
+			values[series(labels)] = metric.GetGauge().GetValue()
+		}
+	}
+	return values, nil
+}
+
+func hasExtraLabels(labels map[string]string) error {
+	if labels["cluster"] != "e2e" || labels["site"] != "x y" {
+		return fmt.Errorf("%v has not the extra labels", labels)
+	}
+	return nil
+}
