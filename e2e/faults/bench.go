@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -123,7 +123,7 @@ func (b *Bench) start(ctx context.Context, o Options, kubeconfig []byte) (err er
 			}
 		}
 	})
-	args := append([]string{"--kubeconfig=" + b.config, "--refresh-interval=" + interval.String(), "--max-age=" + o.MaxAge.String()}, o.Args...)
+	args := append([]string{"--kubeconfig=" + b.config, "--refresh-interval=" + interval.String(), "--max-age=" + o.MaxAge.String(), "--pod-labels=team"}, o.Args...)
 	if b.Exporter, err = exporter.Start(ctx, exporter.Options{Args: args, Env: o.Env}); err != nil {
 		return err
 	}
@@ -205,13 +205,14 @@ func (b *Bench) simulated() *check.Reading {
 	return r
 }
 
-// quantities are those of the two that are one, and that a usage can be.
+// quantities are those of the two that are a usage.
 func quantities(cpu, memory string) corev1.ResourceList {
 	list := corev1.ResourceList{}
 	for name, text := range map[corev1.ResourceName]string{corev1.ResourceCPU: cpu, corev1.ResourceMemory: memory} {
-		if q, err := resource.ParseQuantity(text); err == nil && q.Sign() >= 0 && !math.IsInf(check.Number(q), 0) {
-			list[name] = q
+		if slices.Contains(notUsage, text) {
+			continue
 		}
+		list[name] = resource.MustParse(text)
 	}
 	return list
 }

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 
 // TestSimulated runs the table on a simulated cluster whose pods come, go, move and are relabelled meanwhile.
 func TestSimulated(t *testing.T) {
-	for _, fault := range Simulatable {
+	for _, fault := range slices.Concat(Bodies, Simulatable) {
 		t.Run(fault.Name, func(t *testing.T) {
 			t.Parallel()
 			b, err := Simulated(t.Context(), Options{MaxAge: fault.MaxAge})

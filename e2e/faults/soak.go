@@ -63,7 +63,7 @@ func Soak(ctx context.Context, length time.Duration, seed uint64, out io.Writer)
 	}
 
 	began, end := time.Now(), time.Now().Add(length)
-	faults := slices.DeleteFunc(slices.Clone(Simulatable), func(f Fault) bool { return f.Alone || f.MaxAge != 0 })
+	faults := slices.DeleteFunc(slices.Concat(Simulatable, Bodies), func(f Fault) bool { return f.Alone || f.MaxAge != 0 })
 	var first figures
 	var problems []string
 	made := 0
