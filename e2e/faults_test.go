@@ -2,10 +2,17 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,9 +21,12 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/yaml"
 
 	"metrics-server-prom/e2e/check"
 	"metrics-server-prom/e2e/controlplane"
@@ -82,73 +92,167 @@ func problemsLater(e *exporter.Exporter) []string {
 	return problems(e)
 }
 
-// TestMissingRuleIsNamed takes one rule at a time out of deploy's ClusterRole, runs with what is left, and gives it back.
+// TestMissingRuleIsNamed takes one rule at a time out of deploy's ClusterRole and Role, runs with what is left, and gives it
+// back. It has a case for each, so that none of them is spare.
 func TestMissingRuleIsNamed(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct {
-		name                  string
-		verb, group, resource string
+	const usage = "metrics.k8s.io"
+	type rule struct{ verb, group, resource string }
+	for _, of := range []struct {
+		name  string
+		file  string // of the role
+		in    string // the namespace that it is bound in, "" for all
+		scope check.Scope
+		rules []rule
 	}{
-		{"watch-pods", "watch", "", "pods"},
-		{"list-pod-metrics", "list", "metrics.k8s.io", "pods"},
-		{"list-node-metrics", "list", "metrics.k8s.io", "nodes"},
+		{"cluster", deploy("kubernetes", "clusterrole.yaml"), "", check.Scope{}, []rule{
+			{"list", "", "pods"}, {"watch", "", "pods"}, {"list", usage, "pods"}, {"list", usage, "nodes"}, {"get", usage, "nodes"},
+		}},
+		{"namespace", deploy("kubernetes-namespaced", "role.yaml"), "shop", check.Scope{Namespaces: []string{"shop"}, NoNodes: true}, []rule{
+			{"list", "", "pods"}, {"watch", "", "pods"}, {"list", usage, "pods"}, {"get", usage, "pods"},
+		}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			ctx := within(t, 2*time.Minute)
-			role := must(plane.Admin.RbacV1().ClusterRoles().Get(ctx, "metrics-server-prom", metav1.GetOptions{}))(t)
-			role.ObjectMeta = metav1.ObjectMeta{Name: "lacks-" + test.name}
-			whole := slices.Clone(role.Rules)
-			role.Rules = nil
-			for _, rule := range whole {
-				rule = *rule.DeepCopy()
-				if slices.Contains(rule.APIGroups, test.group) && slices.Contains(rule.Resources, test.resource) {
-					rule.Verbs = slices.DeleteFunc(rule.Verbs, func(verb string) bool { return verb == test.verb })
+		var role rbacv1.ClusterRole // which can be bound in a namespace as well
+		if err := yaml.Unmarshal(must(os.ReadFile(of.file))(t), &role); err != nil {
+			t.Fatal(err)
+		}
+		if rights(role.Rules) != len(of.rules) {
+			t.Errorf("%s has %d rights, %d of them have a test", of.file, rights(role.Rules), len(of.rules))
+		}
+		args := []string{}
+		if of.in != "" {
+			args = append(args, "--namespaces="+of.in)
+		}
+		for _, rule := range of.rules {
+			resource := rule.resource
+			if rule.group != "" {
+				resource += "." + rule.group
+			}
+			name := of.name + "-" + rule.verb + "-" + resource
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				ctx := within(t, 3*time.Minute)
+				lacking := without(role.Rules, rule.verb, rule.group, rule.resource)
+				if rights(lacking) != len(of.rules)-1 {
+					t.Fatalf("%s has not %s %s: %v", of.file, rule.verb, resource, role.Rules)
 				}
-				if len(rule.Verbs) > 0 {
-					role.Rules = append(role.Rules, rule)
+				bound := must(plane.Admin.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{
+					ObjectMeta: metav1.ObjectMeta{Name: "lacks-" + name}, Rules: lacking,
+				}, metav1.CreateOptions{}))(t)
+				kubeconfig := account(t, "team-b", name)
+				if err := plane.BindClusterRole(ctx, bound.Name, "team-b", name, of.in); err != nil {
+					t.Fatal(err)
 				}
-			}
-			if rights(role.Rules) != rights(whole)-1 {
-				t.Fatalf("deploy's ClusterRole has not %s %s.%s: %v", test.verb, test.resource, test.group, whole)
-			}
-			role = must(plane.Admin.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{}))(t)
-			kubeconfig := account(t, "team-b", test.name)
-			if err := plane.BindClusterRole(ctx, role.Name, "team-b", test.name, ""); err != nil {
-				t.Fatal(err)
-			}
+				if rule.verb == "list" && resource == "pods" { // needed where pods cannot be listed by a watch
+					kubeconfig = withoutWatchLists(t, kubeconfig)
+				}
 
-			e := startExporter(t, kubeconfig)
-			resource := test.resource
-			if test.group != "" {
-				resource += "." + test.group
-			}
-			if test.resource == "nodes" { // optional: said once, no failure
-				eventually(t, aTick, func(context.Context) error {
-					if len(linesWith(e.Log(), "403 Forbidden", test.verb, resource, "deploy/")) != 1 {
-						return errors.New("not one log line")
+				e := startExporter(t, kubeconfig, args...)
+				switch {
+				case rule.verb == "get": // needed to read right after metrics-server; all else works
+					whole := startReady(t, deployed(t))
+					eventually(t, 2*aTick, func(ctx context.Context) error { return knowsPeriod(ctx, whole) })
+					if err := knowsPeriod(ctx, e); err == nil {
+						t.Error("the exporter knows metrics-server's period")
 					}
-					return nil
+					if _, err := check.Equal(ctx, plane, e, of.scope); err != nil {
+						t.Error(err)
+					}
+					awaitHealthy(t, e, aTick)
+					return
+				case resource == "nodes."+usage: // optional: said once, no failure
+					eventually(t, aTick, func(context.Context) error {
+						if len(linesWith(e.Log(), "403 Forbidden", rule.verb, resource, "deploy/")) != 1 {
+							return errors.New("not one log line")
+						}
+						return nil
+					})
+					awaitHealthy(t, e, aTick)
+				default:
+					awaitFailed(t, e, aTick, "403 Forbidden", rule.verb+" "+resource, "deploy/")
+				}
+				told := slices.DeleteFunc(linesWith(e.Log(), "403 Forbidden"), func(line string) bool {
+					return of.scope.NoNodes && strings.Contains(line, "nodes."+usage)
 				})
-				awaitHealthy(t, e, aTick)
-			} else {
-				awaitFailed(t, e, aTick, "403 Forbidden", test.verb, resource, "deploy/")
-			}
-			if told := linesWith(e.Log(), "403 Forbidden"); len(told) != 1 {
-				t.Errorf("%d log lines about it:\n%s", len(told), strings.Join(told, "\n"))
-			}
+				if len(told) != 1 {
+					t.Errorf("%d log lines about it:\n%s", len(told), strings.Join(told, "\n"))
+				}
 
-			role.Rules = whole
-			if _, err := plane.Admin.RbacV1().ClusterRoles().Update(ctx, role, metav1.UpdateOptions{}); err != nil {
-				t.Fatal(err)
-			}
-			// metrics-server caches its own question to the API server for 10 s.
-			if _, err := check.Equal(within(t, aTick+20*time.Second), plane, e, check.Scope{}); err != nil {
-				t.Error(err)
-			}
-			awaitHealthy(t, e, aTick)
-		})
+				bound.Rules = role.Rules
+				if _, err := plane.Admin.RbacV1().ClusterRoles().Update(ctx, bound, metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				// metrics-server caches its own question to the API server for 10 s.
+				if _, err := check.Equal(within(t, aTick+20*time.Second), plane, e, of.scope); err != nil {
+					t.Error(err)
+				}
+				awaitHealthy(t, e, aTick)
+			})
+		}
 	}
+}
+
+// without is the rules without one right.
+func without(rules []rbacv1.PolicyRule, verb, group, resource string) (left []rbacv1.PolicyRule) {
+	for _, rule := range rules {
+		rule = *rule.DeepCopy()
+		if slices.Contains(rule.APIGroups, group) && slices.Contains(rule.Resources, resource) {
+			rule.Verbs = slices.DeleteFunc(rule.Verbs, func(v string) bool { return v == verb })
+		}
+		if len(rule.Verbs) > 0 {
+			left = append(left, rule)
+		}
+	}
+	return left
+}
+
+// knowsPeriod tells whether the exporter has found out when metrics-server has new values.
+func knowsPeriod(ctx context.Context, e *exporter.Exporter) error {
+	page, err := e.Scrape(ctx)
+	if err != nil {
+		return err
+	}
+	if period, _ := page.Sum("metrics_server_prom_source_period_seconds", nil); period == 0 {
+		return errors.New("no period is known")
+	}
+	return nil
+}
+
+// withoutWatchLists is a kubeconfig for the same API server, which cannot stream a list to a watch now, as one before
+// Kubernetes 1.32.
+func withoutWatchLists(t *testing.T, kubeconfig string) string {
+	t.Helper()
+	config := must(clientcmd.LoadFromFile(kubeconfig))(t)
+	target := must(url.Parse(plane.URL()))(t)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(config.Clusters["e2e"].CertificateAuthorityData)
+	proxy := &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}},
+		FlushInterval: -1, // a watch's events as they come
+	}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("sendInitialEvents") {
+			invalid := apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "ListOptions"}, "", nil).Status()
+			invalid.APIVersion, invalid.Kind = "v1", "Status"
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(int(invalid.Code))
+			json.NewEncoder(w).Encode(invalid)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	config.Clusters["e2e"].Server = server.URL
+	config.Clusters["e2e"].CertificateAuthorityData = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	path := filepath.Join(t.TempDir(), "config")
+	if err := clientcmd.WriteToFile(*config, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // rights is how many verbs the rules have altogether.

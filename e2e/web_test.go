@@ -39,8 +39,8 @@ type webServer struct {
 }
 
 // startWeb starts an exporter with this web configuration, a certificate of the control plane's authority and its key
-// beside it, and returns when it has data. client is one that gets in.
-func startWeb(t *testing.T, scheme, config string, client func(w webServer) webClient) webServer {
+// beside it, and returns when it has data for this client, who gets in.
+func startWeb(t *testing.T, scheme, config string, client webClient) webServer {
 	t.Helper()
 	w := webServer{dir: t.TempDir()}
 	w.install(t)
@@ -50,7 +50,7 @@ func startWeb(t *testing.T, scheme, config string, client func(w webServer) webC
 	t.Cleanup(func() { closeExporter(t, w.Exporter) })
 	w.URL = strings.Replace(w.URL, "http:", scheme+":", 1)
 	eventually(t, 30*time.Second, func(ctx context.Context) error {
-		status, text, err := client(w).get(ctx, w.URL+"/-/ready")
+		status, text, err := client.get(ctx, w.URL+"/-/ready")
 		if err == nil && status != http.StatusOK {
 			err = fmt.Errorf("/-/ready answers %d %s", status, text)
 		}
@@ -148,7 +148,11 @@ func (w webServer) opens(t *testing.T, client webClient) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := map[bool]int{true: http.StatusNotFound, false: http.StatusOK}[page == "/nothing"]; status != want {
+		want := http.StatusOK
+		if page == "/nothing" {
+			want = http.StatusNotFound
+		}
+		if status != want {
 			t.Errorf("%s answers %d, not %d: %s", page, status, want, text)
 		}
 		if got := strings.Count(text, "\n"+check.PodCPU+"{"); page == "/metrics" && got < containers {
@@ -185,13 +189,13 @@ func TestBasicAuthGuardsEveryPage(t *testing.T) {
 	t.Parallel()
 	config := func(hash string) string { return fmt.Sprintf("basic_auth_users: {scraper: %q}\n", hash) }
 	knows := webClient{user: "scraper", password: password}
-	w := startWeb(t, "http", config(passwordHash), func(webServer) webClient { return knows })
+	w := startWeb(t, "http", config(passwordHash), knows)
 	w.opens(t, knows)
 	for name, client := range map[string]webClient{
-		"no credentials":             {},
-		"a wrong password":           {user: "scraper", password: otherPassword},
-		"an unknown user":            {user: "somebody", password: password},
-		"the hash in the password's": {user: "scraper", password: passwordHash},
+		"no credentials":           {},
+		"a wrong password":         {user: "scraper", password: otherPassword},
+		"an unknown user":          {user: "somebody", password: password},
+		"the hash as the password": {user: "scraper", password: passwordHash},
 	} {
 		t.Run(name, func(t *testing.T) { w.refuses(t, client, unauthorized) })
 	}
@@ -209,7 +213,7 @@ func TestBasicAuthGuardsEveryPage(t *testing.T) {
 func TestTLSAndItsCertificateReplacedWhileItRuns(t *testing.T) {
 	t.Parallel()
 	trusts := webClient{roots: planeRoots(t)}
-	w := startWeb(t, "https", "tls_server_config: {cert_file: tls.crt, key_file: tls.key}\n", func(webServer) webClient { return trusts })
+	w := startWeb(t, "https", "tls_server_config: {cert_file: tls.crt, key_file: tls.key}\n", trusts)
 	w.opens(t, trusts)
 	w.refuses(t, webClient{roots: x509.NewCertPool()}, noConnection)
 	plain := strings.Replace(w.URL, "https:", "http:", 1)
@@ -246,14 +250,14 @@ tls_server_config:
   key_file: tls.key
   client_auth_type: RequireAndVerifyClientCert
   client_ca_file: ca.crt
-`, func(webServer) webClient { return knows })
+`, knows)
 	w.opens(t, knows)
 	foreign := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate, which it signed itself
 	defer foreign.Close()
 	for name, client := range map[string]webClient{
-		"no certificate":                       {roots: knows.roots},
-		"a certificate of somebody else":       {roots: knows.roots, certificate: &foreign.TLS.Certificates[0]},
-		"an authority of whom it knows nobody": {roots: x509.NewCertPool(), certificate: knows.certificate},
+		"no certificate":                      {roots: knows.roots},
+		"a certificate of somebody else":      {roots: knows.roots, certificate: &foreign.TLS.Certificates[0]},
+		"an authority that it does not trust": {roots: x509.NewCertPool(), certificate: knows.certificate},
 	} {
 		t.Run(name, func(t *testing.T) { w.refuses(t, client, noConnection) })
 	}
@@ -271,7 +275,7 @@ tls_server_config:
   client_auth_type: RequireAndVerifyClientCert
   client_ca_file: ca.crt
 basic_auth_users: {scraper: %q}
-`, passwordHash), func(webServer) webClient { return knows })
+`, passwordHash), knows)
 	files := must(plane.ClientCertificate("curl"))(t)
 	authority := []string{"--cacert", plane.Config().CAFile}
 	certificate := []string{"--cert", files.CertificateFile, "--key", files.KeyFile}

@@ -27,7 +27,7 @@ import (
 // `kubectl apply --server-side -k` does. It returns the API server's warnings, Pod Security's among them.
 func (c *ControlPlane) ApplyManifests(ctx context.Context, paths ...string) (warnings []string, err error) {
 	for _, path := range paths {
-		text, err := manifests(path)
+		text, err := Manifests(path)
 		if err != nil {
 			return nil, err
 		}
@@ -40,8 +40,8 @@ func (c *ControlPlane) ApplyManifests(ctx context.Context, paths ...string) (war
 	return warnings, nil
 }
 
-// manifests is the text of a file, or what a folder's kustomization makes.
-func manifests(path string) ([]byte, error) {
+// Manifests is the text of a file, or what a folder's kustomization makes.
+func Manifests(path string) ([]byte, error) {
 	if info, err := os.Stat(path); err != nil || !info.IsDir() {
 		return os.ReadFile(path)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -86,6 +87,15 @@ func (c *ControlPlane) metricsAPIAvailable(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("APIService %s is not available: %v", metricsAPIService, conditions)
+}
+
+// Pods is one list of all pods.
+func (c *ControlPlane) Pods(ctx context.Context) ([]corev1.Pod, error) {
+	list, err := c.Admin.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return list.Items, nil
 }
 
 // PodMetrics is one list of the metrics API, of all namespaces, decoded by Kubernetes' own types.

@@ -1,14 +1,18 @@
 package controlplane
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"k8s.io/client-go/rest"
+	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
 )
 
 // RequestTotals is how many requests of each kind the API server and metrics-server have answered since they started, by
@@ -69,6 +73,42 @@ func (c *ControlPlane) serverMetrics(ctx context.Context, url string) (map[strin
 		return nil, fmt.Errorf("%s/metrics: %w", url, err)
 	}
 	return families, nil
+}
+
+// MetricsServerClient asks metrics-server itself, past the API server, which may be down.
+func (c *ControlPlane) MetricsServerClient() (*metricsclient.Clientset, error) {
+	config := c.Config()
+	config.Host = c.metricsServerURL()
+	return metricsclient.NewForConfig(config)
+}
+
+// Compact makes etcd forget all revisions before the present one.
+func (c *ControlPlane) Compact(ctx context.Context) error {
+	call := func(path string, request, answer any) error {
+		body, err := json.Marshal(request)
+		if err != nil {
+			return err
+		}
+		post, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/v3/kv/%s", c.ports.etcd, path), bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(post)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("etcd, %s: %s", path, response.Status)
+		}
+		return json.NewDecoder(response.Body).Decode(answer)
+	}
+	var state struct{ Header struct{ Revision string } }
+	if err := call("range", map[string]string{"key": "AA=="}, &state); err != nil {
+		return err
+	}
+	var none struct{}
+	return call("compaction", map[string]string{"revision": state.Header.Revision}, &none)
 }
 
 func (c *ControlPlane) metricsServerURL() string {
