@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +25,7 @@ import (
 
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/setting"
 	"metrics-server-prom/internal/usage"
 )
@@ -408,6 +410,50 @@ func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
 	}
 }
 
+// TestOwnMetricsAreOfTheMomentOfTheScrape is each thing that they depend on: a page rendered before must give way.
+func TestOwnMetricsAreOfTheMomentOfTheScrape(t *testing.T) {
+	s, x := newTestServer(t, settings{})
+	run(t, x, cluster{})
+	s.own.readAt = time.Now().Add(time.Hour) // the process' metrics do not change in this test
+	if first := s.own.page(s.view()); s.own.page(s.view()) != first {
+		t.Error("two scrapes of one moment are rendered twice")
+	}
+	for _, change := range []struct {
+		what, line string
+		do         func()
+	}{
+		{"a request", `api_requests_total{resource="pods",verb="list",code="200"} 1`, func() { s.own.request("pods", "list", "200") }},
+		{"a failed refresh", `refresh_errors_total{resource="nodes",reason="timeout"} 1`, func() { s.own.refreshFailed("nodes", kube.Timeout) }},
+		{"a refresh", `refresh_duration_seconds_count{resource="pods"} 1`, func() { s.own.refreshTook("pods", time.Now()) }},
+		{"a dropped sample", `samples_dropped_total{reason="duplicate"} 3`, func() { s.own.drop(sample.Duplicate, 3) }},
+		{"a push", `pushes_total{result="ok"} 1`, func() { s.own.pushed(true) }},
+		{"a failure", `up{resource="pods"} 0`, func() { x.pods.publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Network, Text: "gone"}) }},
+		{"a new pod", `watched_pods 1`, func() {
+			p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
+			x.cache.Put(x.cache.Transform(&p))
+		}},
+		{"a tick", `source_period_seconds 15`, func() { x.tick.Store(int64(15 * time.Second)) }},
+		{"new data", `data_last_new_timestamp_seconds 1.5`, func() { x.lastNew.Store(1.5e9) }},
+		{"the age added", `data_added_age_seconds 0.25`, func() { x.addedAge.Store(0.25e9) }},
+		{"another cluster", `watched_pods 0`, func() { s.x.Store(nil) }},
+	} {
+		t.Run(change.what, func(t *testing.T) {
+			before := s.own.page(s.view())
+			change.do()
+			if s.own.page(s.view()) == before {
+				t.Fatal("the page is that of before")
+			}
+			var text strings.Builder
+			if err := s.own.page(s.view()).WriteText(&text); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(text.String(), "\n"+own+change.line+"\n") {
+				t.Errorf("no line %s%s on the page:\n%s", own, change.line, text.String())
+			}
+		})
+	}
+}
+
 func TestPages(t *testing.T) {
 	s, x := newTestServer(t, settings{})
 	run(t, x, cluster{})
@@ -496,6 +542,89 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzLabelValue gives a pod any text in all places that become label values. What comes out must be one line that gives
+// the same text again when it is read as the exposition format says.
+func FuzzLabelValue(f *testing.F) {
+	for _, s := range []string{"", "app", `C:\new`, "two\nlines", `say "hi"`, `\`, `\"`, "a\x00b", "\xff\xfe", "é\u2028\U0001F600", `\n`, "\r\n\t", `",pod="`, "}\n# HELP x"} {
+		f.Add(s, "web-0")
+		f.Add("web-0", s)
+	}
+	l := newLabeler([]string{"app"})
+	f.Fuzz(func(t *testing.T, value, name string) {
+		p := testPod(value, name, value, value, time.Now(), map[string]string{"app": value})
+		text, kept := l.pod(&p)
+		if kept != name {
+			t.Errorf("the pod %q is kept as %q", name, kept)
+		}
+		rest := text.node.Value() + text.head + text.tail.Value()
+		for _, label := range [][2]string{{"node", value}, {"pod", name}, {"ip", value}, {"container", ""}, {"namespace", value}, {"label_app", value}} {
+			want := strings.ReplaceAll(strings.ToValidUTF8(label[1], "\uFFFD"), "\x00", "\uFFFD")
+			var got string
+			if got, rest = unquoteLabel(t, strings.TrimPrefix(rest, ","), label[0]); got != want {
+				t.Errorf("%s is %q, want %q", label[0], got, want)
+			}
+		}
+		if rest != "}" {
+			t.Errorf("behind the labels: %q", rest)
+		}
+	})
+}
+
+// unquoteLabel reads NAME="VALUE" off the beginning of a label text.
+func unquoteLabel(t *testing.T, text, name string) (value, rest string) {
+	t.Helper()
+	text, ok := strings.CutPrefix(text, name+`="`)
+	if !ok {
+		t.Fatalf("no %s in front of %q", name, text)
+	}
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '"':
+			return value, text[i+1:]
+		case '\n':
+			t.Fatalf("a line ends in the value of %s: %q", name, text)
+		case '\\':
+			i++
+			unescaped, ok := map[byte]string{'\\': `\`, 'n': "\n", '"': `"`}[text[min(i, len(text)-1)]]
+			if !ok {
+				t.Fatalf("an unknown escape in the value of %s: %q", name, text)
+			}
+			value += unescaped
+		default:
+			value += text[i : i+1]
+		}
+	}
+	t.Fatalf("the value of %s does not end: %q", name, text)
+	return "", ""
+}
+
+// FuzzLabelNames gives --pod-labels any list. What is let through must become label names that Prometheus takes, each one
+// once, but for those that look like the ones that tell others apart: there kube-state-metrics has the same collision.
+func FuzzLabelNames(f *testing.F) {
+	for _, s := range []string{"", "app,team", "app.kubernetes.io/name", "a-b,a_b,a.b", "camelCase,camel_case,camel-case", "ABC,aBc", "app,app", "0,9a", " a , ,b,", "é", "a b", "x/y/z", "a,b!"} {
+		f.Add(s)
+	}
+	valid := regexp.MustCompile(`^label_[a-z0-9_]+$`)
+	f.Fuzz(func(t *testing.T, list string) {
+		var set settings
+		for _, row := range set.table() {
+			if row.Flag == "pod-labels" && row.Set(list) != "" {
+				return
+			}
+		}
+		seen := map[string]bool{}
+		for i, name := range newLabeler(set.podLabels).names {
+			if !valid.MatchString(name) {
+				t.Errorf("%q becomes %q", set.podLabels[i], name)
+			}
+			if seen[name] && !strings.Contains(list, "onflict") {
+				t.Errorf("%q: %s twice", list, name)
+			}
+			seen[name] = true
+		}
+	})
 }
 
 // bigCluster has n pods with the given number of containers, and labels as long as people's are.
