@@ -184,13 +184,14 @@ func main() {
 	}
 }
 
-// limitMemory has the garbage collector stay below the container's limit, and use less of what is free than Go does by
-// default: the heap is small, and mostly long-lived. GOMEMLIMIT and GOGC win.
+// limitMemory has the garbage collector stay below the container's limit, of which the pages that the kernel sends take a
+// part too, and use less of what is free than Go does by default: the heap is small, and mostly long-lived. GOMEMLIMIT and
+// GOGC win.
 func limitMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
-	memlimit.Set(memlimit.WithRatio(0.9), memlimit.WithProvider(memlimit.FromCgroup))
+	memlimit.Set(memlimit.WithRatio(0.8), memlimit.WithProvider(memlimit.FromCgroup))
 }
 
 // server answers scrapes.
@@ -436,12 +437,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 <body>
 <h1>metrics-server-prom</h1>
 <p>Version %s (revision %s)</p>
-<ul>
-<li><a href="%s">metrics</a></li>
-<li><a href="/healthz">healthz</a></li>
-<li><a href="/-/healthy">healthy</a></li>
-<li><a href="/-/ready">ready</a></li>
-</ul>
+<p><a href="%s">metrics</a> <a href="/healthz">healthz</a> <a href="/-/healthy">healthy</a> <a href="/-/ready">ready</a></p>
 <p>Watched pods: %d<br>Age of the newest sample: %s<br>Failures:</p>
 <pre>%s</pre>
 </body>
