@@ -131,7 +131,7 @@ func address(e *exporter.Exporter) string { return strings.TrimPrefix(e.URL, "ht
 
 // figures are what an exporter uses at a moment.
 type figures struct {
-	memory     int64 // resident, in bytes
+	memory     int64 // resident, and in files in memory, in bytes
 	goroutines float64
 	files      int // open files: with each connection comes one
 }
@@ -151,13 +151,29 @@ func measure(ctx context.Context, e *exporter.Exporter) (f figures, err error) {
 		return f, errors.New("the page has no go_goroutines")
 	}
 	f.goroutines = goroutines
-	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", e.PID()))
+	if f.memory, err = resident(e); err != nil {
+		return f, err
+	}
+	folder := fmt.Sprintf("/proc/%d/fd", e.PID())
+	files, err := os.ReadDir(folder)
 	if err != nil {
 		return f, err
 	}
 	f.files = len(files)
-	f.memory, err = resident(e)
-	return f, err
+	pages := map[uint64]int64{} // files in memory, which are not part of what is resident
+	for _, file := range files {
+		path := filepath.Join(folder, file.Name())
+		if target, _ := os.Readlink(path); strings.HasPrefix(target, "/memfd:") {
+			if info, err := os.Stat(path); err == nil { // it may be closed by now
+				stat := info.Sys().(*syscall.Stat_t)
+				pages[stat.Ino] = stat.Blocks * 512
+			}
+		}
+	}
+	for _, size := range pages {
+		f.memory += size
+	}
+	return f, nil
 }
 
 // resident is the memory that the exporter has resident, in bytes.

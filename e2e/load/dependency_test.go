@@ -1,0 +1,73 @@
+package load
+
+import (
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"metrics-server-prom/e2e/controlplane"
+)
+
+// dependencies are the modules that the exporter's go.mod may name itself, and what each is there for.
+var dependencies = map[string]string{
+	"github.com/KimMachineGun/automemlimit":  "reads the container's memory limit from either version of cgroups, for the garbage collector to stay below it",
+	"github.com/VictoriaMetrics/metrics":     "own counters and histograms, the process's metrics, and pushing, in a tenth of client_golang's size",
+	"github.com/klauspost/compress":          "deflate that takes a third of the standard library's time",
+	"github.com/munnerz/goautoneg":           "the stand-in API server's content negotiation, as the real one does it",
+	"github.com/prometheus/exporter-toolkit": "TLS, client certificates and basic authentication by the configuration file that all exporters have",
+	"golang.org/x/sys":                       "the file in memory that pages are sent from",
+	"google.golang.org/protobuf":             "protowire, the primitives of the wire format",
+	"k8s.io/api":                             "the Pod",
+	"k8s.io/apimachinery":                    "what all API objects have, label selectors, and errors",
+	"k8s.io/client-go":                       "kubeconfigs and all forms of credentials, REST, and the reflector that watches",
+	"k8s.io/klog/v2":                         "client-go's log, to be turned down",
+	"k8s.io/metrics":                         "the types of metrics.k8s.io, for the one node that tells the rhythm, and for tests",
+}
+
+// linked is how many modules there may be in the exporter, these and what they bring along. A change of it is looked at.
+const linked = 46
+
+func TestDependenciesAreCountedAndJustified(t *testing.T) {
+	t.Parallel()
+	module, err := controlplane.ModuleDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golang := func(args ...string) []byte {
+		cmd := exec.Command("go", args...)
+		cmd.Dir = filepath.Dir(module)
+		output, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go %s: %v", strings.Join(args, " "), err)
+		}
+		return output
+	}
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	if err := json.Unmarshal(golang("mod", "edit", "-json"), &mod); err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, require := range mod.Require {
+		if named[require.Path] = !require.Indirect; named[require.Path] && dependencies[require.Path] == "" {
+			t.Errorf("%s has no justification here", require.Path)
+		}
+	}
+	for path := range dependencies {
+		if !named[path] {
+			t.Errorf("%s is not needed any more", path)
+		}
+	}
+	all := strings.Fields(string(golang("list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}", ".")))
+	slices.Sort(all)
+	if all = slices.Compact(all); len(all) != linked {
+		t.Errorf("%d modules in the exporter, want %d: %s", len(all), linked, strings.Join(all, " "))
+	}
+}
