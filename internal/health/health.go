@@ -25,13 +25,19 @@ type Board struct {
 type state struct {
 	failure *kube.Failure // nil where it works
 	since   time.Time     // when it began to fail or to work
-	count   int           // failures with this reason in a row
+	reason  string        // of the last failure; "" where the last attempt worked
+	cause   time.Time     // when it began to fail with this reason
+	worked  bool          // at any time
 }
 
+// settle is how long another cause has to stay within an outage to be told of. A restarting API server refuses connections,
+// then credentials, then rights, each for a moment.
+const settle = 5 * time.Second
+
 // Failed takes down that an attempt failed. A failure for the same cause as another that is already logged is the same
-// outage and not logged again; one for a new cause is, once it has come twice, so that what a restarting server answers
-// on its way up is not. Where the whole of a resource is optional and merely forbidden, it is logged once and does no
-// harm to the health.
+// outage and not logged again; one for a new cause is, once that has stayed, so that what a restarting server answers on its
+// way up is not. Where the whole of a resource is optional and merely forbidden, that does no harm to the health; it is logged
+// once, if the resource was to be had before not until it has stayed.
 func (b *Board) Failed(what string, f *kube.Failure, optional bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -40,24 +46,24 @@ func (b *Board) Failed(what string, f *kube.Failure, optional bool) {
 	if s.failure == nil {
 		s.since = now
 	}
-	if s.failure == nil || s.failure.Reason != f.Reason {
-		s.count = 0
+	if s.reason != f.Reason {
+		s.reason, s.cause = f.Reason, now
 	}
-	s.count++
 	s.failure = f
+	first := len(b.logged) == 0
+	stayed := now.Sub(s.cause) >= settle
 	if optional && f.Reason == kube.Forbidden {
-		if !b.optional[what] {
+		if !b.optional[what] && (stayed || first && !s.worked) {
 			b.optional[what] = true
 			slog.Info("no metrics of "+what+" are served, the rest is", "reason", f.Text)
 		}
 		s.failure = nil
 		return
 	}
-	first := len(b.logged) == 0
 	if first {
 		b.began = now
 	}
-	if !b.logged[f.Reason] && (first || s.count > 1) {
+	if !b.logged[f.Reason] && (first || stayed) {
 		b.logged[f.Reason] = true
 		slog.Warn(f.Text)
 	}
@@ -73,8 +79,8 @@ func (b *Board) Worked(what string) {
 		delete(b.optional, what)
 		slog.Info("the metrics of " + what + " are served again")
 	}
-	if s.failure != nil {
-		s.failure, s.since, s.count = nil, now, 0
+	if s.reason, s.worked = "", true; s.failure != nil {
+		s.failure, s.since = nil, now
 	}
 	for _, s := range b.states {
 		if s.failure != nil {

@@ -47,7 +47,7 @@ var (
 )
 
 func TestLogHasOneLinePerChangeOfState(t *testing.T) {
-	// A step is "what works", "what fails: why" or "what is gone"; nodes are optional.
+	// A step is "what works", "what fails: why", "what is gone" or "time passes"; nodes are optional.
 	type step struct{ event, log string }
 	for name, steps := range map[string][]step{
 		"nothing is logged of what works": {
@@ -65,29 +65,32 @@ func TestLogHasOneLinePerChangeOfState(t *testing.T) {
 			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods fail: refused", ""}, {"pods fail: starting", ""},
 			{"pods work", "INFO everything works again after=4s\n"}},
 		"another cause that stays is, once": {
-			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods fail: starting", "WARN starting\n"},
-			{"pods fail: starting", ""}, {"pods fail: refused", ""}, {"pods fail: refused", ""}, {"pods work", "INFO everything works again after=6s\n"}},
-		"another cause of something else is, once it has come twice": {
-			{"pods fail: refused", "WARN refused\n"}, {"watch fails: forbidden", ""}, {"watch fails: forbidden", "WARN forbidden\n"},
-			{"pods work", ""}, {"watch works", "INFO everything works again after=4s\n"}},
-		"two things that fail once each for one new cause are not one that fails twice": {
-			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"watch fails: starting", ""}},
-		"a success between takes the count back": {
-			{"watch fails: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods work", ""}, {"pods fail: starting", ""}},
+			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"time passes", ""}, {"pods fail: starting", "WARN starting\n"},
+			{"pods fail: starting", ""}, {"pods fail: refused", ""}, {"time passes", ""}, {"pods fail: refused", ""}, {"pods work", "INFO everything works again after=18s\n"}},
+		"another cause of something else is, once it has stayed": {
+			{"pods fail: refused", "WARN refused\n"}, {"watch fails: forbidden", ""}, {"watch fails: forbidden", ""}, {"time passes", ""}, {"watch fails: forbidden", "WARN forbidden\n"},
+			{"pods work", ""}, {"watch works", "INFO everything works again after=11s\n"}},
+		"a cause that another thing had before has not stayed for that": {
+			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"time passes", ""}, {"watch fails: starting", ""}},
+		"a success between takes the time back": {
+			{"watch fails: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods work", ""}, {"time passes", ""}, {"pods fail: starting", ""}},
 		"something optional that is forbidden is logged once, as no outage": {
 			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}, {"nodes fail: forbidden", ""},
 			{"pods work", ""}, {"nodes fail: forbidden", ""}},
-		"that it is allowed is logged as well, and that it is forbidden once more": {
+		"that it is allowed is logged as well, and that it is forbidden once more and stays so": {
 			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"},
 			{"nodes work", "INFO the metrics of nodes are served again\n"}, {"nodes work", ""},
-			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}},
+			{"nodes fail: forbidden", ""}, {"time passes", ""}, {"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}},
 		"something optional that fails otherwise is an outage": {
 			{"nodes fail: refused", "WARN refused\n"}, {"nodes work", "INFO everything works again after=1s\n"}},
 		"what is needed and forbidden is an outage": {
 			{"pods fail: forbidden", "WARN forbidden\n"}, {"pods work", "INFO everything works again after=1s\n"}},
 		"something optional that is forbidden does not keep an outage from ending": {
-			{"pods fail: refused", "WARN refused\n"}, {"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"},
-			{"pods work", "INFO everything works again after=2s\n"}},
+			{"pods fail: refused", "WARN refused\n"}, {"nodes fail: forbidden", ""}, {"time passes", ""},
+			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}, {"pods work", "INFO everything works again after=9s\n"}},
+		"something optional that is forbidden on the way up is not logged": {
+			{"pods fail: refused", "WARN refused\n"}, {"nodes fail: refused", ""}, {"nodes fail: forbidden", ""}, {"nodes fail: forbidden", ""},
+			{"pods work", "INFO everything works again after=4s\n"}, {"nodes work", ""}},
 		"an outage ends with what no longer exists": {
 			{"pods fail: refused", "WARN refused\n"}, {"pods are gone", ""}, {"cluster works", "INFO everything works again after=2s\n"}},
 	} {
@@ -113,6 +116,8 @@ func do(t *testing.T, b *Board, event string) {
 	switch verb {
 	case "work", "works":
 		b.Worked(what)
+	case "passes":
+		time.Sleep(settle)
 	case "are gone":
 		b.Forget(what)
 	case "fail", "fails":
