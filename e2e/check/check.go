@@ -14,10 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
-	"metrics-server-prom/e2e/controlplane"
 	"metrics-server-prom/e2e/exporter"
 	"metrics-server-prom/e2e/process"
 )
@@ -46,15 +44,22 @@ type Scope struct {
 	PodLabels         []string                            // keys of labels that become label_KEY where a pod has them
 }
 
+// API is what tells of a cluster, as a control plane does.
+type API interface {
+	Pods(context.Context) ([]corev1.Pod, error)
+	NodeMetrics(context.Context) ([]metricsv1beta1.NodeMetrics, error)
+	PodMetrics(context.Context) ([]metricsv1beta1.PodMetrics, error)
+}
+
 // Read reads the cluster's usage and pods.
-func Read(ctx context.Context, plane *controlplane.ControlPlane) (*Reading, error) {
-	pods, err := plane.Admin.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+func Read(ctx context.Context, plane API) (*Reading, error) {
+	pods, err := plane.Pods(ctx)
 	if err != nil {
 		return nil, err
 	}
-	reading := &Reading{Metadata: make(map[string]*corev1.Pod, len(pods.Items))}
-	for i := range pods.Items {
-		reading.Metadata[pods.Items[i].Namespace+"/"+pods.Items[i].Name] = &pods.Items[i]
+	reading := &Reading{Metadata: make(map[string]*corev1.Pod, len(pods))}
+	for i := range pods {
+		reading.Metadata[pods[i].Namespace+"/"+pods[i].Name] = &pods[i]
 	}
 	if reading.Nodes, err = plane.NodeMetrics(ctx); err != nil {
 		return nil, err
@@ -162,7 +167,7 @@ func Diff(want, got map[string]float64) []string {
 // Equal returns the first page that has exactly what the API says at that moment: the API is read before the page and
 // after it, and only readings count between which nothing has changed. It fails if there is no such page before ctx
 // ends. An exporter is allowed to be behind for the moment between a new reading and its next refresh, no longer.
-func Equal(ctx context.Context, plane *controlplane.ControlPlane, e *exporter.Exporter, scope Scope) (*exporter.Page, error) {
+func Equal(ctx context.Context, plane API, e *exporter.Exporter, scope Scope) (*exporter.Page, error) {
 	var page *exporter.Page
 	err := process.Await(ctx, 200*time.Millisecond, func(ctx context.Context) error {
 		before, err := Read(ctx, plane)

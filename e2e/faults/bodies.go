@@ -224,7 +224,7 @@ func hasOdd(_ *Bench, page *exporter.Page) error {
 	found := 0
 	for _, metric := range page.Families[check.PodCPU].GetMetric() {
 		for _, label := range metric.GetLabel() {
-			if label.GetName() == "pod" && label.GetValue() == odd {
+			if label.GetName() == "pod" && label.GetValue() == text(odd) {
 				found++
 			}
 		}

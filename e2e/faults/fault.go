@@ -20,8 +20,6 @@ type Fault struct {
 	While Seen          // what is to be seen as long as it lasts
 	// After is looked at when all is right again; nil for nothing more than that.
 	After func(ctx context.Context, b *Bench) error
-	// Real is a fault of a real control plane.
-	Real bool
 	// Alone is a fault that is not for the soak: it lasts too long, or is itself about load.
 	Alone bool
 	// Still is a fault of a cluster in which nothing else changes meanwhile.
@@ -66,7 +64,7 @@ func (f Fault) Run(ctx context.Context, b *Bench, long bool) error {
 	maxAge := b.checker.maxAge
 	allowed := leniency{values: maxAge + clockSlack, labels: maxAge + clockSlack, refuse: f.While.Refused}
 	if f.While.Fresh {
-		allowed.values, allowed.labels = behind, behind
+		allowed.values, allowed.labels = behind+b.slow, behind+b.slow
 	}
 	if f.While.Labels != 0 {
 		allowed.labels = f.While.Labels
@@ -82,6 +80,7 @@ func (f Fault) Run(ctx context.Context, b *Bench, long bool) error {
 		return fmt.Errorf("taking the cause away: %w", err)
 	}
 	mended := time.Now()
+	recovery := recovery + b.slow // two intervals of the source, where that is slower
 	if err := within(ctx, recovery, "everything is right again", func(ctx context.Context) error { return b.awaitHealth(ctx, Seen{}) }); err != nil {
 		return errors.Join(problem, err)
 	}
@@ -92,9 +91,9 @@ func (f Fault) Run(ctx context.Context, b *Bench, long bool) error {
 			return ctx.Err()
 		}
 	}
-	b.checker.allow(leniency{values: behind, labels: behind})
+	b.checker.allow(leniency{values: behind + b.slow, labels: behind + b.slow})
 	strict := time.Now()
-	if err := within(ctx, behind+10*time.Second, "pages after it are checked", func(ctx context.Context) error { return b.checker.judged(ctx, strict.Add(interval/2)) }); err != nil {
+	if err := within(ctx, behind+b.slow+10*time.Second, "pages after it are checked", func(ctx context.Context) error { return b.checker.judged(ctx, strict.Add(interval/2)) }); err != nil {
 		return errors.Join(problem, err)
 	}
 	if f.After != nil {

@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 
 // TestSimulated runs the table on a simulated cluster whose pods come, go, move and are relabelled meanwhile.
 func TestSimulated(t *testing.T) {
+	t.Parallel()
 	for _, fault := range slices.Concat(Bodies, Simulatable) {
 		t.Run(fault.Name, func(t *testing.T) {
 			t.Parallel()
@@ -44,9 +45,29 @@ func TestSimulated(t *testing.T) {
 	}
 }
 
+// TestReal runs the faults of a real control plane, one after the other on the same exporter.
+func TestReal(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	plane, err := Populated(ctx, "../../deploy/kubernetes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(plane.Stop)
+	b, err := Real(ctx, plane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	for _, fault := range RealFaults {
+		t.Run(fault.Name, func(t *testing.T) { run(t, fault, b) })
+	}
+}
+
 func run(t *testing.T, fault Fault, b *Bench) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute+fault.Short+fault.Long+fault.While.Within)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute+fault.Short+fault.Long+fault.While.Within)
 	defer cancel()
 	if b.API != nil && !fault.Still {
 		go b.Churn(ctx, 1)

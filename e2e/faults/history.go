@@ -3,6 +3,7 @@ package faults
 import (
 	"maps"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,14 +67,14 @@ type state struct {
 func stateOf(r *check.Reading) state {
 	s := state{map[owner]identity{}, map[owner]usage{}}
 	for _, pod := range r.Metadata {
-		s.identities[owner{pod.Namespace, pod.Name}] = identity{pod.Spec.NodeName, pod.Status.PodIP, pod.CreationTimestamp.Unix()}
+		s.identities[owner{pod.Namespace, text(pod.Name)}] = identity{pod.Spec.NodeName, pod.Status.PodIP, pod.CreationTimestamp.Unix()}
 	}
 	for _, m := range r.Pods {
 		u := usage{m.Timestamp.Unix(), map[string][2]float64{}}
 		for _, c := range m.Containers {
-			u.containers[c.Name] = values(c.Usage, m.Window)
+			u.containers[text(c.Name)] = values(c.Usage, m.Window)
 		}
-		s.usages[owner{m.Namespace, m.Name}] = u
+		s.usages[owner{m.Namespace, text(m.Name)}] = u
 	}
 	for _, m := range r.Nodes {
 		s.identities[owner{"", m.Name}] = identity{}
@@ -81,6 +82,9 @@ func stateOf(r *check.Reading) state {
 	}
 	return s
 }
+
+// text is a name as a page may have it: without NUL, for which Prometheus would refuse the page.
+func text(name string) string { return strings.ReplaceAll(name, "\x00", "\uFFFD") }
 
 // values are cores and bytes. CPU over a window that is no time is no rate.
 func values(list corev1.ResourceList, window metav1.Duration) [2]float64 {

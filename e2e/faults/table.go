@@ -140,7 +140,13 @@ func unknownToken(_ context.Context, b *Bench) (func(context.Context) error, err
 
 // compacted ends the watches, changes pods while there are none, and forgets how.
 func compacted(ctx context.Context, b *Bench) (func(context.Context) error, error) {
-	mend, err := forbids("watch", "/api/v1/pods")(ctx, b)
+	mend, err := intercepts(b, func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/api/v1/pods" {
+			return false
+		}
+		standin.WriteError(w, r, unavailable())
+		return true
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -153,8 +159,9 @@ func compacted(ctx context.Context, b *Bench) (func(context.Context) error, erro
 // change changes this many pods.
 func (b *Bench) change(ctx context.Context, pods int) {
 	for range pods {
+		_ = b.Look(ctx) // a simulated cluster can always be looked at; what ends now may have come just before
 		b.API.ChurnOnce()
-		_ = b.Look(ctx) // a simulated cluster can always be looked at
+		_ = b.Look(ctx)
 	}
 }
 

@@ -1,0 +1,307 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+
+	"metrics-server-prom/demo/standin"
+	"metrics-server-prom/e2e/check"
+	"metrics-server-prom/e2e/controlplane"
+	"metrics-server-prom/e2e/exporter"
+)
+
+const (
+	// resolution is metrics-server's, as short as it allows.
+	resolution = 10 * time.Second
+	// told is when a real fault is told of: the exporter reads as often as metrics-server.
+	told = resolution + 6*time.Second
+)
+
+// RealFaults are the faults of a real control plane. They run one after the other.
+var RealFaults = []Fault{
+	{Name: "API server killed and stopped for a while", Cause: component(func(p *controlplane.ControlPlane) *controlplane.Component { return p.APIServer }),
+		Short: 15 * time.Second, Long: 3 * time.Minute, While: Seen{Within: told, Says: "connection refused", Down: "pods nodes", Page: keepsReal}},
+	{Name: "API server killed 10 times at random moments", Cause: killedTenTimes,
+		Short: time.Second, While: Seen{Within: told, Says: "connection refused", Down: "pods nodes", Flickers: true, Again: 10}},
+	{Name: "etcd compacted while the watch is down: 410 Gone", Cause: compactedEtcd,
+		Short: time.Second, While: Seen{Within: told, Says: "403 ", Flickers: true, Again: 6}},
+	{Name: "metrics-server gone and back", Cause: component(func(p *controlplane.ControlPlane) *controlplane.Component { return p.MetricsServer }),
+		Short: 15 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Says: "metrics-server is not running", Down: "pods nodes", Page: keepsReal}},
+	{Name: "rights to the pods' usage taken away and given back", Cause: withoutRight("pods"),
+		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Says: "403 ", Down: "pods", Page: keepsReal}},
+	{Name: "rights to the nodes' usage taken away and given back", Cause: withoutRight("nodes"),
+		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Down: "nodes", Page: keepsReal,
+			Begins: "no metrics of nodes are served", Ends: "the metrics of nodes are served again"}},
+	{Name: "token expired and replaced on disk", Cause: tokenExpired,
+		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
+	{Name: "kubeconfig replaced by one for another cluster", Cause: anotherCluster,
+		Short: 15 * time.Second, While: Seen{Within: told, Fresh: true, Refused: true, Page: oneCluster}},
+}
+
+// account is who the exporter is in a real cluster.
+const accountNamespace, account = "metrics-server-prom", "metrics-server-prom"
+
+// Real starts a bench with a real control plane and returns when the exporter's pages are complete and right.
+func Real(ctx context.Context, plane *controlplane.ControlPlane) (*Bench, error) {
+	b := &Bench{Plane: plane, slow: resolution, born: map[string]int64{}}
+	direct, err := plane.MetricsServerClient()
+	if err != nil {
+		return nil, err
+	}
+	// While a part of the cluster is down, nothing of it changes.
+	last := &check.Reading{}
+	b.look = func(ctx context.Context) (*check.Reading, error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		reading := *last
+		if b.other != nil {
+			return simulated(b.other, b.born), nil
+		}
+		if nodes, err := direct.MetricsV1beta1().NodeMetricses().List(ctx, metav1.ListOptions{}); err == nil {
+			reading.Nodes = nodes.Items
+		}
+		if pods, err := direct.MetricsV1beta1().PodMetricses("").List(ctx, metav1.ListOptions{}); err == nil {
+			reading.Pods = pods.Items
+		}
+		if pods, err := plane.Pods(ctx); err == nil {
+			reading.Metadata = make(map[string]*corev1.Pod, len(pods))
+			for i := range pods {
+				reading.Metadata[pods[i].Namespace+"/"+pods[i].Name] = &pods[i]
+			}
+		}
+		last = &reading
+		return last, nil
+	}
+	b.dir, err = os.MkdirTemp("", "metrics-server-prom-e2e-faults-")
+	if err != nil {
+		return nil, err
+	}
+	b.token = filepath.Join(b.dir, "token")
+	if err := b.writeToken(ctx); err != nil {
+		return nil, err
+	}
+	path, err := plane.Kubeconfig(controlplane.Credentials{TokenFile: b.token})
+	if err != nil {
+		return nil, err
+	}
+	kubeconfig, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return b, b.start(ctx, Options{MaxAge: 5 * time.Minute}, kubeconfig)
+}
+
+// writeToken puts a new token on disk, as a kubelet does: in one step.
+func (b *Bench) writeToken(ctx context.Context) error {
+	token, err := b.Plane.Token(ctx, accountNamespace, account)
+	if err != nil {
+		return err
+	}
+	return replace(b.token, []byte(token))
+}
+
+func replace(path string, text []byte) error {
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// Populated starts a control plane with some nodes and pods and the rights of the project's manifests.
+func Populated(ctx context.Context, manifests string) (*controlplane.ControlPlane, error) {
+	plane, err := controlplane.Start(ctx, controlplane.Options{MetricResolution: resolution})
+	if err != nil {
+		return nil, err
+	}
+	if err := populate(ctx, plane, manifests); err != nil {
+		plane.Stop()
+		return nil, err
+	}
+	return plane, nil
+}
+
+func populate(ctx context.Context, plane *controlplane.ControlPlane, manifests string) error {
+	if _, err := plane.ApplyManifests(ctx, manifests); err != nil {
+		return err
+	}
+	if err := plane.CreateNodes(ctx, 2); err != nil {
+		return err
+	}
+	if err := plane.CreateNamespaces(ctx, "", "shop"); err != nil {
+		return err
+	}
+	var pods []controlplane.Pod
+	for i := range 12 {
+		pods = append(pods, controlplane.Pod{Namespace: "shop", Name: fmt.Sprint("web-", i), Node: fmt.Sprint("node-", i%2), Containers: []controlplane.Container{
+			{Name: "app", CPU: fmt.Sprintf("%dm", 10+i), Memory: fmt.Sprintf("%dMi", 20+i)},
+			{Name: "proxy", CPU: fmt.Sprintf("%dm", 50+i), Memory: fmt.Sprintf("%dMi", 90+i)}}})
+	}
+	if err := plane.CreatePods(ctx, pods...); err != nil {
+		return err
+	}
+	return plane.AwaitUsage(ctx)
+}
+
+// keepsReal looks that nothing is lost.
+func keepsReal(b *Bench, page *exporter.Page) error {
+	if n := len(check.Served(page)); n != 12*2*2+2*2 {
+		return fmt.Errorf("the page has %d samples, not 52", n)
+	}
+	return nil
+}
+
+// component kills a part of the control plane.
+func component(which func(*controlplane.ControlPlane) *controlplane.Component) cause {
+	return func(_ context.Context, b *Bench) (func(context.Context) error, error) {
+		c := which(b.Plane)
+		c.Kill()
+		return c.Start, nil
+	}
+}
+
+// killedTenTimes kills the API server until the exporter has told of it, and then nine times more while it starts or has
+// just started.
+func killedTenTimes(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+	b.Plane.APIServer.Kill()
+	return func(ctx context.Context) error {
+		for range 9 {
+			wait, cancel := context.WithTimeout(ctx, time.Duration(rand.Int64N(int64(8*time.Second))))
+			_ = b.Plane.APIServer.Start(wait) // it may be killed before it is ready
+			<-wait.Done()
+			cancel()
+			b.Plane.APIServer.Kill()
+		}
+		return b.Plane.APIServer.Start(ctx)
+	}, nil
+}
+
+// setRules gives the exporter's role these rules and returns the old ones.
+func (b *Bench) setRules(ctx context.Context, change func([]rbacv1.PolicyRule) []rbacv1.PolicyRule) (func(context.Context) error, error) {
+	roles := b.Plane.Admin.RbacV1().ClusterRoles()
+	role, err := roles.Get(ctx, "metrics-server-prom", metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	whole := role.DeepCopy().Rules
+	role.Rules = change(role.Rules)
+	_, err = roles.Update(ctx, role, metav1.UpdateOptions{})
+	return func(ctx context.Context) error {
+		role, err := roles.Get(ctx, "metrics-server-prom", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		role.Rules = whole
+		_, err = roles.Update(ctx, role, metav1.UpdateOptions{})
+		return err
+	}, err
+}
+
+// withoutRight takes away the right to the usage of a resource.
+func withoutRight(resource string) cause {
+	return func(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+		return b.setRules(ctx, func(rules []rbacv1.PolicyRule) (left []rbacv1.PolicyRule) {
+			for _, rule := range rules {
+				if rule.APIGroups[0] != metricsv1beta1.GroupName || rule.Resources[0] != resource {
+					left = append(left, rule)
+				}
+			}
+			return left
+		})
+	}
+}
+
+// compactedEtcd takes the right to watch away, ends the watch with the API server, moves a pod, compacts etcd, and starts
+// the API server again, whose history begins after what the exporter has seen.
+func compactedEtcd(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+	mend, err := b.setRules(ctx, func(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+		for i := range rules {
+			if rules[i].APIGroups[0] == "" {
+				rules[i].Verbs = []string{"list"}
+			}
+		}
+		return rules
+	})
+	if err != nil {
+		return nil, err
+	}
+	restart := func() error {
+		b.Plane.APIServer.Kill()
+		return b.Plane.APIServer.Start(ctx)
+	}
+	if err := restart(); err != nil {
+		return nil, err
+	}
+	if err := b.Plane.DeletePod(ctx, "shop", "web-11"); err != nil {
+		return nil, err
+	}
+	if err := b.Plane.CreatePods(ctx, controlplane.Pod{Namespace: "shop", Name: "web-11", Node: "node-0", Containers: []controlplane.Container{
+		{Name: "app", CPU: "77m", Memory: "77Mi"}, {Name: "proxy", CPU: "78m", Memory: "78Mi"}}}); err != nil {
+		return nil, err
+	}
+	return mend, errors.Join(b.Plane.Compact(ctx), restart())
+}
+
+// tokenExpired makes the token of now worthless, as after its expiry; a new one comes on disk.
+func tokenExpired(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+	return b.writeToken, b.Plane.Admin.CoreV1().ServiceAccounts(accountNamespace).Delete(ctx, account, metav1.DeleteOptions{})
+}
+
+// anotherCluster replaces the kubeconfig, and puts it back.
+func anotherCluster(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+	old, err := os.ReadFile(b.config)
+	if err != nil {
+		return nil, err
+	}
+	server, err := standin.New(standin.Options{Nodes: 4, Pods: 30, Resolution: interval, Seed: 99, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, err
+	}
+	text, err := server.Kubeconfig()
+	if err != nil {
+		return nil, err
+	}
+	use := func(cluster *standin.Server, kubeconfig []byte) error {
+		b.looking.Lock()
+		b.other = cluster
+		b.looking.Unlock()
+		if err := b.Look(ctx); err != nil {
+			return err
+		}
+		return replace(b.config, kubeconfig)
+	}
+	return func(context.Context) error {
+		defer server.Close()
+		return use(nil, old)
+	}, use(server, text)
+}
+
+// oneCluster looks that a page has nodes of one cluster only, in the end of the other one.
+func oneCluster(b *Bench, page *exporter.Page) error {
+	nodes := page.Family(check.NodeCPU)
+	others := 0
+	for _, name := range b.other.Nodes() {
+		if _, ok := nodes[check.NodeCPU+`{node="`+name+`"}`]; ok {
+			others++
+		}
+	}
+	if others > 0 && others < len(nodes) {
+		b.checker.mu.Lock()
+		defer b.checker.mu.Unlock()
+		b.checker.blame(time.Now(), "a page has nodes of two clusters")
+	}
+	if others != len(b.other.Nodes()) {
+		return fmt.Errorf("the page has %d nodes of the other cluster", others)
+	}
+	return nil
+}
