@@ -68,11 +68,14 @@ config=$(buildah inspect --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entryp
 # How it runs: the mount points that any container engine adds, then read-only.
 cp -a "$image" "$work/root"
 buildah umount "$container" >/dev/null
-mkdir -p "$work/root/proc" "$work/root/etc/kube" "$work/kube"
+account=var/run/secrets/kubernetes.io/serviceaccount
+mkdir -p "$work/root/proc" "$work/root/etc/kube" "$work/kube" "$work/root/$account" "$work/account"
 mount --bind "$work/root" "$work/root"
 mount -t proc proc "$work/root/proc"
 mount --bind "$work/kube" "$work/root/etc/kube"
 mount -o remount,bind,ro "$work/root/etc/kube"
+mount --bind "$work/account" "$work/root/$account"
+mount -o remount,bind,ro "$work/root/$account"
 mount -o remount,bind,ro "$work/root"
 printf '127.0.0.1 localhost target\n' >"$work/hosts"
 mount --bind "$work/hosts" /etc/hosts
@@ -81,7 +84,7 @@ mount --bind "$work/hosts" /etc/hosts
 prometheus=$(.ci/prometheus.sh prometheus)
 go build -o "$work/image" ./.ci/image
 unshare --net sh -c '/bin/busybox ip link set lo up && exec "$@"' sh \
-  "$work/image" -root "$work/root" -kube "$work/kube" \
+  "$work/image" -root "$work/root" -kube "$work/kube" -account "$work/account" \
   -prometheus "$prometheus" -prometheus-config example/prometheus.yml >"$work/ran" 2>"$work/log" || {
   cat "$work/log" >&2
   fail "the image does not run as it should"
