@@ -10,6 +10,7 @@ import (
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
+	clienttransport "k8s.io/client-go/transport"
 )
 
 // maxErrorBody bounds what is read of an answer that is not a success: a metav1.Status with some room.
@@ -24,6 +25,15 @@ type transport struct {
 func newTransport(config *rest.Config, report func(resource, verb, code string)) (*transport, error) {
 	c := rest.CopyConfig(config)
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return &counter{next, report} })
+	if c.BearerTokenFile != "" {
+		// client-go's own way would go on with a token that is refused for up to a minute, however new the file is.
+		source := clienttransport.NewCachedFileTokenSource(c.BearerTokenFile)
+		if _, err := source.Token(); err != nil {
+			return nil, &ConfigError{Explain("use the credentials", err).Text}
+		}
+		c.BearerToken, c.BearerTokenFile = "", ""
+		c.Wrap(clienttransport.ResettableTokenSourceWrapTransport(source))
+	}
 	// An exec plugin gets the os.Stderr of this moment for all its runs. What it prints there goes past every care for
 	// secrets that there is in the log.
 	if nowhere, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {

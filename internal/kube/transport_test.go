@@ -6,9 +6,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/rest"
 )
 
 func TestClassify(t *testing.T) {
@@ -133,5 +138,53 @@ func TestClosedTransportHasNoConnections(t *testing.T) {
 	case <-closed:
 	case <-time.After(10 * time.Second):
 		t.Error("the connection is still open")
+	}
+}
+
+func TestTokenThatIsRefusedIsReadAnewFromItsFile(t *testing.T) {
+	var accepted atomic.Value
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+accepted.Load().(string) {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer server.Close()
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("old")
+	transport, err := newTransport(&rest.Config{Host: server.URL, BearerToken: "older", BearerTokenFile: file}, func(string, string, string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func() int {
+		response, err := transport.client.Get(server.URL + "/api/v1/pods")
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	accepted.Store("old")
+	if got := get(); got != http.StatusOK {
+		t.Errorf("the token of the file: %d", got)
+	}
+	accepted.Store("new")
+	if got := get(); got != http.StatusUnauthorized {
+		t.Errorf("a token that is not accepted: %d", got)
+	}
+	write("new")
+	if got := get(); got != http.StatusOK {
+		t.Errorf("the token that has come since: %d", got)
+	}
+}
+
+func TestTokenFileThatIsNotThere(t *testing.T) {
+	_, err := newTransport(&rest.Config{Host: "https://127.0.0.1", BearerTokenFile: filepath.Join(t.TempDir(), "token")}, func(string, string, string) {})
+	if f := Explain("connect", err); err == nil || f.Reason != Configuration {
+		t.Errorf("%v is no fault of the configuration", err)
 	}
 }
