@@ -149,7 +149,7 @@ func slowReaders(t *testing.T, e *exporter.Exporter, before figures) {
 		}()
 	}
 	var during figures
-	eventually(t, 10*time.Second, func(ctx context.Context) (err error) {
+	eventually(t, 25*time.Second, func(ctx context.Context) (err error) {
 		if during, err = measure(ctx, e); err == nil && during.goroutines < before.goroutines+readers/2 {
 			err = fmt.Errorf("not all of the readers of plain text wait: %s", during)
 		}
