@@ -280,10 +280,8 @@ func anotherCluster(ctx context.Context, b *Bench) (func(context.Context) error,
 		}
 		return replace(b.config, kubeconfig)
 	}
-	return func(context.Context) error {
-		defer server.Close()
-		return use(nil, old)
-	}, use(server, text)
+	b.closers = append(b.closers, server.Close) // the exporter goes on with it until it has seen the change
+	return func(context.Context) error { return use(nil, old) }, use(server, text)
 }
 
 // oneCluster looks that a page has nodes of one cluster only, in the end of the other one.
