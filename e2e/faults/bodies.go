@@ -66,13 +66,13 @@ var Bodies = []Fault{
 		})},
 	{Name: "metrics API that speaks only JSON", Short: 10 * time.Second, While: Seen{Fresh: true},
 		Cause: lies(func(l *standin.Behavior) { l.MetricsJSONOnly = true })},
-	{Name: "gzip bomb", Short: 5 * time.Second, Long: 10 * time.Minute, While: refusedLate, Alone: true,
+	{Name: "gzip bomb", Short: 5 * time.Second, Long: 10 * time.Minute, While: refusedLate, Alone: true, Hangs: true,
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
 			w.Header().Set("Content-Encoding", "gzip")
 			z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is one
 			skipped(z, 2<<30)
 		})},
-	{Name: "body of 2 GB", Short: 5 * time.Second, Long: 10 * time.Minute, While: refusedLate, Alone: true,
+	{Name: "body of 2 GB", Short: 5 * time.Second, Long: 10 * time.Minute, While: refusedLate, Alone: true, Hangs: true,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { skipped(w, 2<<30) })},
 	{Name: "body that trickles one byte a second", Short: 10 * time.Second, Long: 10 * time.Minute,
 		While: Seen{Within: 20 * time.Second, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},

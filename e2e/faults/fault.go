@@ -24,6 +24,8 @@ type Fault struct {
 	Alone bool
 	// Still is a fault of a cluster in which nothing else changes meanwhile.
 	Still bool
+	// Hangs is a fault whose last attempt goes on when its cause is gone, until the exporter cuts it off after 10 s.
+	Hangs bool
 	// MaxAge, if not 0, is the exporter's --max-age.
 	MaxAge time.Duration
 }
@@ -81,6 +83,9 @@ func (f Fault) Run(ctx context.Context, b *Bench, long bool) error {
 	}
 	mended := time.Now()
 	recovery := recovery + b.slow // two intervals of the source, where that is slower
+	if f.Hangs {
+		recovery += 10 * time.Second
+	}
 	if err := within(ctx, recovery, "everything is right again", func(ctx context.Context) error { return b.awaitHealth(ctx, Seen{}) }); err != nil {
 		return errors.Join(problem, err)
 	}
