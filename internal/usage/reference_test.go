@@ -247,6 +247,9 @@ func checkAgainstProtobuf(t *testing.T, data []byte, kind Kind, got []decoded, e
 			t.Fatalf("accepted, the reference refuses the envelope: %v", refErr2)
 		}
 		want, refErr2 := referenceObject(scrub(unknown.Raw, kind), kind)
+		if isQuantityError(refErr2) {
+			return // the quantity begins in its entry and ends behind it, which the reference allows and scrub cannot take out
+		}
 		if refErr2 != nil {
 			t.Fatalf("accepted, the reference refuses: %v; without what is not read: %v", refErr, refErr2)
 		}
@@ -331,10 +334,14 @@ func scrubMeta(b []byte) []byte {
 	})
 }
 
+func isQuantityError(err error) bool {
+	return errors.Is(err, resource.ErrFormatWrong) || errors.Is(err, resource.ErrNumeric) || errors.Is(err, resource.ErrSuffix)
+}
+
 // scrubUsage leaves the quantities out of an entry of a usage where they are what the reference refuses.
 func scrubUsage(f field, whole []byte) []byte {
 	err := new(v1beta1.ContainerMetrics).Unmarshal(appendBytes(nil, 2, f.value))
-	if !errors.Is(err, resource.ErrFormatWrong) && !errors.Is(err, resource.ErrNumeric) && !errors.Is(err, resource.ErrSuffix) {
+	if !isQuantityError(err) {
 		return whole
 	}
 	var kept []byte
