@@ -80,9 +80,12 @@ func newLabeler(keys []string) labeler {
 	}
 	seen := map[string]int{}
 	for i, name := range l.names {
-		if uses[name] > 1 {
+		if uses[name] < 2 {
+			continue
+		}
+		for uses[l.names[i]] > 0 { // a label that is called so by itself stays
 			seen[name]++
-			l.names[i] += "_conflict" + strconv.Itoa(seen[name])
+			l.names[i] = name + "_conflict" + strconv.Itoa(seen[name])
 		}
 	}
 	return l
