@@ -45,15 +45,17 @@ type Bench struct {
 	Plane    *controlplane.ControlPlane // the cluster, where it is real
 	Exporter *exporter.Exporter
 
-	look    func(context.Context) (*check.Reading, error) // the API's state, past the fault
-	history *history
-	checker *checker
-	cancel  context.CancelFunc
-	running sync.WaitGroup
-	looking sync.Mutex
-	closers []func()
-	dir     string
-	config  string // the exporter's kubeconfig
+	look     func(context.Context) (*check.Reading, error) // the API's state, past the fault
+	history  *history
+	checker  *checker
+	cancel   context.CancelFunc
+	running  sync.WaitGroup
+	looking  sync.Mutex
+	changing sync.Mutex
+	clock    clock
+	closers  []func()
+	dir      string
+	config   string // the exporter's kubeconfig
 
 	other  *standin.Server // a second cluster, as long as the exporter is told to read that
 	token  string          // file with the exporter's token, in a real cluster
@@ -83,11 +85,12 @@ func (o *Options) setDefaults() {
 // Simulated starts a bench with a simulated cluster and returns when the exporter's pages are complete and right.
 func Simulated(ctx context.Context, o Options) (*Bench, error) {
 	o.setDefaults()
-	server, err := standin.New(standin.Options{Pods: o.Pods, Resolution: interval, Seed: 7, Log: slog.New(slog.DiscardHandler)})
+	b := &Bench{born: map[string]int64{}}
+	server, err := standin.New(standin.Options{Pods: o.Pods, Resolution: interval, Seed: 7, Now: b.clock.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
-	b := &Bench{API: server, born: map[string]int64{}, closers: []func(){server.Close}}
+	b.API, b.closers = server, []func(){server.Close}
 	b.look = func(context.Context) (*check.Reading, error) { return b.simulated(), nil }
 	text, err := server.Kubeconfig()
 	if err != nil {
@@ -159,8 +162,38 @@ func (b *Bench) Close() {
 	}
 }
 
-// Look takes down what the API says now. Where a simulated cluster changes faster than it is looked at by itself, it is
-// called after each change.
+// clock is the simulated cluster's, which can be stopped.
+type clock struct {
+	mu      sync.Mutex
+	stopped time.Time // zero where it runs
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.stopped.IsZero() {
+		return c.stopped
+	}
+	return time.Now()
+}
+
+func (c *clock) set(stopped time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = stopped
+}
+
+// Change changes the simulated cluster, looks at it before and after, and lets no new usage come between, which the
+// exporter might see and the checker not.
+func (b *Bench) Change(ctx context.Context, f func() error) error {
+	b.changing.Lock()
+	defer b.changing.Unlock()
+	b.clock.set(time.Now())
+	defer b.clock.set(time.Time{})
+	return errors.Join(b.Look(ctx), f(), b.Look(ctx))
+}
+
+// Look takes down what the API says now.
 func (b *Bench) Look(ctx context.Context) error {
 	b.looking.Lock()
 	defer b.looking.Unlock()

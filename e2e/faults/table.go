@@ -159,9 +159,7 @@ func compacted(ctx context.Context, b *Bench) (func(context.Context) error, erro
 // change changes this many pods.
 func (b *Bench) change(ctx context.Context, pods int) {
 	for range pods {
-		_ = b.Look(ctx) // a simulated cluster can always be looked at; what ends now may have come just before
-		b.API.ChurnOnce()
-		_ = b.Look(ctx)
+		_ = b.Change(ctx, func() error { b.API.ChurnOnce(); return nil }) // a simulated cluster can always be looked at
 	}
 }
 
