@@ -79,7 +79,7 @@ var Bodies = []Fault{
 	{Name: "protobuf nested a million times", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { write(w, envelope(bytes.Repeat([]byte{0x3b}, 1<<20))) })},
 	{Name: "names of a megabyte", Short: 10 * time.Second, While: Seen{Within: behind, Fresh: true, Page: drops},
-		Cause: more(strings.Repeat("n", 1<<20), 20)},
+		Alone: true, Cause: more(strings.Repeat("n", 1<<20), 3)},
 	{Name: "names that are not UTF-8", Short: 10 * time.Second, While: Seen{Within: behind, Fresh: true, Page: drops},
 		Cause: more("a\xffb", 1)},
 	{Name: "NUL, quotes, backslashes and newlines in names and labels", Short: 10 * time.Second, While: Seen{Within: 2 * behind, Fresh: true, Page: hasOdd},
