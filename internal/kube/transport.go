@@ -3,14 +3,17 @@ package kube
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	clienttransport "k8s.io/client-go/transport"
+	"k8s.io/client-go/util/connrotation"
 )
 
 // maxErrorBody bounds what is read of an answer that is not a success: a metav1.Status with some room.
@@ -24,7 +27,13 @@ type transport struct {
 
 func newTransport(config *rest.Config, report func(resource, verb, code string)) (*transport, error) {
 	c := rest.CopyConfig(config)
-	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return &counter{next, report} })
+	refused := func() {}
+	if c.CertFile != "" && c.Dial == nil {
+		// A connection goes on with the certificate that it began with. client-go looks for a new one every five minutes.
+		connections := connrotation.NewDialer((&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
+		c.Dial, refused = connections.DialContext, connections.CloseAll
+	}
+	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return &counter{next, report, refused} })
 	if c.BearerTokenFile != "" {
 		// client-go's own way would go on with a token that is refused for up to a minute, however new the file is.
 		source := clienttransport.NewCachedFileTokenSource(c.BearerTokenFile)
@@ -74,8 +83,9 @@ func (p pluginErrors) WrappedRoundTripper() http.RoundTripper { return p.RoundTr
 func (t *transport) close() { utilnet.CloseIdleConnectionsFor(t.client.Transport) }
 
 type counter struct {
-	next   http.RoundTripper
-	report func(resource, verb, code string)
+	next    http.RoundTripper
+	report  func(resource, verb, code string)
+	refused func() // called after the answer to a request whose credentials were refused
 }
 
 func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -88,12 +98,25 @@ func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	c.report(resource, verb, strconv.Itoa(resp.StatusCode))
 	if resp.StatusCode >= 300 {
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(resp.Body, maxErrorBody), resp.Body}
+		body := failureBody{io.LimitReader(resp.Body, maxErrorBody), resp.Body, func() {}}
+		if resp.StatusCode == http.StatusUnauthorized {
+			body.closed = c.refused
+		}
+		resp.Body = body
 	}
 	return resp, nil
+}
+
+// failureBody is the beginning of an answer that is not a success.
+type failureBody struct {
+	io.Reader
+	body   io.Closer
+	closed func()
+}
+
+func (b failureBody) Close() error {
+	defer b.closed()
+	return b.body.Close()
 }
 
 // WrappedRoundTripper lets client-go find the transport below, for its idle connections.

@@ -1,8 +1,16 @@
 package kube
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -77,7 +85,7 @@ func TestRequestsAreCounted(t *testing.T) {
 					return nil, c.err
 				}
 				return &http.Response{StatusCode: c.status, Body: http.NoBody}, nil
-			}), func(resource, verb, code string) { reports = append(reports, resource+" "+verb+" "+code) }}
+			}), func(resource, verb, code string) { reports = append(reports, resource+" "+verb+" "+code) }, func() {}}
 			_, err := transport.RoundTrip(httptest.NewRequest(http.MethodGet, "/apis/metrics.k8s.io/v1beta1/pods", nil))
 			if !errors.Is(err, c.err) {
 				t.Errorf("error %v, want %v", err, c.err)
@@ -97,7 +105,7 @@ func TestBodyOfAFailureIsBounded(t *testing.T) {
 		body := &endless{}
 		transport := &counter{roundTrip(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: c.status, Body: body}, nil
-		}), func(_, _, _ string) {}}
+		}), func(_, _, _ string) {}, func() {}}
 		resp, err := transport.RoundTrip(httptest.NewRequest(http.MethodGet, "/", nil))
 		if err != nil {
 			t.Fatal(err)
@@ -179,6 +187,80 @@ func TestTokenThatIsRefusedIsReadAnewFromItsFile(t *testing.T) {
 	write("new")
 	if got := get(); got != http.StatusOK {
 		t.Errorf("the token that has come since: %d", got)
+	}
+}
+
+// writeCertificate makes a client certificate for a user, as two files.
+func writeCertificate(t *testing.T, user, certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: user}, NotAfter: time.Now().Add(time.Hour)}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: certificate}, keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestCertificateThatIsRefusedIsReadAnewFromItsFile(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/watch" {
+			w.(http.Flusher).Flush()
+			<-r.Context().Done() // the connection is never idle
+		} else if r.TLS.PeerCertificates[0].Subject.CommonName == "expired" {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+		}
+	}))
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	certFile, keyFile := filepath.Join(t.TempDir(), "crt"), filepath.Join(t.TempDir(), "key")
+	writeCertificate(t, "expired", certFile, keyFile)
+	config := &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true, CertFile: certFile, KeyFile: keyFile}}
+	transport, err := newTransport(config, func(string, string, string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch, err := transport.client.Get(server.URL + "/watch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Body.Close()
+	get := func() (status int, body string) {
+		resp, err := transport.client.Get(server.URL)
+		if err != nil {
+			return 0, err.Error() // the connection was closed below it
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(text)
+	}
+	if status, body := get(); status != http.StatusUnauthorized || body != "who are you?\n" {
+		t.Fatalf("%d %q with the expired certificate", status, body)
+	}
+	writeCertificate(t, "renewed", certFile, keyFile)
+	// client-go keeps what it has read for a second.
+	for until := time.Now().Add(10 * time.Second); ; {
+		if status, _ := get(); status == http.StatusOK {
+			return
+		} else if time.Now().After(until) {
+			t.Fatalf("%d with the renewed certificate", status)
+		}
 	}
 }
 
