@@ -40,9 +40,10 @@ type Pod struct {
 	Containers []string
 	// Phase is Running where it is left empty. Only running pods have usage.
 	Phase corev1.PodPhase
-	// UID and ResourceVersion are set by the cluster.
+	// UID, ResourceVersion and Created (whole seconds) are set by the cluster.
 	UID             string
 	ResourceVersion uint64
+	Created         time.Time
 }
 
 // pod is one version of a pod. It is never changed once it is in the cluster, so lists, watches and metrics hold
@@ -321,7 +322,7 @@ func (c *Cluster) public(p *pod) Pod {
 		Namespace: p.namespace, Name: p.name, Node: p.node, IP: p.ip, Phase: p.phase,
 		Labels:     maps.Clone(p.labels.labels),
 		Containers: slices.Clone(p.shape.containers),
-		UID:        uidOf(c.seed, p.serial), ResourceVersion: p.rv,
+		UID:        uidOf(c.seed, p.serial), ResourceVersion: p.rv, Created: time.Unix(p.created, 0),
 	}
 }
 

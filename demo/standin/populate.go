@@ -120,7 +120,8 @@ func suffix(hash uint64, n int) string {
 }
 
 // Churn changes the cluster about perSecond times a second until ctx is done: pods are replaced by others of
-// their workload, recreated under their name on another node, or relabelled. The number of pods stays.
+// their workload, recreated under their name on another node, or relabelled. The number of pods stays. A pod without a
+// workload is left alone, as nothing would replace it.
 func (c *Cluster) Churn(ctx context.Context, perSecond float64) {
 	if perSecond <= 0 {
 		return
@@ -156,6 +157,9 @@ func (c *Cluster) ChurnOnce() {
 	c.mu.Unlock()
 
 	_, stateful := p.Labels["statefulset.kubernetes.io/pod-name"]
+	if !stateful && p.Labels["pod-template-hash"] == "" {
+		return
+	}
 	// Between the picking and the change somebody else may have deleted the pod: then this step changes nothing.
 	switch {
 	case kind == 0:

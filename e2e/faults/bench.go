@@ -61,8 +61,6 @@ type Bench struct {
 	token  string          // file with the exporter's token, in a real cluster
 	slow   time.Duration   // resolution of a source that is slower than the refresh interval
 	before uint64          // a count of requests before the fault
-
-	born map[string]int64 // by uid, when a simulated pod was seen first
 }
 
 // Options of a bench.
@@ -85,7 +83,7 @@ func (o *Options) setDefaults() {
 // Simulated starts a bench with a simulated cluster and returns when the exporter's pages are complete and right.
 func Simulated(ctx context.Context, o Options) (*Bench, error) {
 	o.setDefaults()
-	b := &Bench{born: map[string]int64{}}
+	b := &Bench{}
 	server, err := standin.New(standin.Options{Pods: o.Pods, Resolution: interval, Seed: 7, Now: b.clock.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
@@ -209,25 +207,19 @@ func (b *Bench) Look(ctx context.Context) error {
 // simulated reads the simulated cluster itself, not its API, which may lie, and adds those lies that are true for a client.
 func (b *Bench) simulated() *check.Reading {
 	if b.other != nil {
-		return simulated(b.other, b.born)
+		return simulated(b.other)
 	}
-	return simulated(b.API, b.born)
+	return simulated(b.API)
 }
 
-// simulated is that of one cluster. born has, by uid, when each of its pods was seen first.
-func simulated(api *standin.Server, born map[string]int64) *check.Reading {
+// simulated is that of one cluster.
+func simulated(api *standin.Server) *check.Reading {
 	// The usage first: a pod that has come in between has none yet, as with the real one.
 	podUsage, nodeUsage, pods, lies := api.PodUsage(), api.NodeUsage(), api.Pods(), api.Behavior()
 	r := &check.Reading{Metadata: make(map[string]*corev1.Pod, len(pods))}
-	first := len(born) == 0
 	for _, p := range pods {
-		if _, known := born[p.UID]; !known {
-			if born[p.UID] = time.Now().Unix(); first {
-				born[p.UID] = 0
-			}
-		}
 		r.Metadata[p.Namespace+"/"+p.Name] = &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, CreationTimestamp: metav1.Unix(born[p.UID], 0)},
+			ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, CreationTimestamp: metav1.NewTime(p.Created)},
 			Spec:       corev1.PodSpec{NodeName: p.Node}, Status: corev1.PodStatus{PodIP: p.IP},
 		}
 	}

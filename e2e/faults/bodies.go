@@ -215,9 +215,7 @@ const odd = "quote\" backslash\\ newline\n nul\x00 brace} {a=\"b\"} 1\n# TYPE x 
 func oddPods(ctx context.Context, b *Bench) (func(context.Context) error, error) {
 	err := b.API.AddPod(standin.Pod{Namespace: "odd", Name: odd, Containers: []string{odd, "plain"}, Labels: map[string]string{"team": odd + "\xff"}})
 	return func(ctx context.Context) error {
-		defer func() { _ = b.Look(ctx) }()
-		_ = b.API.DeletePod("odd", odd) // the churn may have taken it
-		return nil
+		return errors.Join(b.API.DeletePod("odd", odd), b.Look(ctx))
 	}, errors.Join(err, b.Look(ctx))
 }
 
@@ -250,8 +248,6 @@ func oddQuantities(ctx context.Context, b *Bench) (func(context.Context) error, 
 		b.API.SetUsage(namespace, name, fmt.Sprint("c", i), q, notUsage[len(notUsage)-1-i])
 	}
 	return func(ctx context.Context) error {
-		defer func() { _ = b.Look(ctx) }()
-		_ = b.API.DeletePod(namespace, name) // the churn may have taken it
-		return nil
+		return errors.Join(b.API.DeletePod(namespace, name), b.Look(ctx))
 	}, errors.Join(err, b.Look(ctx))
 }

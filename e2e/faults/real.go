@@ -56,7 +56,7 @@ const accountNamespace, account = "metrics-server-prom", "metrics-server-prom"
 
 // Real starts a bench with a real control plane and returns when the exporter's pages are complete and right.
 func Real(ctx context.Context, plane *controlplane.ControlPlane) (*Bench, error) {
-	b := &Bench{Plane: plane, slow: resolution, born: map[string]int64{}}
+	b := &Bench{Plane: plane, slow: resolution}
 	direct, err := plane.MetricsServerClient()
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func Real(ctx context.Context, plane *controlplane.ControlPlane) (*Bench, error)
 			return last, nil
 		}
 		// Until the exporter has seen the change it goes on with the one, then with the other: oneCluster tells them apart.
-		both, second := reading, simulated(b.other, b.born)
+		both, second := reading, simulated(b.other)
 		both.Nodes, both.Pods = slices.Concat(reading.Nodes, second.Nodes), slices.Concat(reading.Pods, second.Pods)
 		both.Metadata = maps.Clone(reading.Metadata)
 		maps.Copy(both.Metadata, second.Metadata)
