@@ -3,10 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -54,7 +51,7 @@ scrape_configs:
 	t.Cleanup(p.Kill)
 	server := prometheus{"http://" + address}
 	if err := p.Await(within(t, 30*time.Second), func(ctx context.Context) error {
-		_, err := server.get(ctx, "/-/ready")
+		_, err := body(ctx, server.url+"/-/ready")
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -65,7 +62,7 @@ scrape_configs:
 // query is the present value of each series of an instant query, by its text as on the exporter's page: Prometheus' own
 // labels job and instance are left out.
 func (p prometheus) query(ctx context.Context, query string) (map[string]float64, error) {
-	body, err := p.get(ctx, "/api/v1/query?query="+url.QueryEscape(query))
+	text, err := body(ctx, p.url+"/api/v1/query?query="+url.QueryEscape(query))
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +74,7 @@ func (p prometheus) query(ctx context.Context, query string) (map[string]float64
 			}
 		}
 	}
-	if err := json.Unmarshal(body, &answer); err != nil {
+	if err := json.Unmarshal(text, &answer); err != nil {
 		return nil, err
 	}
 	values := map[string]float64{}
@@ -102,21 +99,4 @@ func series(labels map[string]string) string {
 		}
 	}
 	return labels["__name__"] + "{" + strings.Join(pairs, ",") + "}"
-}
-
-func (p prometheus) get(ctx context.Context, path string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if response.StatusCode != http.StatusOK {
-		return nil, errors.Join(err, fmt.Errorf("%s: %s %s", path, response.Status, body))
-	}
-	return body, err
 }
