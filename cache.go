@@ -7,13 +7,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 
 	"metrics-server-prom/internal/gzpage"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/podcache"
+	"metrics-server-prom/internal/podwire"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/rhythm"
 	"metrics-server-prom/internal/sample"
@@ -30,7 +30,7 @@ type podStore struct {
 }
 
 // Transform is where label text is built: when a pod's metadata change, not when it is refreshed or scraped.
-func (s podStore) Transform(p *corev1.Pod) podcache.Keyed[podText] {
+func (s podStore) Transform(p *podwire.Pod) podcache.Keyed[podText] {
 	version, _ := strconv.ParseUint(p.ResourceVersion, 10, 64)
 	text, name := s.labels.pod(p)
 	key := podcache.Key{Namespace: p.Namespace, Name: name}

@@ -14,11 +14,11 @@ import (
 	"unsafe"
 
 	"github.com/VictoriaMetrics/metrics"
-	corev1 "k8s.io/api/core/v1"
 
 	"metrics-server-prom/internal/gzpage"
 	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/podwire"
 	"metrics-server-prom/internal/sample"
 )
 
@@ -93,7 +93,7 @@ func newLabeler(keys []string) labeler {
 
 // pod builds the label text of a pod. The name that it returns is part of it where possible, so as not to take memory
 // of its own.
-func (l labeler) pod(p *corev1.Pod) (text podText, name string) {
+func (l labeler) pod(p *podwire.Pod) (text podText, name string) {
 	podName := escape(p.Name)
 	head := podName + `",ip="` + escape(p.Status.PodIP) + `",container="`
 	name = head[:len(podName)]
@@ -113,7 +113,7 @@ func (l labeler) pod(p *corev1.Pod) (text podText, name string) {
 
 // unknown builds the label text of a pod of which there is only usage.
 func (l labeler) unknown(namespace, name string) podText {
-	p := &corev1.Pod{}
+	p := &podwire.Pod{}
 	p.Namespace, p.Name = namespace, name
 	text, _ := l.pod(p)
 	return text

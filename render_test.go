@@ -24,6 +24,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/podwire"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/setting"
@@ -32,7 +33,7 @@ import (
 
 // cluster is what goes in: pods by way of the watch, usage as the metrics API writes it.
 type cluster struct {
-	pods  []corev1.Pod
+	pods  []podwire.Pod
 	usage metricsv1beta1.PodMetricsList
 	nodes metricsv1beta1.NodeMetricsList
 }
@@ -117,12 +118,21 @@ func samples(text string) string {
 	return strings.Join(lines, "")
 }
 
-func testPod(namespace, name, node, ip string, created time.Time, labels map[string]string) corev1.Pod {
-	return corev1.Pod{
+// testPod is a pod as the watch brings it.
+func testPod(namespace, name, node, ip string, created time.Time, labels map[string]string) (p podwire.Pod) {
+	full := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels, CreationTimestamp: metav1.NewTime(created), ResourceVersion: "7"},
 		Spec:       corev1.PodSpec{NodeName: node},
 		Status:     corev1.PodStatus{PodIP: ip},
 	}
+	b, err := full.Marshal()
+	if err == nil {
+		err = p.Unmarshal(b)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return p
 }
 
 // containers are pairs of a name and a usage "cpu memory", either of them "-" for none.
@@ -146,18 +156,18 @@ func TestPage(t *testing.T) {
 	long := now.Add(-time.Hour)
 	for name, c := range map[string]struct {
 		set   settings
-		pods  []corev1.Pod
+		pods  []podwire.Pod
 		usage []metricsv1beta1.PodMetrics
 		want  string
 	}{
 		"labels in the original's order, cores and bytes": {
-			pods:  []corev1.Pod{testPod("kube-system", "etcd-0", "ip-10-30-78-99", "10.30.62.138", long, nil)},
+			pods:  []podwire.Pod{testPod("kube-system", "etcd-0", "ip-10-30-78-99", "10.30.62.138", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("kube-system", "etcd-0", now, "etcd", "7m 125448Ki")},
 			want: `kube_metrics_server_pod_cpu{node="ip-10-30-78-99",pod="etcd-0",ip="10.30.62.138",container="etcd",namespace="kube-system"} 0.007
 kube_metrics_server_pod_mem{node="ip-10-30-78-99",pod="etcd-0",ip="10.30.62.138",container="etcd",namespace="kube-system"} 128458752
 `},
 		"all containers of a family stand together": {
-			pods:  []corev1.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
+			pods:  []podwire.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "378089386n 1", "y", "2 2Ki"), podUsage("b", "p", now, "x", "500u 1M")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="x",namespace="a"} 0.378089386
 kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="y",namespace="a"} 2
@@ -172,50 +182,50 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="10.0.0.2",container="x",namespa
 kube_metrics_server_pod_mem{node="",pod="p",ip="",container="x",namespace="a"} 1
 `},
 		"a container with only cpu or only memory gives that": {
-			pods:  []corev1.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "y", "- 1", "z", "- -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"} 1
 `},
 		"a negative quantity is dropped, the container's other stays": {
-			pods:  []corev1.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "-1 1")},
 			want: `kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"a sample that has reached max-age is not served, a younger one is": {
-			pods:  []corev1.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
+			pods:  []podwire.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "old", now.Add(-5*time.Minute), "x", "1 -"), podUsage("a", "young", now.Add(-4*time.Minute-50*time.Second), "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="young",ip="i",container="x",namespace="a"} 1
 `},
 		"usage from before the pod was created is that of its predecessor": {
-			pods:  []corev1.Pod{testPod("a", "db-0", "n", "i", now.Add(-30*time.Second), nil)},
+			pods:  []podwire.Pod{testPod("a", "db-0", "n", "i", now.Add(-30*time.Second), nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-40*time.Second), "x", "1 1")},
 		},
 		"no series twice: pods, and containers of a pod": {
-			pods:  []corev1.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "x", "2 -"), podUsage("a", "p", now, "x", "3 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"label values are escaped": {
 			set:   settings{podLabels: []string{"app"}},
-			pods:  []corev1.Pod{testPod("a", "p", `back\slash`, "quo\"te", long, map[string]string{"app": "new\nline \x00 \xff ü"})},
+			pods:  []podwire.Pod{testPod("a", "p", `back\slash`, "quo\"te", long, map[string]string{"app": "new\nline \x00 \xff ü"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="back\\slash",pod="p",ip="quo\"te",container="x",namespace="a",label_app="new\nline ` + "\uFFFD \uFFFD" + ` ü"} 1
 `},
 		"pod labels come last, as kube-state-metrics names them": {
 			set:   settings{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
-			pods:  []corev1.Pod{testPod("a", "p", "n", "i", long, map[string]string{"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
+			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, map[string]string{"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a",label_app_kubernetes_io_name="shop",label_helm_release="r",label_a_b_conflict1="1",label_a_b_conflict2="2"} 1
 `},
 		"excluded namespaces are left out": {
 			set:   settings{excludeNamespaces: []string{"b", "c"}},
-			pods:  []corev1.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -"), podUsage("b", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"a number that no float64 has is the nearest that there is": {
-			pods:  []corev1.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "- 9007199254740993")},
 			want: `kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="x",namespace="a"} 9.007199254740992e+15
 `},
@@ -251,7 +261,7 @@ func TestDroppedSamplesAreCounted(t *testing.T) {
 	now := time.Now()
 	s, x := newTestServer(t, settings{})
 	run(t, x, cluster{
-		pods: []corev1.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
+		pods: []podwire.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
 			podUsage("a", "p", now, "x", "-1 1"), podUsage("a", "p", now, "x", "1 1"), podUsage("a", "old", now.Add(-time.Hour), "x", "1 1", "y", "1 -"), podUsage("a", "new", now, "x", "1 1")}}})
 	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
@@ -280,7 +290,7 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 	old.ResourceVersion, moved.ResourceVersion = "10", "20"
 	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
-	put, del := func(p corev1.Pod) { x.cache.Put(x.cache.Transform(&p)) }, func(p corev1.Pod) { x.cache.Delete(x.cache.Transform(&p)) }
+	put, del := func(p podwire.Pod) { x.cache.Put(x.cache.Transform(&p)) }, func(p podwire.Pod) { x.cache.Delete(x.cache.Transform(&p)) }
 	for _, step := range []struct {
 		what  string
 		event func()
@@ -309,7 +319,7 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 
 func TestNothingOldIsServedAsNew(t *testing.T) {
 	now := time.Now()
-	c := cluster{pods: []corev1.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
+	c := cluster{pods: []podwire.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "p", now.Add(-60*time.Second), "x", "1 -"), podUsage("a", "q", now.Add(-10*time.Second), "x", "1 -")}}}
 	failure := &kube.Failure{Reason: kube.Network, Text: "cannot list pods.metrics.k8s.io: refused"}
 	for name, step := range map[string]struct {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -18,6 +17,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/homedir"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+
+	"metrics-server-prom/internal/podwire"
 )
 
 // MountedKubeconfig is where a container finds its kubeconfig by default, as in the original tool.
@@ -157,13 +158,14 @@ func client(config *rest.Config, group schema.GroupVersion, t *transport) (*rest
 
 // The group versions that client knows.
 var (
-	Core    = corev1.SchemeGroupVersion
+	Core    = schema.GroupVersion{Version: "v1"}
 	Metrics = metricsv1beta1.SchemeGroupVersion
 )
 
 var codecs = func() serializer.CodecFactory {
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypes(Core, &corev1.Pod{}, &corev1.PodList{})
+	scheme.AddKnownTypeWithName(Core.WithKind("Pod"), &podwire.Pod{})
+	scheme.AddKnownTypeWithName(Core.WithKind("PodList"), &podwire.List{})
 	scheme.AddKnownTypes(Metrics, &metricsv1beta1.PodMetrics{}, &metricsv1beta1.NodeMetrics{})
 	metav1.AddToGroupVersion(scheme, Core) // Status and WatchEvent, which live in v1
 	metav1.AddToGroupVersion(scheme, Metrics)

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -15,12 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"metrics-server-prom/internal/podwire"
 )
 
 // PodStore is what a PodWatch feeds. Its methods are called one at a time.
 type PodStore[T any] interface {
 	// Transform returns what is to be kept of a pod, which is all that is held of it from then on.
-	Transform(*corev1.Pod) T
+	Transform(*podwire.Pod) T
 	// Put takes in a pod that is new or has changed.
 	Put(T)
 	// Delete takes out a pod; it gets the pod's last state.
@@ -125,7 +126,7 @@ func (w *PodWatch[T]) reflect(ctx context.Context, round int, s *podScope) {
 			return events, err
 		},
 	}
-	cache.NewReflectorWithOptions(source, &corev1.Pod{}, &roundStore[T]{w, round, s}, cache.ReflectorOptions{
+	cache.NewReflectorWithOptions(source, &podwire.Pod{}, &roundStore[T]{w, round, s}, cache.ReflectorOptions{
 		Name: "pods",
 		// client-go's own backoff goes up to a minute; a cluster that is back is to be seen within a refresh interval.
 		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.3, Steps: 1 << 30, Cap: 5 * time.Second},
@@ -141,7 +142,7 @@ func (w *PodWatch[T]) listPages(ctx context.Context, s *podScope, o metav1.ListO
 	all := &transformedList{}
 	o.Limit, o.ResourceVersion, o.ResourceVersionMatch = pageSize, "", ""
 	for {
-		var page corev1.PodList
+		var page podwire.List
 		if err := w.request(s, &o).Do(ctx).Into(&page); err != nil {
 			return nil, err
 		}
@@ -231,7 +232,7 @@ type roundStore[T any] struct {
 // Transformer has the reflector keep the pods of a watch-list transformed while it collects them.
 func (s *roundStore[T]) Transformer() cache.TransformFunc {
 	return func(object any) (any, error) {
-		if p, ok := object.(*corev1.Pod); ok {
+		if p, ok := object.(*podwire.Pod); ok {
 			return s.store.Transform(p), nil
 		}
 		return object, nil
@@ -251,12 +252,12 @@ func (s *roundStore[T]) change(f func()) error {
 func (s *roundStore[T]) Add(object any) error { return s.Update(object) }
 
 func (s *roundStore[T]) Update(object any) error {
-	t := s.store.Transform(object.(*corev1.Pod))
+	t := s.store.Transform(object.(*podwire.Pod))
 	return s.change(func() { s.store.Put(t) })
 }
 
 func (s *roundStore[T]) Delete(object any) error {
-	t := s.store.Transform(object.(*corev1.Pod))
+	t := s.store.Transform(object.(*podwire.Pod))
 	return s.change(func() { s.store.Delete(t) })
 }
 

@@ -16,11 +16,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"metrics-server-prom/internal/podwire"
 )
 
 // store keeps pods as "namespace/name@version" and takes down each change. Its own lock is for the test only: that changes
@@ -33,7 +34,7 @@ type store struct {
 	changes []string
 }
 
-func (s *store) Transform(p *corev1.Pod) string {
+func (s *store) Transform(p *podwire.Pod) string {
 	return p.Namespace + "/" + p.Name + "@" + p.ResourceVersion
 }
 
@@ -114,10 +115,10 @@ func (s *stream) try(event string) error {
 }
 
 // apiPod makes a pod of "namespace/name@version".
-func apiPod(pod string) *corev1.Pod {
+func apiPod(pod string) *podwire.Pod {
 	key, version, _ := strings.Cut(pod, "@")
 	namespace, name, _ := strings.Cut(key, "/")
-	return &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, ResourceVersion: version}}
+	return &podwire.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, ResourceVersion: version}}
 }
 
 // api is an API server inside a synctest bubble. Each request waits until the test takes it.
@@ -213,7 +214,7 @@ func (q *request) stream(t *testing.T) *stream {
 
 // page sends a page of a list; next is the token of the one that follows.
 func (q *request) page(version, next string, pods ...string) {
-	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: version, Continue: next}}
+	list := podwire.List{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: version, Continue: next}}
 	for _, pod := range pods {
 		list.Items = append(list.Items, *apiPod(pod))
 	}
