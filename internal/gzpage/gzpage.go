@@ -143,6 +143,7 @@ func (c *Compressor) Part() *Part {
 	c.deflate.Flush()
 	if p.file != nil {
 		c.spill()
+		collapse(p.file, p.inFile)
 	}
 	if len(c.out) > 0 {
 		p.chunks = append(p.chunks, slices.Clone(c.out))
