@@ -46,15 +46,20 @@ func (c *ControlPlane) Token(ctx context.Context, namespace, account string) (st
 
 // ClientCertificate is a client certificate of the control plane's authority for a user and its groups, as two files.
 func (c *ControlPlane) ClientCertificate(user string, groups ...string) (Credentials, error) {
-	pair, err := c.ca.issue(user, groups, nil)
-	if err != nil {
-		return Credentials{}, err
-	}
 	credentials := Credentials{CertificateFile: c.newFile("client.crt"), KeyFile: c.newFile("client.key")}
-	if err := os.WriteFile(credentials.CertificateFile, pair.certificate, 0o600); err != nil {
-		return Credentials{}, err
+	return credentials, c.WriteClientCertificate(credentials, time.Now().Add(24*time.Hour), user, groups...)
+}
+
+// WriteClientCertificate does so with these two files, for a certificate that ends when told.
+func (c *ControlPlane) WriteClientCertificate(to Credentials, end time.Time, user string, groups ...string) error {
+	pair, err := c.ca.issue(end, user, groups, nil)
+	if err != nil {
+		return err
 	}
-	return credentials, os.WriteFile(credentials.KeyFile, pair.key, 0o600)
+	if err := os.WriteFile(to.CertificateFile, pair.certificate, 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(to.KeyFile, pair.key, 0o600)
 }
 
 // Kubeconfig writes a kubeconfig with these credentials and returns its path. Its only context, and the current one, is "e2e".

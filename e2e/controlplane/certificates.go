@@ -50,8 +50,8 @@ func newAuthority(name string) (*authority, error) {
 }
 
 // issue makes a certificate for a client (its user name and groups are the subject's name and organizations) and for a
-// server on loopback under these DNS names.
-func (a *authority) issue(name string, groups, dnsNames []string) (keyPair, error) {
+// server on loopback under these DNS names, until the end given.
+func (a *authority) issue(end time.Time, name string, groups, dnsNames []string) (keyPair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return keyPair{}, err
@@ -60,7 +60,7 @@ func (a *authority) issue(name string, groups, dnsNames []string) (keyPair, erro
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
 		Subject:      pkix.Name{CommonName: name, Organization: groups},
 		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
+		NotAfter:     end,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		DNSNames:     dnsNames,
@@ -108,7 +108,7 @@ func (c *ControlPlane) writeCertificates() error {
 		{"service-account", c.ca, "service-account", nil, nil},
 		{"front-proxy", frontProxyCA, "front-proxy-client", nil, nil},
 	} {
-		pair, err := leaf.by.issue(leaf.name, leaf.groups, leaf.dnsNames)
+		pair, err := leaf.by.issue(time.Now().Add(24*time.Hour), leaf.name, leaf.groups, leaf.dnsNames)
 		if err != nil {
 			return err
 		}

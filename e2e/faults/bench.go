@@ -59,6 +59,8 @@ type Bench struct {
 
 	other  *standin.Server // a second cluster, as long as the exporter is told to read that
 	token  string          // file with the exporter's token, in a real cluster
+	pair   string          // or folder with its certificate and key
+	ends   time.Time       // when that certificate does
 	slow   time.Duration   // resolution of a source that is slower than the refresh interval
 	before uint64          // a count of requests before the fault
 }

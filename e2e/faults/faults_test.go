@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"metrics-server-prom/e2e/controlplane"
 	"metrics-server-prom/e2e/exporter"
 	"metrics-server-prom/e2e/process"
 )
@@ -45,7 +46,8 @@ func TestSimulated(t *testing.T) {
 	}
 }
 
-// TestReal runs the faults of a real control plane, one after the other on the same exporter.
+// TestReal runs the faults of a real control plane, one after the other on the same exporter, and those of certificates on
+// another.
 func TestReal(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -55,13 +57,18 @@ func TestReal(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(plane.Stop)
-	b, err := Real(ctx, plane)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.Close)
-	for _, fault := range RealFaults {
-		t.Run(fault.Name, func(t *testing.T) { run(t, fault, b) })
+	for _, table := range []struct {
+		faults []Fault
+		start  func(context.Context, *controlplane.ControlPlane, Options) (*Bench, error)
+	}{{RealFaults, Real}, {CertificateFaults, RealCertificate}} {
+		b, err := table.start(t.Context(), plane, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fault := range table.faults {
+			t.Run(fault.Name, func(t *testing.T) { run(t, fault, b) })
+		}
+		b.Close()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -51,11 +52,34 @@ var RealFaults = []Fault{
 		Short: 15 * time.Second, While: Seen{Within: told, Refused: true, Page: oneCluster}},
 }
 
+// CertificateFaults are the faults of a real control plane where the exporter has a client certificate, once each.
+var CertificateFaults = []Fault{
+	{Name: "client certificate expired and replaced on disk", Cause: certificateExpired,
+		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
+}
+
 // account is who the exporter is in a real cluster.
 const accountNamespace, account = "metrics-server-prom", "metrics-server-prom"
 
-// Real starts a bench with a real control plane and returns when the exporter's pages are complete and right.
-func Real(ctx context.Context, plane *controlplane.ControlPlane) (*Bench, error) {
+// Real starts a bench with a real control plane, where the exporter has a token, and returns when the exporter's pages are
+// complete and right.
+func Real(ctx context.Context, plane *controlplane.ControlPlane, o Options) (*Bench, error) {
+	return realBench(ctx, plane, o, func(b *Bench) (controlplane.Credentials, error) {
+		b.token = filepath.Join(b.dir, "token")
+		return controlplane.Credentials{TokenFile: b.token}, b.writeToken(ctx)
+	})
+}
+
+// RealCertificate does so where the exporter has a certificate that is valid for a minute.
+func RealCertificate(ctx context.Context, plane *controlplane.ControlPlane, o Options) (*Bench, error) {
+	return realBench(ctx, plane, o, func(b *Bench) (controlplane.Credentials, error) {
+		b.pair = filepath.Join(b.dir, "pair")
+		return pairIn(b.pair), b.writePair(time.Minute)
+	})
+}
+
+func realBench(ctx context.Context, plane *controlplane.ControlPlane, o Options, credentials func(*Bench) (controlplane.Credentials, error)) (*Bench, error) {
+	o.setDefaults()
 	b := &Bench{Plane: plane, slow: resolution}
 	direct, err := plane.MetricsServerClient()
 	if err != nil {
@@ -94,11 +118,11 @@ func Real(ctx context.Context, plane *controlplane.ControlPlane) (*Bench, error)
 	if err != nil {
 		return nil, err
 	}
-	b.token = filepath.Join(b.dir, "token")
-	if err := b.writeToken(ctx); err != nil {
+	mine, err := credentials(b)
+	if err != nil {
 		return nil, err
 	}
-	path, err := plane.Kubeconfig(controlplane.Credentials{TokenFile: b.token})
+	path, err := plane.Kubeconfig(mine)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +130,7 @@ func Real(ctx context.Context, plane *controlplane.ControlPlane) (*Bench, error)
 	if err != nil {
 		return nil, err
 	}
-	return b, b.start(ctx, Options{MaxAge: 5 * time.Minute}, kubeconfig)
+	return b, b.start(ctx, o, kubeconfig)
 }
 
 // writeToken puts a new token on disk, as a kubelet does: in one step.
@@ -116,6 +140,26 @@ func (b *Bench) writeToken(ctx context.Context) error {
 		return err
 	}
 	return replace(b.token, []byte(token))
+}
+
+func pairIn(dir string) controlplane.Credentials {
+	return controlplane.Credentials{CertificateFile: filepath.Join(dir, "client.crt"), KeyFile: filepath.Join(dir, "client.key")}
+}
+
+// writePair puts a new certificate and key on disk, as a kubelet mounts a Secret: by one link that changes.
+func (b *Bench) writePair(valid time.Duration) error {
+	dir, err := os.MkdirTemp(b.dir, "pair-")
+	if err != nil {
+		return err
+	}
+	b.ends = time.Now().Add(valid)
+	if err := b.Plane.WriteClientCertificate(pairIn(dir), b.ends, "system:serviceaccount:"+accountNamespace+":"+account); err != nil {
+		return err
+	}
+	if err := os.Symlink(dir, b.pair+".new"); err != nil {
+		return err
+	}
+	return os.Rename(b.pair+".new", b.pair)
 }
 
 func replace(path string, text []byte) error {
@@ -160,9 +204,15 @@ func populate(ctx context.Context, plane *controlplane.ControlPlane, manifests s
 	return plane.AwaitUsage(ctx)
 }
 
-// keepsReal looks that nothing is lost.
+// keepsReal looks that nothing is lost of what was there when the cluster was populated.
 func keepsReal(b *Bench, page *exporter.Page) error {
-	if n := len(check.Served(page)); n != 12*2*2+2*2 {
+	n := 0
+	for series := range check.Served(page) {
+		if !strings.Contains(series, `namespace="`+churned+`"`) {
+			n++
+		}
+	}
+	if n != 12*2*2+2*2 {
 		return fmt.Errorf("the page has %d samples, not 52", n)
 	}
 	return nil
@@ -262,6 +312,16 @@ func compactedEtcd(ctx context.Context, b *Bench) (func(context.Context) error, 
 // tokenExpired makes the token of now worthless, as after its expiry; a new one comes on disk.
 func tokenExpired(ctx context.Context, b *Bench) (func(context.Context) error, error) {
 	return b.writeToken, b.Plane.Admin.CoreV1().ServiceAccounts(accountNamespace).Delete(ctx, account, metav1.DeleteOptions{})
+}
+
+// certificateExpired waits for the end of the certificate that the exporter began with; a new one comes on disk.
+func certificateExpired(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+	select {
+	case <-time.After(time.Until(b.ends)):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return func(context.Context) error { return b.writePair(time.Hour) }, nil
 }
 
 // anotherCluster replaces the kubeconfig, and puts it back.

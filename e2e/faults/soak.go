@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"metrics-server-prom/e2e/controlplane"
 )
 
 // memoryLimit is the exporter's GOMEMLIMIT in a soak: 90 % of a container's limit of 64 MiB.
@@ -47,23 +49,66 @@ func (b *Bench) figures(ctx context.Context) (f figures, err error) {
 // random fault of the table after the other. It prints a summary, and fails where anything was wrong, the exporter
 // ended, or its memory or goroutines grew.
 func Soak(ctx context.Context, length time.Duration, seed uint64, out io.Writer) error {
-	random := rand.New(rand.NewPCG(seed, 0))
 	b, err := Simulated(ctx, Options{Pods: 300, Env: []string{"GOMEMLIMIT=" + memoryLimit}})
 	if err != nil {
 		return err
 	}
 	defer b.Close()
+	faults := slices.DeleteFunc(slices.Concat(Simulatable, Bodies), func(f Fault) bool { return f.Alone || f.MaxAge != 0 })
+	return b.soak(ctx, length, seed, faults, func(ctx context.Context) { b.Churn(ctx, 5) }, out)
+}
+
+// SoakReal does so on a real control plane, which gets the rights of the manifests.
+func SoakReal(ctx context.Context, manifests string, length time.Duration, seed uint64, out io.Writer) error {
+	plane, err := Populated(ctx, manifests)
+	if err != nil {
+		return err
+	}
+	defer plane.Stop()
+	b, err := Real(ctx, plane, Options{Env: []string{"GOMEMLIMIT=" + memoryLimit}})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if err := plane.CreateNamespaces(ctx, "", churned); err != nil {
+		return err
+	}
+	return b.soak(ctx, length, seed, slices.Clone(RealFaults), b.churnReal, out)
+}
+
+// churned is the namespace of the pods that come and go in a real cluster.
+const churned = "churn"
+
+// churnReal deletes pods and creates others of the same name elsewhere, one after the other, until ctx ends. What fails
+// while the API server is down is tried again later.
+func (b *Bench) churnReal(ctx context.Context) {
+	for i := 0; ctx.Err() == nil; i++ {
+		name := fmt.Sprint("job-", i%10)
+		if i >= 10 {
+			_ = b.Plane.DeletePod(ctx, churned, name)
+		}
+		_ = b.Plane.CreatePods(ctx, controlplane.Pod{Namespace: churned, Name: name, Node: fmt.Sprint("node-", i/10%2), Containers: []controlplane.Container{
+			{Name: "job", CPU: fmt.Sprintf("%dm", 100+i), Memory: fmt.Sprintf("%dMi", 100+i)}}})
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// soak brings about one of the faults after the other for that long.
+func (b *Bench) soak(ctx context.Context, length time.Duration, seed uint64, faults []Fault, churn func(context.Context), out io.Writer) error {
+	random := rand.New(rand.NewPCG(seed, 0))
 	busy, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer cancel()
-	work.Go(func() { b.Churn(busy, 5) })
+	work.Go(func() { churn(busy) })
 	for range 8 {
 		work.Go(func() { b.scrape(busy) })
 	}
 
 	began, end := time.Now(), time.Now().Add(length)
-	faults := slices.DeleteFunc(slices.Concat(Simulatable, Bodies), func(f Fault) bool { return f.Alone || f.MaxAge != 0 })
 	var first figures
 	var problems []string
 	made := 0
