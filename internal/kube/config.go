@@ -151,7 +151,7 @@ func client(config *rest.Config, group schema.GroupVersion, t *transport) (*rest
 	}
 	c.ContentType = Protobuf
 	c.AcceptContentTypes = Protobuf + ",application/json"
-	c.NegotiatedSerializer = codecs.WithoutConversion()
+	c.NegotiatedSerializer = podwire.Codec(codecs.WithoutConversion())
 	c.QPS = -1 // the refresh interval is the limit
 	return rest.RESTClientForConfigAndClient(c, t.client)
 }
