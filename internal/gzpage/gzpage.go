@@ -33,8 +33,9 @@ var (
 
 const (
 	trailerLen = 8
-	// chunkLen is how much of a part is collected before it goes to the part's file.
-	chunkLen = 128 << 10
+	// chunkLen is how much of a part is collected before it goes to the part's file: a huge page. What is shorter is written
+	// to a connection from this process' memory by one call, which costs a third less than to have the kernel send it.
+	chunkLen = 2 << 20
 	// shortLen is up to which length a whole page is kept in one piece, to be written by one call.
 	shortLen = 64 << 10
 )
@@ -103,8 +104,8 @@ func (p *Part) open() (blocks []io.Reader, file io.Closer, err error) {
 	return blocks, file, nil
 }
 
-// Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (about
-// 0.4 MB) is kept between parts. The zero value is ready to use; it is not for concurrent use.
+// Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (0.4 MB and, of
+// a part's compressed text, up to 2 MiB) is kept between parts. The zero value is ready to use; it is not for concurrent use.
 type Compressor struct {
 	deflate *flate.Writer
 	buf     []byte // collects the small writes of a text, because the deflate writer and the CRC are slow at those
