@@ -35,7 +35,7 @@ var refusedLate = Seen{Within: 20 * time.Second, Says: "cannot list pods.metrics
 
 // Bodies are the faults of an answer's body.
 var Bodies = []Fault{
-	{Name: "body truncated at one byte after the other", Short: 10 * time.Second, Long: 30 * time.Minute, While: refused,
+	{Name: "body truncated at one byte after the other", Short: 10 * time.Second, Long: 5 * time.Minute, While: refused,
 		Cause: body(truncated())},
 	{Name: "body of random garbage", Short: 10 * time.Second, Long: 10 * time.Minute, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
