@@ -70,10 +70,12 @@ var Bodies = []Fault{
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
 			w.Header().Set("Content-Encoding", "gzip")
 			z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is one
-			skipped(z, 2<<30)
+			huge(z, nobody, 2<<30)
 		})},
 	{Name: "body of 2 GB", Short: 5 * time.Second, Long: 10 * time.Minute, While: refusedLate, Alone: true, Hangs: true,
-		Cause: body(func(w http.ResponseWriter, _ []byte) { skipped(w, 2<<30) })},
+		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, nobody, 2<<30) })},
+	{Name: "item of 2 GB", Short: 10 * time.Second, While: refused,
+		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, items, 2<<30) })},
 	{Name: "body that trickles one byte a second", Short: 10 * time.Second, Long: 10 * time.Minute,
 		While: Seen{Within: 20 * time.Second, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
 	{Name: "protobuf nested a million times", Short: 10 * time.Second, While: refused,
@@ -133,9 +135,12 @@ func truncated() func(http.ResponseWriter, []byte) {
 	return func(w http.ResponseWriter, good []byte) { write(w, good[:at.Add(1)%int64(len(good)-10)]) }
 }
 
-// skipped writes a list with one field that nobody reads, of this many bytes.
-func skipped(w io.Writer, size int) {
-	head := appendLength([]byte("\x3a"), size)
+// Fields of a list: its items, and one that there is not, so that nobody reads it.
+const items, nobody = "\x12", "\x3a"
+
+// huge writes a list with one field of this many bytes.
+func huge(w io.Writer, field string, size int) {
+	head := appendLength([]byte(field), size)
 	whole := envelope(nil)
 	whole = bytes.TrimSuffix(whole, []byte("\x1a\x00\x22\x00"))
 	whole = bytes.TrimSuffix(whole, []byte("\x12\x00"))

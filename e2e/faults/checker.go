@@ -129,7 +129,9 @@ func (c *checker) judge(page *exporter.Page, began, ended time.Time, allowed len
 			c.blame(ended, text)
 		}
 	}
-	c.lost(all, began, ended, allowed)
+	if !allowed.refuse { // where no page at all is right, nothing can be missing on one
+		c.lost(all, began, ended, allowed)
+	}
 }
 
 // sample tells what is wrong with an owner's samples.
