@@ -76,6 +76,11 @@ var Bodies = []Fault{
 		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, nobody, 2<<30) })},
 	{Name: "item of 500 MB", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, items, 500<<20) })},
+	{Name: "refusal with a body of 2 GB", Short: 10 * time.Second, While: Seen{Says: "500 ", Down: "pods", Page: keeps},
+		Cause: body(func(w http.ResponseWriter, _ []byte) {
+			w.WriteHeader(http.StatusInternalServerError)
+			huge(w, nobody, 2<<30)
+		})},
 	{Name: "body that trickles one byte a second", Short: 10 * time.Second, Long: 10 * time.Minute,
 		While: Seen{Within: 20 * time.Second, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
 	{Name: "protobuf nested a million times", Short: 10 * time.Second, While: refused,

@@ -140,7 +140,9 @@ func (c *checker) sample(who owner, f *found, began, ended time.Time, allowed le
 	for _, v := range c.history.identities[who] {
 		known := v.perhaps(began.Add(-allowed.labels), ended)
 		if known && v.value.node == f.node && v.value.ip == f.ip {
-			it = v
+			if it == nil { // else v is a successor at the same place
+				it = v
+			}
 		} else if f.node == "" && f.ip == "" && v.surely(began.Add(-allowed.labels), ended) {
 			return fmt.Sprintf("%v has no node and ip, though the API has had them for %s", who, allowed.labels)
 		}

@@ -45,7 +45,8 @@ type Seen struct {
 	Page func(b *Bench, page *exporter.Page) error
 	// Again is how many more lines the log may have: of causes that come one after the other.
 	Again int
-	// Begins and Ends are parts of the log lines where these are others than those of a failure.
+	// Begins and Ends are parts of the log lines where these are others than those of a failure. They need a fault that
+	// lasts: what is no failure is told of once it has stayed for 5 s, with the next attempt.
 	Begins, Ends string
 	// Flickers says that the fault comes and goes, so that it can be seen only now and then.
 	Flickers bool

@@ -31,7 +31,7 @@ var Simulatable = []Fault{
 	{Name: "no rights to watch pods", Cause: watchForbidden,
 		Short: 10 * time.Second, Long: time.Minute, While: Seen{Within: notice + 5*time.Second, Says: "403 ", Page: watchIs(0)}},
 	{Name: "no rights to list the nodes' usage", Cause: forbids("list", "/apis/metrics.k8s.io/v1beta1/nodes"),
-		Short: 10 * time.Second, Long: time.Minute, While: Seen{Down: "nodes", Page: keeps, Begins: "no metrics of nodes are served", Ends: "the metrics of nodes are served again"}},
+		Short: 15 * time.Second, Long: time.Minute, While: Seen{Down: "nodes", Page: keeps, Begins: "no metrics of nodes are served", Ends: "the metrics of nodes are served again"}},
 	{Name: "no rights to list the pods' usage", Cause: forbids("list", "/apis/metrics.k8s.io/v1beta1/pods"),
 		Short: 10 * time.Second, Long: time.Minute, While: Seen{Says: "403 ", Down: "pods", Page: keeps}},
 	{Name: "token expired and given back", Cause: unknownToken,
