@@ -20,11 +20,11 @@ var dependencies = map[string]string{
 	"github.com/prometheus/exporter-toolkit": "TLS, client certificates and basic authentication by the configuration file that all exporters have",
 	"golang.org/x/sys":                       "the file in memory that pages are sent from",
 	"google.golang.org/protobuf":             "protowire, the primitives of the wire format",
-	"k8s.io/api":                             "the Pod",
+	"k8s.io/api":                             "the Pod, of the stand-in API server and for tests of what the exporter reads of it",
 	"k8s.io/apimachinery":                    "what all API objects have, label selectors, and errors",
 	"k8s.io/client-go":                       "kubeconfigs and all forms of credentials, REST, and the reflector that watches",
 	"k8s.io/klog/v2":                         "client-go's log, to be turned down",
-	"k8s.io/metrics":                         "the types of metrics.k8s.io, for the one node that tells the rhythm, and for tests",
+	"k8s.io/metrics":                         "the types of metrics.k8s.io, for the client's scheme, the stand-in and tests",
 }
 
 // linked is how many modules there may be in the exporter, these and what they bring along. A change of it is looked at.
