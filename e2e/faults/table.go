@@ -49,7 +49,7 @@ var Simulatable = []Fault{
 	{Name: "bookmarks missing", Cause: lies(func(l *standin.Behavior) { l.NoBookmarks = true }),
 		Short: 10 * time.Second, Long: 10 * time.Minute, While: Seen{Fresh: true}},
 	{Name: "connections that lose every packet", Cause: lies(func(l *standin.Behavior) { l.HangConnections = true }),
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: 15 * time.Second, Says: "no complete answer in time", Down: "pods nodes", Page: keeps}},
+		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: 15 * time.Second, Says: "cannot list pods.metrics.k8s.io", Down: "pods nodes", Page: keeps}},
 	{Name: "metrics-server gone", Cause: metricsAPI(unavailable),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Says: "metrics-server is not running", Down: "pods nodes", Page: keeps}},
 	{Name: "metrics-server returns an empty list", Cause: lies(func(l *standin.Behavior) { l.OmitUsage = func(string, string) bool { return true } }),

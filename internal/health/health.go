@@ -46,8 +46,12 @@ func (b *Board) Failed(what string, f *kube.Failure, optional bool) {
 	if s.failure == nil {
 		s.since = now
 	}
-	if s.reason != f.Reason {
-		s.reason, s.cause = f.Reason, now
+	reason := f.Reason
+	if reason == kube.Timeout {
+		reason = kube.Network // no answer is first a timeout, and then a connection that is found to be dead
+	}
+	if s.reason != reason {
+		s.reason, s.cause = reason, now
 	}
 	s.failure = f
 	first := len(b.logged) == 0
@@ -63,8 +67,8 @@ func (b *Board) Failed(what string, f *kube.Failure, optional bool) {
 	if first {
 		b.began = now
 	}
-	if !b.logged[f.Reason] && (first || stayed) {
-		b.logged[f.Reason] = true
+	if !b.logged[reason] && (first || stayed) {
+		b.logged[reason] = true
 		slog.Warn(f.Text)
 	}
 }

@@ -42,6 +42,7 @@ func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 var (
 	refused   = &kube.Failure{Reason: kube.Network, Text: "refused"}
+	silent    = &kube.Failure{Reason: kube.Timeout, Text: "silent"}
 	starting  = &kube.Failure{Reason: kube.Unavailable, Text: "starting"}
 	forbidden = &kube.Failure{Reason: kube.Forbidden, Text: "forbidden"}
 )
@@ -67,6 +68,9 @@ func TestLogHasOneLinePerChangeOfState(t *testing.T) {
 		"another cause that stays is, once": {
 			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"time passes", ""}, {"pods fail: starting", "WARN starting\n"},
 			{"pods fail: starting", ""}, {"pods fail: refused", ""}, {"time passes", ""}, {"pods fail: refused", ""}, {"pods work", "INFO everything works again after=18s\n"}},
+		"no answer and no connection are one cause": {
+			{"pods fail: silent", "WARN silent\n"}, {"pods fail: refused", ""}, {"time passes", ""}, {"pods fail: refused", ""},
+			{"pods work", "INFO everything works again after=9s\n"}},
 		"another cause of something else is, once it has stayed": {
 			{"pods fail: refused", "WARN refused\n"}, {"watch fails: forbidden", ""}, {"watch fails: forbidden", ""}, {"time passes", ""}, {"watch fails: forbidden", "WARN forbidden\n"},
 			{"pods work", ""}, {"watch works", "INFO everything works again after=11s\n"}},
@@ -121,7 +125,7 @@ func do(t *testing.T, b *Board, event string) {
 	case "are gone":
 		b.Forget(what)
 	case "fail", "fails":
-		b.Failed(what, map[string]*kube.Failure{"refused": refused, "starting": starting, "forbidden": forbidden}[why], what == "nodes")
+		b.Failed(what, map[string]*kube.Failure{"refused": refused, "silent": silent, "starting": starting, "forbidden": forbidden}[why], what == "nodes")
 	default:
 		t.Fatalf("no such event: %s", event)
 	}
