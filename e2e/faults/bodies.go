@@ -33,11 +33,11 @@ var refused = Seen{Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: 
 // refusedLate is the same where only time tells.
 var refusedLate = Seen{Within: 20 * time.Second, Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
 
-// Bodies are the faults of an answer's body.
+// Bodies are the faults of an answer's body. None lasts as long as max-age, when the page would have nothing left.
 var Bodies = []Fault{
-	{Name: "body truncated at one byte after the other", Short: 10 * time.Second, Long: 5 * time.Minute, While: refused,
+	{Name: "body truncated at one byte after the other", Short: 10 * time.Second, Long: 4 * time.Minute, While: refused,
 		Cause: body(truncated())},
-	{Name: "body of random garbage", Short: 10 * time.Second, Long: 10 * time.Minute, While: refused,
+	{Name: "body of random garbage", Short: 10 * time.Second, Long: 4 * time.Minute, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
 			for range 1024 {
 				var b [8]byte
@@ -66,13 +66,13 @@ var Bodies = []Fault{
 		})},
 	{Name: "metrics API that speaks only JSON", Short: 10 * time.Second, While: Seen{Fresh: true},
 		Cause: lies(func(l *standin.Behavior) { l.MetricsJSONOnly = true })},
-	{Name: "gzip bomb", Short: 5 * time.Second, Long: 10 * time.Minute, While: refusedLate, Alone: true, Hangs: true,
+	{Name: "gzip bomb", Short: 5 * time.Second, Long: 4 * time.Minute, While: refusedLate, Alone: true, Hangs: true,
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
 			w.Header().Set("Content-Encoding", "gzip")
 			z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is one
 			huge(z, nobody, 2<<30)
 		})},
-	{Name: "body of 2 GB", Short: 5 * time.Second, Long: 10 * time.Minute, While: refusedLate, Alone: true, Hangs: true,
+	{Name: "body of 2 GB", Short: 5 * time.Second, Long: 4 * time.Minute, While: refusedLate, Alone: true, Hangs: true,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, nobody, 2<<30) })},
 	{Name: "item of 500 MB", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, items, 500<<20) })},
@@ -81,7 +81,7 @@ var Bodies = []Fault{
 			w.WriteHeader(http.StatusInternalServerError)
 			huge(w, nobody, 2<<30)
 		})},
-	{Name: "body that trickles one byte a second", Short: 10 * time.Second, Long: 10 * time.Minute,
+	{Name: "body that trickles one byte a second", Short: 10 * time.Second, Long: 4 * time.Minute,
 		While: Seen{Within: 20 * time.Second, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
 	{Name: "protobuf nested a million times", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { write(w, envelope(bytes.Repeat([]byte{0x3b}, 1<<20))) })},

@@ -13,11 +13,12 @@ import (
 	"metrics-server-prom/e2e/exporter"
 )
 
-// leniency is by how much a page may be behind the API, and whether it may be refused.
+// leniency is by how much a page may be behind the API, and whether it may be refused or lack what the API has.
 type leniency struct {
 	values time.Duration // how long ago the API may have had other values
 	labels time.Duration // how long ago a pod may have been somewhere else
 	refuse bool          // a 503 in place of a page is allowed
+	lose   bool          // and a page without a sample that there should be
 }
 
 // clockSlack is for timestamps in whole seconds and the moment between a sample's expiry and the page without it.
@@ -129,7 +130,7 @@ func (c *checker) judge(page *exporter.Page, began, ended time.Time, allowed len
 			c.blame(ended, text)
 		}
 	}
-	if !allowed.refuse { // where no page at all is right, nothing can be missing on one
+	if !allowed.lose {
 		c.lost(all, began, ended, allowed)
 	}
 }

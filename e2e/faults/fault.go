@@ -41,6 +41,8 @@ type Seen struct {
 	Labels time.Duration
 	// Refused says that there is no page but a 503.
 	Refused bool
+	// Expires says that it lasts until the last values reach max-age and are on the page no more.
+	Expires bool
 	// Page looks at a page; nil for no more than every page is looked at.
 	Page func(b *Bench, page *exporter.Page) error
 	// Again is how many more lines the log may have: of causes that come one after the other.
@@ -65,7 +67,7 @@ func (f Fault) Run(ctx context.Context, b *Bench, long bool) error {
 	_, _, wrongBefore, _ := b.checker.verdict()
 	logged := len(b.Exporter.Log())
 	maxAge := b.checker.maxAge
-	allowed := leniency{values: maxAge + clockSlack, labels: maxAge + clockSlack, refuse: f.While.Refused}
+	allowed := leniency{values: maxAge + clockSlack, labels: maxAge + clockSlack, refuse: f.While.Refused, lose: f.While.Refused || f.While.Expires}
 	if f.While.Fresh {
 		allowed.values, allowed.labels = behind+b.slow, behind+b.slow
 	}

@@ -52,6 +52,8 @@ var Simulatable = []Fault{
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: 15 * time.Second, Says: "cannot list pods.metrics.k8s.io", Down: "pods nodes", Page: keeps}},
 	{Name: "metrics-server gone", Cause: metricsAPI(unavailable),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Says: "metrics-server is not running", Down: "pods nodes", Page: keeps}},
+	{Name: "metrics-server gone for longer than max-age", Cause: metricsAPI(unavailable), MaxAge: 20 * time.Second,
+		Short: 10 * time.Second, Long: time.Minute, While: Seen{Within: 30 * time.Second, Says: "metrics-server is not running", Down: "pods nodes", Expires: true, Page: has(0, 0)}},
 	{Name: "metrics-server returns an empty list", Cause: lies(func(l *standin.Behavior) { l.OmitUsage = func(string, string) bool { return true } }),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: behind, Fresh: true, Page: has(0, 0)}},
 	{Name: "metrics-server returns half of the pods", Cause: lies(func(l *standin.Behavior) {
