@@ -107,8 +107,13 @@ func TestTruncatedAtEveryByte(t *testing.T) {
 		w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
 		write(w, whole[:int(cuts.Add(1)-1)%len(whole)])
 	})
-	for cuts.Load() < int64(len(whole)) {
-		each("list cut", up(0))
+	if err := await(ctx, func(context.Context) error {
+		if each("list cut", up(0)); cuts.Load() < int64(len(whole)) {
+			return fmt.Errorf("only %d of %d bytes were cut at", cuts.Load(), len(whole))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 	failed := 0.0
 	for _, e := range exporters {
