@@ -37,6 +37,8 @@ const (
 	recovery = 2*interval + 2*time.Second
 	// notice is how soon the own metrics and /healthz have to tell of a fault.
 	notice = interval + 2*time.Second
+	// hangs is the same where there is no answer: the next attempt is 2 s later where a rhythm is known, and is cut off after 10 s.
+	hangs = interval + 2*time.Second + 10*time.Second + 3*time.Second
 )
 
 // Bench is an exporter in front of a cluster that can be broken, and the checker of its pages.

@@ -31,7 +31,7 @@ const podList = "/apis/metrics.k8s.io/v1beta1/pods"
 var refused = Seen{Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
 
 // refusedLate is the same where only time tells.
-var refusedLate = Seen{Within: 20 * time.Second, Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
+var refusedLate = Seen{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
 
 // Bodies are the faults of an answer's body. None lasts as long as max-age, when the page would have nothing left.
 var Bodies = []Fault{
@@ -82,7 +82,7 @@ var Bodies = []Fault{
 			huge(w, nobody, 2<<30)
 		})},
 	{Name: "body that trickles one byte a second", Short: 10 * time.Second, Long: 4 * time.Minute,
-		While: Seen{Within: 20 * time.Second, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
+		While: Seen{Within: hangs, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
 	{Name: "protobuf nested a million times", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { write(w, envelope(bytes.Repeat([]byte{0x3b}, 1<<20))) })},
 	{Name: "names of a megabyte", Short: 10 * time.Second, While: Seen{Within: behind, Fresh: true, Page: drops},

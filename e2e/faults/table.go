@@ -49,7 +49,7 @@ var Simulatable = []Fault{
 	{Name: "bookmarks missing", Cause: lies(func(l *standin.Behavior) { l.NoBookmarks = true }),
 		Short: 10 * time.Second, Long: 10 * time.Minute, While: Seen{Fresh: true}},
 	{Name: "connections that lose every packet", Cause: lies(func(l *standin.Behavior) { l.HangConnections = true }),
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: 15 * time.Second, Says: "cannot list pods.metrics.k8s.io", Down: "pods nodes", Page: keeps}},
+		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods nodes", Page: keeps}},
 	{Name: "metrics-server gone", Cause: metricsAPI(unavailable),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Says: "metrics-server is not running", Down: "pods nodes", Page: keeps}},
 	{Name: "metrics-server gone for longer than max-age", Cause: metricsAPI(unavailable), MaxAge: 20 * time.Second,
