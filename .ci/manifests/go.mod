@@ -2,6 +2,8 @@ module metrics-server-prom/ci/manifests
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require k8s.io/client-go v0.37.2
 
 require (
