@@ -28,10 +28,10 @@ import (
 const podList = "/apis/metrics.k8s.io/v1beta1/pods"
 
 // refused is what is to be seen where the list of the pods' usage cannot be used.
-var refused = Seen{Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
+var refused = Expect{Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
 
 // refusedLate is the same where only time tells.
-var refusedLate = Seen{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
+var refusedLate = Expect{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
 
 // Bodies are the faults of an answer's body. None lasts as long as max-age, when the page would have nothing left.
 var Bodies = []Fault{
@@ -59,12 +59,12 @@ var Bodies = []Fault{
 			w.Header().Set("Content-Type", "text/html")
 			write(w, []byte("<!DOCTYPE html><title>Sign in</title>"))
 		})},
-	{Name: "list with a wrong content type", Short: 10 * time.Second, While: Seen{Fresh: true},
+	{Name: "list with a wrong content type", Short: 10 * time.Second, While: Expect{Fresh: true},
 		Cause: body(func(w http.ResponseWriter, good []byte) {
 			w.Header().Set("Content-Type", "image/png")
 			write(w, good)
 		})},
-	{Name: "metrics API that speaks only JSON", Short: 10 * time.Second, While: Seen{Fresh: true},
+	{Name: "metrics API that speaks only JSON", Short: 10 * time.Second, While: Expect{Fresh: true},
 		Cause: lies(func(l *standin.Behavior) { l.MetricsJSONOnly = true })},
 	{Name: "gzip bomb", Short: 5 * time.Second, Long: 4 * time.Minute, While: refusedLate, Alone: true, Hangs: true,
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
@@ -76,34 +76,34 @@ var Bodies = []Fault{
 		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, nobody, 2<<30) })},
 	{Name: "item of 500 MB", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, items, 500<<20) })},
-	{Name: "refusal with a body of 2 GB", Short: 10 * time.Second, While: Seen{Says: "500 ", Down: "pods", Page: keeps},
+	{Name: "refusal with a body of 2 GB", Short: 10 * time.Second, While: Expect{Says: "500 ", Down: "pods", Page: keeps},
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
 			w.WriteHeader(http.StatusInternalServerError)
 			huge(w, nobody, 2<<30)
 		})},
 	{Name: "body that trickles one byte a second", Short: 10 * time.Second, Long: 4 * time.Minute,
-		While: Seen{Within: hangs, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
+		While: Expect{Within: hangs, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
 	{Name: "protobuf nested a million times", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { write(w, envelope(bytes.Repeat([]byte{0x3b}, 1<<20))) })},
-	{Name: "names of a megabyte", Short: 10 * time.Second, While: Seen{Within: behind, Fresh: true, Page: drops},
+	{Name: "names of a megabyte", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops},
 		Alone: true, Cause: more(strings.Repeat("n", 1<<20), 3)},
-	{Name: "names that are not UTF-8", Short: 10 * time.Second, While: Seen{Within: behind, Fresh: true, Page: drops},
+	{Name: "names that are not UTF-8", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops},
 		Cause: more("a\xffb", 1)},
-	{Name: "NUL, quotes, backslashes and newlines in names and labels", Short: 10 * time.Second, While: Seen{Within: 2 * behind, Fresh: true, Page: hasOdd},
+	{Name: "NUL, quotes, backslashes and newlines in names and labels", Short: 10 * time.Second, While: Expect{Within: 2 * behind, Fresh: true, Page: hasOdd},
 		Cause: oddPods},
-	{Name: "quantities that are no usage", Short: 10 * time.Second, While: Seen{Within: 2 * behind, Fresh: true, Page: drops},
+	{Name: "quantities that are no usage", Short: 10 * time.Second, While: Expect{Within: 2 * behind, Fresh: true, Page: drops},
 		Cause: oddQuantities},
 }
 
 // body answers the list of the pods' usage by f, which gets what would be right.
 func body(f func(w http.ResponseWriter, good []byte)) cause {
-	return func(_ context.Context, b *Bench) (func(context.Context) error, error) {
-		return intercepts(b, func(w http.ResponseWriter, r *http.Request) bool {
+	return func(_ context.Context, h *Harness) (func(context.Context) error, error) {
+		return intercepts(h, func(w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path != podList {
 				return false
 			}
 			w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
-			f(w, b.list())
+			f(w, h.list())
 			return true
 		})
 	}
@@ -122,10 +122,10 @@ func envelope(list []byte) []byte {
 }
 
 // list is the list of the pods' usage of now, and more items.
-func (b *Bench) list(more ...metricsv1beta1.PodMetrics) []byte {
-	b.looking.Lock()
-	defer b.looking.Unlock()
-	list := metricsv1beta1.PodMetricsList{Items: append(more, b.simulated().Pods...)}
+func (h *Harness) list(more ...metricsv1beta1.PodMetrics) []byte {
+	h.looking.Lock()
+	defer h.looking.Unlock()
+	list := metricsv1beta1.PodMetricsList{Items: append(more, h.simulated().Pods...)}
 	text, err := list.Marshal()
 	if err != nil {
 		panic(err) // these objects can always be encoded
@@ -167,7 +167,7 @@ func appendLength(b []byte, n int) []byte {
 }
 
 // trickling sends one byte a second until the fault is over.
-func trickling(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+func trickling(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	over := make(chan struct{})
 	mend, err := body(func(w http.ResponseWriter, good []byte) {
 		tick := time.NewTicker(time.Second)
@@ -183,7 +183,7 @@ func trickling(ctx context.Context, b *Bench) (func(context.Context) error, erro
 				return
 			}
 		}
-	})(ctx, b)
+	})(ctx, h)
 	return func(ctx context.Context) error { close(over); return mend(ctx) }, err
 }
 
@@ -194,8 +194,8 @@ func more(name string, count int) cause {
 		return metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: pod}, Timestamp: metav1.Now(), Window: metav1.Duration{Duration: interval},
 			Containers: []metricsv1beta1.ContainerMetrics{{Name: container, Usage: usage}}}
 	}
-	return func(_ context.Context, b *Bench) (func(context.Context) error, error) {
-		return intercepts(b, func(w http.ResponseWriter, r *http.Request) bool {
+	return func(_ context.Context, h *Harness) (func(context.Context) error, error) {
+		return intercepts(h, func(w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path != podList {
 				return false
 			}
@@ -204,14 +204,14 @@ func more(name string, count int) cause {
 				items = append(items, item("default", name+strconv.Itoa(i), "app"))
 			}
 			w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
-			write(w, b.list(items...))
+			write(w, h.list(items...))
 			return true
 		})
 	}
 }
 
 // drops looks that entries are dropped and counted.
-func drops(_ *Bench, page *exporter.Page) error {
+func drops(_ *Harness, page *exporter.Page) error {
 	dropped, _ := page.Sum("metrics_server_prom_samples_dropped_total", map[string]string{"reason": "invalid"})
 	if dropped == 0 {
 		return errors.New("nothing was dropped as invalid")
@@ -222,14 +222,14 @@ func drops(_ *Bench, page *exporter.Page) error {
 // odd is what a name should never have, and a page must not break by.
 const odd = "quote\" backslash\\ newline\n nul\x00 brace} {a=\"b\"} 1\n# TYPE x gauge\nx 1"
 
-func oddPods(ctx context.Context, b *Bench) (func(context.Context) error, error) {
-	err := b.API.AddPod(standin.Pod{Namespace: "odd", Name: odd, Containers: []string{odd, "plain"}, Labels: map[string]string{"team": odd + "\xff"}})
+func oddPods(ctx context.Context, h *Harness) (func(context.Context) error, error) {
+	err := h.API.AddPod(standin.Pod{Namespace: "odd", Name: odd, Containers: []string{odd, "plain"}, Labels: map[string]string{"team": odd + "\xff"}})
 	return func(ctx context.Context) error {
-		return errors.Join(b.API.DeletePod("odd", odd), b.Look(ctx))
-	}, errors.Join(err, b.Look(ctx))
+		return errors.Join(h.API.DeletePod("odd", odd), h.Look(ctx))
+	}, errors.Join(err, h.Look(ctx))
 }
 
-func hasOdd(_ *Bench, page *exporter.Page) error {
+func hasOdd(_ *Harness, page *exporter.Page) error {
 	found := 0
 	for _, metric := range page.Families[check.PodCPU].GetMetric() {
 		for _, label := range metric.GetLabel() {
@@ -247,17 +247,17 @@ func hasOdd(_ *Bench, page *exporter.Page) error {
 // notUsage are quantities that no usage can be.
 var notUsage = []string{"-5m", "", "1e400", "-1e400", strings.Repeat("9", 400), "abc", "1.2.3", "NaN", "Inf", "0x10", "1Ki1", "1 ", "\"", "\n"}
 
-func oddQuantities(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+func oddQuantities(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	const namespace, name = "odd", "usage"
 	p := standin.Pod{Namespace: namespace, Name: name, Containers: []string{"sound"}}
 	for i := range notUsage {
 		p.Containers = append(p.Containers, fmt.Sprint("c", i))
 	}
-	err := b.API.AddPod(p)
+	err := h.API.AddPod(p)
 	for i, q := range notUsage {
-		b.API.SetUsage(namespace, name, fmt.Sprint("c", i), q, notUsage[len(notUsage)-1-i])
+		h.API.SetUsage(namespace, name, fmt.Sprint("c", i), q, notUsage[len(notUsage)-1-i])
 	}
 	return func(ctx context.Context) error {
-		return errors.Join(b.API.DeletePod(namespace, name), b.Look(ctx))
-	}, errors.Join(err, b.Look(ctx))
+		return errors.Join(h.API.DeletePod(namespace, name), h.Look(ctx))
+	}, errors.Join(err, h.Look(ctx))
 }

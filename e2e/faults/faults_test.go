@@ -36,12 +36,12 @@ func TestSimulated(t *testing.T) {
 	for _, fault := range slices.Concat(Bodies, Simulatable) {
 		t.Run(fault.Name, func(t *testing.T) {
 			t.Parallel()
-			b, err := Simulated(t.Context(), Options{MaxAge: fault.MaxAge})
+			h, err := Simulated(t.Context(), Options{MaxAge: fault.MaxAge})
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(b.Close)
-			run(t, fault, b)
+			t.Cleanup(h.Close)
+			run(t, fault, h)
 		})
 	}
 }
@@ -59,29 +59,29 @@ func TestReal(t *testing.T) {
 	t.Cleanup(plane.Stop)
 	for _, table := range []struct {
 		faults []Fault
-		start  func(context.Context, *controlplane.ControlPlane, Options) (*Bench, error)
+		start  func(context.Context, *controlplane.ControlPlane, Options) (*Harness, error)
 	}{{RealFaults, Real}, {CertificateFaults, RealCertificate}} {
-		b, err := table.start(t.Context(), plane, Options{})
+		h, err := table.start(t.Context(), plane, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, fault := range table.faults {
-			t.Run(fault.Name, func(t *testing.T) { run(t, fault, b) })
+			t.Run(fault.Name, func(t *testing.T) { run(t, fault, h) })
 		}
-		b.Close()
+		h.Close()
 	}
 }
 
-func run(t *testing.T, fault Fault, b *Bench) {
+func run(t *testing.T, fault Fault, h *Harness) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute+fault.Short+fault.Long+fault.While.Within)
 	defer cancel()
-	if b.API != nil && !fault.Still {
-		go b.Churn(ctx, 1)
+	if h.API != nil && !fault.Still {
+		go h.Churn(ctx, 1)
 	}
-	if err := fault.Run(ctx, b, *long); err != nil {
-		t.Errorf("%v\nend of the exporter's log:\n%s", err, process.Tail(b.Exporter.Log(), 15))
+	if err := fault.Run(ctx, h, *long); err != nil {
+		t.Errorf("%v\nend of the exporter's log:\n%s", err, process.Tail(h.Exporter.Log(), 15))
 	}
-	pages, samples, _, _ := b.checker.verdict()
+	pages, samples, _, _ := h.checker.verdict()
 	t.Logf("%d pages and %d samples checked", pages, samples)
 }

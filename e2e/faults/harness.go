@@ -41,8 +41,8 @@ const (
 	hangs = interval + 2*time.Second + 10*time.Second + 3*time.Second
 )
 
-// Bench is an exporter in front of a cluster that can be broken, and the checker of its pages.
-type Bench struct {
+// Harness is an exporter in front of a cluster that can be broken, and the checker of its pages.
+type Harness struct {
 	API      *standin.Server            // the cluster, where it is simulated
 	Plane    *controlplane.ControlPlane // the cluster, where it is real
 	Exporter *exporter.Exporter
@@ -67,7 +67,7 @@ type Bench struct {
 	before uint64          // a count of requests before the fault
 }
 
-// Options of a bench.
+// Options of a harness.
 type Options struct {
 	Pods   int           // default 40
 	MaxAge time.Duration // default 5 minutes, as the exporter's
@@ -84,83 +84,83 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Simulated starts a bench with a simulated cluster and returns when the exporter's pages are complete and right.
-func Simulated(ctx context.Context, o Options) (*Bench, error) {
+// Simulated starts a harness with a simulated cluster and returns when the exporter's pages are complete and right.
+func Simulated(ctx context.Context, o Options) (*Harness, error) {
 	o.setDefaults()
-	b := &Bench{}
-	server, err := standin.New(standin.Options{Pods: o.Pods, Resolution: interval, Seed: 7, Now: b.clock.now, Log: slog.New(slog.DiscardHandler)})
+	h := &Harness{}
+	server, err := standin.New(standin.Options{Pods: o.Pods, Resolution: interval, Seed: 7, Now: h.clock.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
-	b.API, b.closers = server, []func(){server.Close}
-	b.look = func(context.Context) (*check.Reading, error) { return b.simulated(), nil }
+	h.API, h.closers = server, []func(){server.Close}
+	h.look = func(context.Context) (*check.Reading, error) { return h.simulated(), nil }
 	text, err := server.Kubeconfig()
 	if err != nil {
 		return nil, err
 	}
-	return b, b.start(ctx, o, text)
+	return h, h.start(ctx, o, text)
 }
 
 // start starts the exporter and the checker.
-func (b *Bench) start(ctx context.Context, o Options, kubeconfig []byte) (err error) {
+func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err error) {
 	defer func() {
 		if err != nil {
-			b.Close()
+			h.Close()
 		}
 	}()
-	if b.dir == "" {
-		if b.dir, err = os.MkdirTemp("", "metrics-server-prom-e2e-faults-"); err != nil {
+	if h.dir == "" {
+		if h.dir, err = os.MkdirTemp("", "metrics-server-prom-e2e-faults-"); err != nil {
 			return err
 		}
 	}
-	b.closers = append(b.closers, func() { os.RemoveAll(b.dir) })
-	b.config = filepath.Join(b.dir, "kubeconfig")
-	if err := os.WriteFile(b.config, kubeconfig, 0o600); err != nil {
+	h.closers = append(h.closers, func() { os.RemoveAll(h.dir) })
+	h.config = filepath.Join(h.dir, "kubeconfig")
+	if err := os.WriteFile(h.config, kubeconfig, 0o600); err != nil {
 		return err
 	}
-	b.history = newHistory(o.MaxAge + time.Minute)
+	h.history = newHistory(o.MaxAge + time.Minute)
 	running, cancel := context.WithCancel(context.Background())
-	b.cancel = cancel
-	if err := b.Look(ctx); err != nil {
+	h.cancel = cancel
+	if err := h.Look(ctx); err != nil {
 		return err
 	}
-	b.running.Go(func() {
+	h.running.Go(func() {
 		pause := 50 * time.Millisecond
-		if b.Plane != nil {
+		if h.Plane != nil {
 			pause = 300 * time.Millisecond
 		}
 		for tick := time.NewTicker(pause); ; {
 			select {
 			case <-tick.C:
-				_ = b.Look(running) // while a part of a real cluster is down nothing of it changes
+				_ = h.Look(running) // while a part of a real cluster is down nothing of it changes
 			case <-running.Done():
 				tick.Stop()
 				return
 			}
 		}
 	})
-	args := append([]string{"--kubeconfig=" + b.config, "--refresh-interval=" + interval.String(), "--max-age=" + o.MaxAge.String(), "--pod-labels=team"}, o.Args...)
-	if b.Exporter, err = exporter.Start(ctx, exporter.Options{Args: args, Env: o.Env}); err != nil {
+	args := append([]string{"--kubeconfig=" + h.config, "--refresh-interval=" + interval.String(), "--max-age=" + o.MaxAge.String(), "--pod-labels=team"}, o.Args...)
+	if h.Exporter, err = exporter.Start(ctx, exporter.Options{Args: args, Env: o.Env}); err != nil {
 		return err
 	}
-	b.closers = append(b.closers, b.Exporter.Close)
-	if err := b.Exporter.AwaitReady(ctx); err != nil {
+	h.closers = append(h.closers, h.Exporter.Close)
+	if err := h.Exporter.AwaitReady(ctx); err != nil {
 		return err
 	}
-	b.checker = &checker{exporter: b.Exporter, history: b.history, maxAge: o.MaxAge, served: map[owner]time.Time{},
-		allowed: leniency{values: behind + b.slow, labels: behind + b.slow}}
-	b.running.Go(func() { b.checker.run(running) })
-	return b.awaitHealth(ctx, Seen{})
+	h.checker = &checker{exporter: h.Exporter, history: h.history, maxAge: o.MaxAge, served: map[owner]time.Time{},
+		allowed: leniency{values: behind + h.slow, labels: behind + h.slow}}
+	h.running.Go(func() { h.checker.run(running) })
+	return h.awaitHealth(ctx, Expect{})
 }
 
 // Close ends everything.
-func (b *Bench) Close() {
-	if b.cancel != nil {
-		b.cancel()
+func (h *Harness) Close() {
+	if h.cancel != nil {
+		h.cancel()
 	}
-	b.running.Wait()
-	for i := len(b.closers) - 1; i >= 0; i-- {
-		b.closers[i]()
+	h.running.Wait()
+	for i := len(h.closers) - 1; i >= 0; i-- {
+		h.closers[i]()
 	}
 }
 
@@ -187,33 +187,33 @@ func (c *clock) set(stopped time.Time) {
 
 // Change changes the simulated cluster, looks at it before and after, and lets no new usage come between, which the
 // exporter might see and the checker not.
-func (b *Bench) Change(ctx context.Context, f func() error) error {
-	b.changing.Lock()
-	defer b.changing.Unlock()
-	b.clock.set(time.Now())
-	defer b.clock.set(time.Time{})
-	return errors.Join(b.Look(ctx), f(), b.Look(ctx))
+func (h *Harness) Change(ctx context.Context, f func() error) error {
+	h.changing.Lock()
+	defer h.changing.Unlock()
+	h.clock.set(time.Now())
+	defer h.clock.set(time.Time{})
+	return errors.Join(h.Look(ctx), f(), h.Look(ctx))
 }
 
 // Look takes down what the API says now.
-func (b *Bench) Look(ctx context.Context) error {
-	b.looking.Lock()
-	defer b.looking.Unlock()
+func (h *Harness) Look(ctx context.Context) error {
+	h.looking.Lock()
+	defer h.looking.Unlock()
 	began := time.Now()
-	reading, err := b.look(ctx)
+	reading, err := h.look(ctx)
 	if err != nil {
 		return err
 	}
-	b.history.record(stateOf(reading), began, time.Now())
+	h.history.record(stateOf(reading), began, time.Now())
 	return nil
 }
 
 // simulated reads the simulated cluster itself, not its API, which may lie, and adds those lies that are true for a client.
-func (b *Bench) simulated() *check.Reading {
-	if b.other != nil {
-		return simulated(b.other)
+func (h *Harness) simulated() *check.Reading {
+	if h.other != nil {
+		return simulated(h.other)
 	}
-	return simulated(b.API)
+	return simulated(h.API)
 }
 
 // simulated is that of one cluster.
@@ -266,20 +266,20 @@ func quantities(cpu, memory string) corev1.ResourceList {
 }
 
 // awaitHealth returns when the own metrics and /healthz tell what is to be seen.
-func (b *Bench) awaitHealth(ctx context.Context, want Seen) error {
-	return await(ctx, func(ctx context.Context) error { return b.health(ctx, want) })
+func (h *Harness) awaitHealth(ctx context.Context, want Expect) error {
+	return await(ctx, func(ctx context.Context) error { return h.health(ctx, want) })
 }
 
 // health holds the own metrics and /healthz against what is to be seen.
-func (b *Bench) health(ctx context.Context, want Seen) error {
-	status, body, err := b.Exporter.Get(ctx, "/healthz")
+func (h *Harness) health(ctx context.Context, want Expect) error {
+	status, body, err := h.Exporter.Get(ctx, "/healthz")
 	if err != nil {
 		return err
 	}
 	if want.Says == "" && status != 200 || want.Says != "" && (status != 503 || !strings.Contains(body, want.Says)) {
 		return fmt.Errorf("/healthz answers %d %q, to be seen is %q", status, body, want.Says)
 	}
-	page, err := b.Exporter.Scrape(ctx)
+	page, err := h.Exporter.Scrape(ctx)
 	if err != nil {
 		return err
 	}
@@ -290,7 +290,7 @@ func (b *Bench) health(ctx context.Context, want Seen) error {
 		}
 	}
 	if want.Page != nil {
-		return want.Page(b, page)
+		return want.Page(h, page)
 	}
 	return nil
 }
@@ -308,24 +308,24 @@ func within(ctx context.Context, limit time.Duration, what string, ready func(co
 }
 
 // alive fails when the exporter has ended; nothing restarts it.
-func (b *Bench) alive() error {
+func (h *Harness) alive() error {
 	select {
-	case <-b.Exporter.Done():
-		return fmt.Errorf("the exporter has ended with code %d:\n%s", b.Exporter.ExitCode(), process.Tail(b.Exporter.Log(), 30))
+	case <-h.Exporter.Done():
+		return fmt.Errorf("the exporter has ended with code %d:\n%s", h.Exporter.ExitCode(), process.Tail(h.Exporter.Log(), 30))
 	default:
 	}
-	if strings.Contains(b.Exporter.Log(), "panic") {
+	if strings.Contains(h.Exporter.Log(), "panic") {
 		return errors.New("the log tells of a panic")
 	}
 	return nil
 }
 
 // Churn changes a simulated cluster this many times a second until ctx ends.
-func (b *Bench) Churn(ctx context.Context, perSecond int) {
+func (h *Harness) Churn(ctx context.Context, perSecond int) {
 	for tick := time.NewTicker(time.Second / time.Duration(perSecond)); ; {
 		select {
 		case <-tick.C:
-			b.change(ctx, 1)
+			h.change(ctx, 1)
 		case <-ctx.Done():
 			tick.Stop()
 			return
