@@ -163,9 +163,9 @@ func (f Fault) log(text string) error {
 }
 
 func (h *Harness) memory() error {
-	peak, err := h.Exporter.PeakMemory()
-	if err == nil && peak > MaxMemory {
-		err = fmt.Errorf("the exporter had %d MiB of memory, more than %d MiB", peak>>20, MaxMemory>>20)
+	memory, err := h.Exporter.Memory()
+	if err == nil && memory.Peak > MaxMemory {
+		err = fmt.Errorf("the exporter had %d MiB of memory, more than %d MiB", memory.Peak>>20, MaxMemory>>20)
 	}
 	return err
 }

@@ -2,13 +2,10 @@ package faults
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -31,18 +28,9 @@ func (h *Harness) figures(ctx context.Context) (f figures, err error) {
 		return f, err
 	}
 	f.goroutines = int(page.Samples["go_goroutines"])
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.Exporter.PID()))
-	if err != nil {
-		return f, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-			f.memory = kib << 10
-			return f, err
-		}
-	}
-	return f, errors.New("no VmRSS in the process' status")
+	memory, err := h.Exporter.Memory()
+	f.memory = memory.Now
+	return f, err
 }
 
 // Soak runs an exporter for that long on a simulated cluster that changes all the time, with scrapers and with one

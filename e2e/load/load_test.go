@@ -318,11 +318,11 @@ func hugeHeaders(t *testing.T, e *exporter.Exporter, before figures) {
 		})
 	}
 	all.Wait()
-	peak, err := e.PeakMemory()
+	memory, err := e.Memory()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if more := peak - before.memory; more > 20<<20 {
+	if more := memory.Peak - before.memory; more > 20<<20 {
 		t.Errorf("%d bytes more for requests of %d bytes", more, size)
 	}
 }

@@ -24,6 +24,8 @@ type Command struct {
 	Args []string // without the program's name
 	Env  []string // the whole environment; nil: that of the test
 	Log  string   // file that stdout and stderr are appended to
+	// Cgroup, if not nil, is what the program runs in.
+	Cgroup *Cgroup
 }
 
 // Process is a started program.
@@ -56,7 +58,11 @@ func Start(c Command) (*Process, error) {
 	}
 	defer log.Close()
 
-	cmd := exec.Command(c.Path, c.Args...)
+	path, args := c.Path, c.Args
+	if c.Cgroup != nil {
+		path, args = c.Cgroup.command(path, args)
+	}
+	cmd := exec.Command(path, args...)
 	cmd.Env = c.Env
 	cmd.Stdout, cmd.Stderr = log, log
 	// Ctrl-C in a terminal goes to a process group: the program shall end by what the test does, not by that.
