@@ -78,7 +78,9 @@ func (v *metricsView) body(key string, encode func() []byte) []byte {
 	return a.body
 }
 
-func (v *metricsView) timestamp(t time.Time) time.Time { return t.Add(v.behavior.ClockSkew) }
+func (v *metricsView) timestamp(t time.Time, namespace, name string) time.Time {
+	return t.Add(v.behavior.Skew(namespace, name))
+}
 
 func (v *metricsView) window(d time.Duration) time.Duration {
 	if v.behavior.Window != nil {
@@ -266,7 +268,7 @@ type containerJSON struct {
 }
 
 func (v *metricsView) podJSON(u PodUsage, alone bool) metricsJSON {
-	j := metricsJSON{Timestamp: v.timestamp(u.Timestamp).UTC(), Window: v.window(u.Window).String()}
+	j := metricsJSON{Timestamp: v.timestamp(u.Timestamp, u.Namespace, u.Name).UTC(), Window: v.window(u.Window).String()}
 	if alone {
 		j.Kind, j.APIVersion = podMetricsKind, metricsVersion
 	}
@@ -279,7 +281,8 @@ func (v *metricsView) podJSON(u PodUsage, alone bool) metricsJSON {
 }
 
 func (v *metricsView) nodeJSON(u NodeUsage, alone bool) metricsJSON {
-	j := metricsJSON{Timestamp: v.timestamp(u.Timestamp).UTC(), Window: v.window(u.Window).String(), Usage: usageJSON(u.CPU, u.Memory)}
+	j := metricsJSON{Timestamp: v.timestamp(u.Timestamp, "", u.Name).UTC(), Window: v.window(u.Window).String(),
+		Usage: usageJSON(u.CPU, u.Memory)}
 	if alone {
 		j.Kind, j.APIVersion = nodeMetricsKind, metricsVersion
 	}

@@ -271,7 +271,7 @@ func (c *Cluster) startWatch(rv uint64, initial bool) (*watcher, []*pod, uint64,
 		c.shared = true
 		pods = c.pods
 	case rv == 0: // from now
-	case rv < c.compacted:
+	case rv < c.compacted || rv > c.rv:
 		return nil, nil, 0, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rv, c.compacted))
 	default:
 		for w.next > c.dropped && c.history[w.next-1-c.dropped].rv > rv {

@@ -65,6 +65,8 @@ type Behavior struct {
 	FreezeMetrics bool
 	// ClockSkew is added to the timestamps of all usage.
 	ClockSkew time.Duration
+	// SkewOf, if not nil, is added as well: the clock of one pod's or (with an empty namespace) node's kubelet.
+	SkewOf func(namespace, name string) time.Duration
 	// Window, if not nil, replaces the window of all usage.
 	Window *time.Duration
 	// OmitUsage, if not nil, says of which pods and (with an empty namespace) nodes the usage is left out.
@@ -73,6 +75,14 @@ type Behavior struct {
 	MetricsJSONOnly bool
 	// NoGzip leaves all answers uncompressed.
 	NoGzip bool
+}
+
+// Skew is how far ahead the timestamps of a pod or, with an empty namespace, a node are.
+func (b *Behavior) Skew(namespace, name string) time.Duration {
+	if b.SkewOf == nil {
+		return b.ClockSkew
+	}
+	return b.ClockSkew + b.SkewOf(namespace, name)
 }
 
 // Request says what was asked and how it was answered.

@@ -17,7 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"metrics-server-prom/demo/standin"
@@ -25,7 +24,7 @@ import (
 	"metrics-server-prom/e2e/exporter"
 )
 
-const podList = "/apis/metrics.k8s.io/v1beta1/pods"
+const podList, nodeList = "/apis/metrics.k8s.io/v1beta1/pods", "/apis/metrics.k8s.io/v1beta1/nodes"
 
 // refused is what is to be seen where the list of the pods' usage cannot be used.
 var refused = Expect{Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
@@ -112,13 +111,9 @@ func body(f func(w http.ResponseWriter, good []byte)) cause {
 // write writes to a client that may be gone.
 func write(w io.Writer, b []byte) { _, _ = w.Write(b) }
 
-// envelope is a list as Kubernetes sends it in protobuf.
+// envelope is a list of usage as Kubernetes sends it in protobuf.
 func envelope(list []byte) []byte {
-	b, err := (&runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: "metrics.k8s.io/v1beta1", Kind: "PodMetricsList"}, Raw: list}).Marshal()
-	if err != nil {
-		panic(err) // bytes can always be encoded
-	}
-	return append([]byte("k8s\x00"), b...)
+	return envelopeOf("metrics.k8s.io/v1beta1", "PodMetricsList", list)
 }
 
 // list is the list of the pods' usage of now, and more items.
@@ -143,10 +138,12 @@ func truncated() func(http.ResponseWriter, []byte) {
 // Fields of a list: its items, and one that there is not, so that nobody reads it.
 const items, nobody = "\x12", "\x3a"
 
-// huge writes a list with one field of this many bytes.
-func huge(w io.Writer, field string, size int) {
+// huge writes a list of usage with one field of this many bytes.
+func huge(w io.Writer, field string, size int) { hugeIn(w, envelope(nil), field, size) }
+
+// hugeIn does so in the envelope of an object.
+func hugeIn(w io.Writer, whole []byte, field string, size int) {
 	head := appendLength([]byte(field), size)
-	whole := envelope(nil)
 	whole = bytes.TrimSuffix(whole, []byte("\x1a\x00\x22\x00"))
 	whole = bytes.TrimSuffix(whole, []byte("\x12\x00"))
 	write(w, append(appendLength(append(whole, 0x12), len(head)+size), head...))

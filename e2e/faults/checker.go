@@ -19,6 +19,15 @@ type leniency struct {
 	labels time.Duration // how long ago a pod may have been somewhere else
 	refuse bool          // a 503 in place of a page is allowed
 	lose   bool          // and a page without a sample that there should be
+	behind string        // the one namespace that all this is meant for; others are as they are while all works
+}
+
+// of is what is allowed for an owner.
+func (l leniency) of(who owner) leniency {
+	if l.behind == "" || l.behind == who.namespace {
+		return l
+	}
+	return leniency{values: behind, labels: behind}
 }
 
 // clockSlack is for timestamps in whole seconds and the moment between a sample's expiry and the page without it.
@@ -126,12 +135,14 @@ func (c *checker) judge(page *exporter.Page, began, ended time.Time, allowed len
 	c.history.mu.Lock()
 	defer c.history.mu.Unlock()
 	for who, f := range all {
-		if text := c.sample(who, f, began, ended, allowed); text != "" {
+		if text := c.sample(who, f, began, ended, allowed.of(who)); text != "" {
 			c.blame(ended, text)
 		}
 	}
-	if !allowed.lose {
-		c.lost(all, began, ended, allowed)
+	for who := range c.history.usages {
+		if allowed := allowed.of(who); all[who] == nil && !allowed.lose {
+			c.lost(who, began, ended, allowed)
+		}
 	}
 }
 
@@ -180,21 +191,19 @@ func (u usage) served() map[string][2]float64 {
 	return served
 }
 
-// lost blames a page for what should be on it and is not.
-func (c *checker) lost(all map[owner]*found, began, ended time.Time, allowed leniency) {
+// lost blames a page for an owner that should be on it and is not.
+func (c *checker) lost(who owner, began, ended time.Time, allowed leniency) {
 	after := began.Add(-max(allowed.values, allowed.labels))
-	for who, usages := range c.history.usages {
-		identities := c.history.identities[who]
-		if all[who] != nil || len(identities) == 0 {
-			continue
-		}
-		now := usages[len(usages)-1]
-		old := ended.Sub(time.Unix(now.value.stamp, 0)) > c.maxAge-clockSlack
-		there := identities[len(identities)-1]
-		if now.until.IsZero() && !old && !usages[0].seen.After(after) && now.value.stamp >= there.value.created &&
-			len(now.value.served()) > 0 && there.surely(after, ended) && c.continuous(usages, after, there.value.created) {
-			c.blame(ended, fmt.Sprintf("lost: %v, which the API has had for longer than %s", who, max(allowed.values, allowed.labels)))
-		}
+	usages, identities := c.history.usages[who], c.history.identities[who]
+	if len(identities) == 0 {
+		return
+	}
+	now := usages[len(usages)-1]
+	old := ended.Sub(time.Unix(now.value.stamp, 0)) > c.maxAge-clockSlack
+	there := identities[len(identities)-1]
+	if now.until.IsZero() && !old && !usages[0].seen.After(after) && now.value.stamp >= there.value.created &&
+		len(now.value.served()) > 0 && there.surely(after, ended) && c.continuous(usages, after, there.value.created) {
+		c.blame(ended, fmt.Sprintf("lost: %v, which the API has had for longer than %s", who, max(allowed.values, allowed.labels)))
 	}
 }
 

@@ -19,7 +19,7 @@ func (h *Harness) holdsTheLivePods(ctx context.Context, memory int64) error {
 			if err != nil {
 				return err
 			}
-			if watched, _ := page.Sum("metrics_server_prom_watched_pods", nil); int(watched) != len(h.API.Pods()) {
+			if watched, _ := page.Sum("metrics_server_prom_watched_objects", podsLabel); int(watched) != len(h.API.Pods()) {
 				return fmt.Errorf("%v pods are watched, of %d", watched, len(h.API.Pods()))
 			}
 			now, err := h.figures(ctx)
@@ -87,7 +87,7 @@ func TestChurn(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			err = errors.Join(h.holdsTheLivePods(ctx, before.memory+12<<20), h.alive(), h.memory(),
+			err = errors.Join(h.holdsTheLivePods(ctx, before.memory+12<<20), h.alive(), h.memory(MaxMemory),
 				h.checker.judged(ctx, time.Now().Add(behind)))
 			pages, samples, wrongs, wrong := h.checker.verdict()
 			if err != nil || wrongs > 0 {

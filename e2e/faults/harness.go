@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,14 +31,15 @@ const (
 	// interval is the exporter's --refresh-interval, and the resolution of the metrics source: short, so that faults need
 	// not last long, and the same, as by default.
 	interval = 5 * time.Second
-	// behind is how old what a page has may be while all works: the interval, the slack of a known rhythm, the time from a
+	// behind is how old what a page has may be while all works: the interval, the slack of a known period, the time from a
 	// probe to the page, and what a busy machine takes.
 	behind = interval + 6*time.Second
 	// recovery is how long after its cause is gone a fault may be felt: two intervals, and what a busy machine takes.
 	recovery = 2*interval + 2*time.Second
-	// notice is how soon the own metrics and /healthz have to tell of a fault.
+	// notice is how soon the self metrics and /healthz have to tell of a fault.
 	notice = interval + 2*time.Second
-	// hangs is the same where there is no answer: the next attempt is 2 s later where a rhythm is known, and is cut off after 10 s.
+	// hangs is the same where there is no answer: the next attempt is 2 s later where a period is known, and is cut off
+	// after 10 s.
 	hangs = interval + 2*time.Second + 10*time.Second + 3*time.Second
 )
 
@@ -58,6 +60,10 @@ type Harness struct {
 	closers  []func()
 	dir      string
 	config   string // the exporter's kubeconfig
+	plain    []byte // what that has where the exporter has a token, in a simulated cluster
+
+	namespaces []string                    // that the exporter serves; none: all
+	mend       func(context.Context) error // of a fault that there was before the exporter
 
 	other  *standin.Server // a second cluster, as long as the exporter is told to read that
 	token  string          // file with the exporter's token, in a real cluster
@@ -69,10 +75,27 @@ type Harness struct {
 
 // Options of a harness.
 type Options struct {
-	Pods   int           // default 40
-	MaxAge time.Duration // default 5 minutes, as the exporter's
-	Env    []string
-	Args   []string
+	Pods       int           // default 40
+	MaxAge     time.Duration // default 5 minutes, as the exporter's
+	Resolution time.Duration // of a simulated source, and the exporter's --refresh-interval; default 5 s
+	Namespaces []string      // the exporter's --namespaces
+	Env        []string
+	Args       []string
+	// Plugin gives the exporter its token by an exec plugin.
+	Plugin bool
+	// Before, if not nil, is brought about before the exporter is started, which is then not to be healthy.
+	Before *Fault
+	// Unchecked leaves the checking of pages to the caller.
+	Unchecked bool
+}
+
+// For is the options of a harness for a fault.
+func For(f Fault) Options {
+	o := Options{MaxAge: f.MaxAge, Namespaces: f.Namespaces, Plugin: f.Plugin}
+	if f.FromStart {
+		o.Before = &f
+	}
+	return o
 }
 
 func (o *Options) setDefaults() {
@@ -82,13 +105,17 @@ func (o *Options) setDefaults() {
 	if o.MaxAge == 0 {
 		o.MaxAge = 5 * time.Minute
 	}
+	if o.Resolution == 0 {
+		o.Resolution = interval
+	}
 }
 
 // Simulated starts a harness with a simulated cluster and returns when the exporter's pages are complete and right.
 func Simulated(ctx context.Context, o Options) (*Harness, error) {
 	o.setDefaults()
-	h := &Harness{}
-	server, err := standin.New(standin.Options{Pods: o.Pods, Resolution: interval, Seed: 7, Now: h.clock.now, Log: slog.New(slog.DiscardHandler)})
+	h := &Harness{namespaces: o.Namespaces}
+	server, err := standin.New(standin.Options{Pods: o.Pods, Resolution: o.Resolution, Seed: 7, Now: h.clock.now,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +142,11 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 	}
 	h.closers = append(h.closers, func() { os.RemoveAll(h.dir) })
 	h.config = filepath.Join(h.dir, "kubeconfig")
+	if h.plain = kubeconfig; o.Plugin {
+		if kubeconfig, err = h.withPlugin(kubeconfig); err != nil {
+			return err
+		}
+	}
 	if err := os.WriteFile(h.config, kubeconfig, 0o600); err != nil {
 		return err
 	}
@@ -139,17 +171,35 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 			}
 		}
 	})
-	args := append([]string{"--kubeconfig=" + h.config, "--refresh-interval=" + interval.String(), "--max-age=" + o.MaxAge.String(), "--pod-labels=team"}, o.Args...)
-	if h.Exporter, err = exporter.Start(ctx, exporter.Options{Args: args, Env: o.Env}); err != nil {
+	if o.Before != nil {
+		if h.mend, err = o.Before.Cause(ctx, h); err != nil {
+			return err
+		}
+	}
+	args := []string{"--kubeconfig=" + h.config, "--refresh-interval=" + o.Resolution.String(), "--max-age=" + o.MaxAge.String(),
+		"--pod-labels=team", "--namespaces=" + strings.Join(o.Namespaces, ",")}
+	if h.Exporter, err = exporter.Start(ctx, exporter.Options{Args: append(args, o.Args...), Env: o.Env}); err != nil {
 		return err
 	}
 	h.closers = append(h.closers, h.Exporter.Close)
+	h.checker = &checker{exporter: h.Exporter, history: h.history, maxAge: o.MaxAge, served: map[owner]time.Time{},
+		allowed: leniency{values: behind + h.slow, labels: behind + h.slow}}
+	if o.Before != nil {
+		h.checker.allow(leniency{refuse: true, lose: true, values: behind, labels: behind})
+	} else if err := h.awaitStart(ctx); err != nil {
+		return err
+	}
+	if !o.Unchecked {
+		h.running.Go(func() { h.checker.run(running) })
+	}
+	return nil
+}
+
+// awaitStart returns when all is right for the first time.
+func (h *Harness) awaitStart(ctx context.Context) error {
 	if err := h.Exporter.AwaitReady(ctx); err != nil {
 		return err
 	}
-	h.checker = &checker{exporter: h.Exporter, history: h.history, maxAge: o.MaxAge, served: map[owner]time.Time{},
-		allowed: leniency{values: behind + h.slow, labels: behind + h.slow}}
-	h.running.Go(func() { h.checker.run(running) })
 	return h.awaitHealth(ctx, Expect{})
 }
 
@@ -195,7 +245,7 @@ func (h *Harness) Change(ctx context.Context, f func() error) error {
 	return errors.Join(h.Look(ctx), f(), h.Look(ctx))
 }
 
-// Look takes down what the API says now.
+// Look records what the API says now.
 func (h *Harness) Look(ctx context.Context) error {
 	h.looking.Lock()
 	defer h.looking.Unlock()
@@ -213,7 +263,12 @@ func (h *Harness) simulated() *check.Reading {
 	if h.other != nil {
 		return simulated(h.other)
 	}
-	return simulated(h.API)
+	r := simulated(h.API)
+	if len(h.namespaces) > 0 {
+		r.Pods = slices.DeleteFunc(r.Pods, func(m metricsv1beta1.PodMetrics) bool { return !slices.Contains(h.namespaces, m.Namespace) })
+		maps.DeleteFunc(r.Metadata, func(_ string, p *corev1.Pod) bool { return !slices.Contains(h.namespaces, p.Namespace) })
+	}
+	return r
 }
 
 // simulated is that of one cluster.
@@ -238,7 +293,8 @@ func simulated(api *standin.Server) *check.Reading {
 		if omitted(u.Namespace, u.Name) {
 			continue
 		}
-		m := metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: u.Namespace, Name: u.Name}, Timestamp: metav1.NewTime(u.Timestamp.Add(lies.ClockSkew)), Window: window(u.Window)}
+		m := metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: u.Namespace, Name: u.Name},
+			Timestamp: metav1.NewTime(u.Timestamp.Add(lies.Skew(u.Namespace, u.Name))), Window: window(u.Window)}
 		for _, c := range u.Containers {
 			m.Containers = append(m.Containers, metricsv1beta1.ContainerMetrics{Name: c.Name, Usage: quantities(c.CPU, c.Memory)})
 		}
@@ -247,7 +303,7 @@ func simulated(api *standin.Server) *check.Reading {
 	for _, u := range nodeUsage {
 		if !omitted("", u.Name) {
 			r.Nodes = append(r.Nodes, metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: u.Name},
-				Timestamp: metav1.NewTime(u.Timestamp.Add(lies.ClockSkew)), Window: window(u.Window), Usage: quantities(u.CPU, u.Memory)})
+				Timestamp: metav1.NewTime(u.Timestamp.Add(lies.Skew("", u.Name))), Window: window(u.Window), Usage: quantities(u.CPU, u.Memory)})
 		}
 	}
 	return r
@@ -265,12 +321,28 @@ func quantities(cpu, memory string) corev1.ResourceList {
 	return list
 }
 
-// awaitHealth returns when the own metrics and /healthz tell what is to be seen.
+// awaitHealth returns when the self metrics and /healthz tell what is to be seen.
 func (h *Harness) awaitHealth(ctx context.Context, want Expect) error {
 	return await(ctx, func(ctx context.Context) error { return h.health(ctx, want) })
 }
 
-// health holds the own metrics and /healthz against what is to be seen.
+// source is what is refreshed by itself: a resource or, with --namespaces, that of one namespace.
+type source struct{ resource, namespace string }
+
+func (s source) String() string { return strings.TrimSuffix(s.resource+"/"+s.namespace, "/") }
+
+func (h *Harness) sources() []source {
+	all := []source{{"nodes", ""}}
+	for _, namespace := range h.namespaces {
+		all = append(all, source{"pods", namespace})
+	}
+	if len(h.namespaces) == 0 {
+		all = append(all, source{"pods", ""})
+	}
+	return all
+}
+
+// health holds the self metrics and /healthz against what is to be seen.
 func (h *Harness) health(ctx context.Context, want Expect) error {
 	status, body, err := h.Exporter.Get(ctx, "/healthz")
 	if err != nil {
@@ -279,14 +351,31 @@ func (h *Harness) health(ctx context.Context, want Expect) error {
 	if want.Says == "" && status != 200 || want.Says != "" && (status != 503 || !strings.Contains(body, want.Says)) {
 		return fmt.Errorf("/healthz answers %d %q, to be seen is %q", status, body, want.Says)
 	}
-	page, err := h.Exporter.Scrape(ctx)
+	if want.Notice != nil && !want.Notice.MatchString(body) {
+		return fmt.Errorf("/healthz answers %d %q, which does not tell of %q", status, body, want.Notice)
+	}
+	page, err := h.Exporter.Fetch(ctx)
+	if want.Refused {
+		if page == nil || page.Status != 503 {
+			return fmt.Errorf("a page where there is to be none: %w", err)
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	for _, resource := range []string{"pods", "nodes"} {
-		up, series := page.Sum("metrics_server_prom_up", map[string]string{"resource": resource})
-		if down := strings.Contains(want.Down, resource); series != 1 || (up == 1) == down {
-			return fmt.Errorf("metrics_server_prom_up of %s is %v, down is to be %q", resource, up, want.Down)
+	if err := page.Parse(); err != nil {
+		return err
+	}
+	for _, s := range h.sources() {
+		labels := map[string]string{"resource": s.resource}
+		if s.namespace != "" {
+			labels["namespace"] = s.namespace
+		}
+		up, series := page.Sum("metrics_server_prom_up", labels)
+		down := slices.ContainsFunc(strings.Fields(want.Down), func(d string) bool { return d == s.resource || d == s.String() })
+		if series != 1 || (up == 1) == down {
+			return fmt.Errorf("metrics_server_prom_up of %s is %v in %d series, down is to be %q", s, up, series, want.Down)
 		}
 	}
 	if want.Page != nil {

@@ -49,7 +49,7 @@ var RealFaults = []Fault{
 	{Name: "token expired and replaced on disk", Cause: tokenExpired,
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
 	{Name: "kubeconfig replaced by one for another cluster", Cause: anotherCluster,
-		Short: 15 * time.Second, While: Expect{Within: told, Refused: true, Page: oneCluster}},
+		Short: 15 * time.Second, While: Expect{Within: told, MayRefuse: true, Page: oneCluster}},
 }
 
 // CertificateFaults are the faults of a real control plane where the exporter has a client certificate, once each.

@@ -42,7 +42,9 @@ func Soak(ctx context.Context, length time.Duration, seed uint64, out io.Writer)
 		return err
 	}
 	defer h.Close()
-	faults := slices.DeleteFunc(slices.Concat(Simulatable, Bodies), func(f Fault) bool { return f.Alone || f.MaxAge != 0 })
+	faults := slices.DeleteFunc(slices.Concat(Simulatable, Bodies), func(f Fault) bool {
+		return f.Alone || f.MaxAge != 0 || f.Plugin || f.FromStart || len(f.Namespaces) > 0
+	})
 	return h.soak(ctx, length, seed, faults, func(ctx context.Context) { h.Churn(ctx, 5) }, out)
 }
 
