@@ -184,6 +184,7 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 	h.closers = append(h.closers, h.Exporter.Close)
 	h.checker = &checker{exporter: h.Exporter, history: h.history, maxAge: o.MaxAge, served: map[owner]time.Time{},
 		allowed: leniency{values: behind + h.slow, labels: behind + h.slow}}
+	h.running.Go(func() { h.guardMachine(running) })
 	if o.Before != nil {
 		h.checker.allow(leniency{refuse: true, lose: true, values: behind, labels: behind})
 	} else if err := h.awaitStart(ctx); err != nil {
@@ -193,6 +194,22 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 		h.running.Go(func() { h.checker.run(running) })
 	}
 	return nil
+}
+
+// guardMachine ends an exporter that has far more memory than any fault allows, before it has the machine's.
+func (h *Harness) guardMachine(ctx context.Context) {
+	const most = 1 << 30
+	_ = process.Await(ctx, 100*time.Millisecond, func(context.Context) error {
+		memory, err := h.Exporter.Memory()
+		if err != nil || memory.Now < most {
+			return errors.New("it has less")
+		}
+		h.checker.mu.Lock()
+		defer h.checker.mu.Unlock()
+		h.checker.blame(time.Now(), fmt.Sprintf("the exporter has %d MiB of memory and is killed", memory.Now>>20))
+		h.Exporter.Kill()
+		return nil
+	})
 }
 
 // awaitStart returns when all is right for the first time.

@@ -260,7 +260,7 @@ var podsLabel = map[string]string{"resource": "pods"}
 func watchIs(up float64) func(*Harness, *exporter.Page) error {
 	return func(_ *Harness, page *exporter.Page) error {
 		if got, series := page.Sum("metrics_server_prom_watch_up", podsLabel); series != 1 || got != up {
-			return fmt.Errorf("metrics_server_prom_watch_up is %v", got)
+			return fmt.Errorf("metrics_server_prom_watch_up of pods is %v in %d series", got, series)
 		}
 		return nil
 	}
