@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http/httptrace"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -17,7 +16,6 @@ import (
 	"metrics-server-prom/e2e/check"
 	"metrics-server-prom/e2e/controlplane"
 	"metrics-server-prom/e2e/exporter"
-	"metrics-server-prom/e2e/process"
 )
 
 // frozenFor is longer than the exporter takes the silence of metrics-server for regular: its period and some seconds.
@@ -150,20 +148,7 @@ func createPods(t *testing.T, pods ...controlplane.Pod) {
 // freeze stops the process and returns when the kernel has stopped it.
 func freeze(t *testing.T, e *exporter.Exporter) {
 	t.Helper()
-	if err := e.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	if err := process.Await(within(t, 10*time.Second), time.Millisecond, func(context.Context) error {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", e.PID()))
-		if err != nil {
-			return err
-		}
-		// PID (name) state
-		if _, state, ok := strings.Cut(string(stat), ") "); !ok || !strings.HasPrefix(state, "T") {
-			return fmt.Errorf("not stopped: %s", stat)
-		}
-		return nil
-	}); err != nil {
+	if err := e.Freeze(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -191,7 +176,7 @@ func scrapeFrozen(t *testing.T, e *exporter.Exporter) *exporter.Page {
 	t.Helper()
 	var once sync.Once
 	thaw := func() {
-		if err := e.Signal(syscall.SIGCONT); err != nil {
+		if err := e.Thaw(); err != nil {
 			t.Error(err)
 		}
 	}

@@ -175,6 +175,6 @@ func eventually(t *testing.T, limit time.Duration, ready func(context.Context) e
 	}
 }
 
-// aTick is how long a change takes to be on the page, at most, with an exporter that does not know metrics-server's rhythm
+// aTick is how long a change takes to be on the page, at most, with an exporter that does not know metrics-server's period
 // yet: a reading of metrics-server, a refresh interval, and some seconds for a machine that does other things too.
 const aTick = 15*time.Second + 15*time.Second + 10*time.Second
