@@ -12,10 +12,10 @@ import (
 
 	"metrics-server-prom/internal/gzpage"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/phase"
 	"metrics-server-prom/internal/podcache"
 	"metrics-server-prom/internal/podwire"
 	"metrics-server-prom/internal/refresh"
-	"metrics-server-prom/internal/rhythm"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/usage"
 )
@@ -81,12 +81,14 @@ type exporter struct {
 	addedAge    atomic.Int64    // ns that these were older than they had to be; -1 for not known
 	life        context.Context // done when run has ended
 	end         context.CancelFunc
+	pulse       *refresh.Pulse
 	probed      podcache.Key // what the probes look at: a pod, or a node without a namespace; zero to choose one
 }
 
 func newExporter(set *settings, own *telemetry, core, metrics rest.Interface) *exporter {
 	x := &exporter{set: set, own: own, metrics: metrics, cache: podStore{podcache.New[podText](), newLabeler(set.podLabels)}}
 	x.addedAge.Store(-1)
+	x.pulse = refresh.NewPulse()
 	x.life, x.end = context.WithCancel(context.Background())
 	var not []fields.Selector
 	for _, namespace := range set.excludeNamespaces {
@@ -100,6 +102,7 @@ func newExporter(set *settings, own *telemetry, core, metrics rest.Interface) *e
 		r.joiner = sample.Joiner[podText]{MaxAge: set.maxAge, Escape: escape, Drop: own.drop, NodePod: &nodePod}
 		r.view.Store(&snapshot{})
 		r.loop = refresh.Loop{
+			Pulse:    x.pulse,
 			Interval: x.interval, Cutoff: min(max(set.refreshInterval, 10*time.Second), time.Minute),
 			Read: r.read, Publish: r.publish,
 			Expires: func() time.Time { return r.view.Load().expires }, Expire: r.expire,
@@ -116,6 +119,7 @@ func (x *exporter) resources() []*resource { return []*resource{x.nodes, x.pods}
 func (x *exporter) run(ctx context.Context) {
 	defer x.end()
 	var wg sync.WaitGroup
+	wg.Go(func() { x.pulse.Run(ctx) })
 	wg.Go(func() { x.watch.Run(ctx) })
 	wg.Go(func() { x.follow(ctx) })
 	for _, r := range x.resources() {
@@ -256,11 +260,12 @@ func (r *resource) list(ctx context.Context, namespace string) error {
 	return nil
 }
 
-// follow finds the source's rhythm by looking at one object, and has both lists read right after each of its ticks.
+// follow finds the source's phase by looking at one object, and has both lists read right after each of its ticks.
 func (x *exporter) follow(ctx context.Context) {
 	var decoder usage.Decoder
 	lost := func() { x.probed = podcache.Key{}; x.tick.Store(0) }
-	rhythm.Follow(ctx, func(ctx context.Context) (string, int64, error) { return x.probe(ctx, &decoder) }, lost, x.ticked)
+	probe := func(ctx context.Context) (string, int64, error) { return x.probe(ctx, &decoder) }
+	phase.Follow(ctx, phase.Source{Probe: probe, Lost: lost, Tick: x.ticked, Thaws: x.pulse.Thaws, Thawed: x.pulse.Thawed})
 }
 
 // probe reads one small object: the node whose sample is the newest or, where nodes are not to be had, the pod.
@@ -296,18 +301,19 @@ func (x *exporter) probe(ctx context.Context, decoder *usage.Decoder) (object st
 }
 
 // ticked is called when the source has new data. Where it has them more often than the refresh interval asks for, only the
-// last tick within the interval counts.
+// last tick within the interval counts. One right after a read has another follow it in a moment.
 func (x *exporter) ticked(since time.Time, period time.Duration) {
 	x.tick.Store(int64(period))
-	elapsed := time.Since(x.pods.loop.Began())
-	if period > 0 && elapsed+period < x.set.refreshInterval+time.Second || elapsed < rhythm.MinPeriod {
+	began := x.pods.loop.Began()
+	elapsed := max(time.Since(began), phase.MinPeriod)
+	if period > 0 && elapsed+period < x.set.refreshInterval+time.Second {
 		return
 	}
 	if x.tickBefore.Store(0); !since.IsZero() {
 		x.tickBefore.Store(since.UnixNano())
 	}
 	for _, r := range x.resources() {
-		r.loop.Wake()
+		r.loop.WakeAt(began.Add(elapsed))
 	}
 }
 
