@@ -27,7 +27,7 @@ const (
 	firstLead = 2 * time.Second
 	minLead   = 800 * time.Millisecond
 	maxLead   = 4 * time.Second
-	leadStep  = MinGap / 20
+	leadStep  = MinGap / 40
 )
 
 // Source is what Follow probes, and who is told. Follow calls all from its own goroutine.

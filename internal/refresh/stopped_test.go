@@ -60,8 +60,8 @@ func TestPulseOfAStoppedProcess(t *testing.T) {
 	thaws, frozen := ask(func() {})
 	signal(syscall.SIGSTOP)
 	// The question is there when the process goes on, before its beat.
-	thawsAfter, frozenAfter := ask(func() { time.Sleep(4 * time.Second); signal(syscall.SIGCONT) })
-	if thawsAfter <= thaws || frozenAfter < frozen+3*time.Second {
-		t.Errorf("stopped for 4 s: %d thaws and %s became %d and %s", thaws, frozen, thawsAfter, frozenAfter)
+	thawsAfter, frozenAfter := ask(func() { time.Sleep(3 * time.Second); signal(syscall.SIGCONT) })
+	if thawsAfter <= thaws || frozenAfter < frozen+2500*time.Millisecond {
+		t.Errorf("stopped for 3 s: %d thaws and %s became %d and %s", thaws, frozen, thawsAfter, frozenAfter)
 	}
 }
