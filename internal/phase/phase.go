@@ -66,9 +66,6 @@ func Follow(ctx context.Context, s Source) {
 		if ctx.Err() != nil {
 			return
 		}
-		if s.Thaws() != thaws {
-			continue // the answer may be older than it looks
-		}
 		switch answered := time.Now(); {
 		case err != nil:
 			p = phase{quiet: answered.Add(errorPause)}
@@ -117,7 +114,7 @@ func (p *phase) next() time.Time {
 	switch {
 	case p.sent.IsZero():
 		return p.quiet
-	case p.period > 0 && !p.skipped:
+	case p.period > 0:
 		return later(p.sent.Add(MinGap), p.tick.Add(p.period-p.lead))
 	}
 	return p.sent.Add(MinGap)
@@ -145,10 +142,8 @@ func (p *phase) observe(sent, answered time.Time, stamp int64) (ticked bool, sin
 	case ticked && apart(last, answered) <= 2*MinGap:
 		p.learn(answered, last.Add(answered.Sub(last)/2))
 		return true, last
-	case ticked && p.period > 0 && !p.skipped: // early, or the source has got faster: the next tick tells
+	case ticked && p.period > 0: // early, or the source has got faster: the next tick tells
 		p.skipped, p.lead = true, min(p.lead+MinGap, maxLead)
-	case ticked && p.period > 0:
-		p.search(answered)
 	case ticked:
 		p.tick = time.Time{}
 	}

@@ -53,7 +53,8 @@ type process struct {
 	t      *testing.T
 	start  time.Time
 	source func(at time.Duration) (object string, stamp int64, err error)
-	takes  time.Duration // a probe, half of it until the source answers
+	takes  time.Duration               // a probe, half of it until the source answers
+	slow   func(at time.Duration) bool // probes that take 3 s
 
 	mu      sync.Mutex
 	resume  chan struct{} // nil while it runs
@@ -99,13 +100,20 @@ func (p *process) stop(length time.Duration) {
 	p.resume = resume
 	p.mu.Unlock()
 	time.Sleep(length)
+	p.suspended()
 	p.mu.Lock()
 	p.resume = nil
+	p.mu.Unlock()
+	close(resume)
+}
+
+// suspended is what a suspension of the machine looks like: no timer has gone on.
+func (p *process) suspended() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.thaws++
 	close(p.thawed)
 	p.thawed = make(chan struct{})
-	p.mu.Unlock()
-	close(resume)
 }
 
 func (p *process) probe(context.Context) (object string, stamp int64, err error) {
@@ -116,9 +124,13 @@ func (p *process) probe(context.Context) (object string, stamp int64, err error)
 	}
 	p.probes = append(p.probes, at)
 	p.mu.Unlock()
-	time.Sleep(p.takes / 2)
+	takes := p.takes
+	if p.slow != nil && p.slow(at) {
+		takes = 3 * s
+	}
+	time.Sleep(takes / 2)
 	object, stamp, err = p.source(p.elapsed())
-	time.Sleep(p.takes - p.takes/2)
+	time.Sleep(takes - takes/2)
 	p.runs()
 	return object, stamp, err
 }
@@ -390,6 +402,69 @@ func TestTickIsNotKnownWhereAClockSaysThatProbesWereFarApart(t *testing.T) {
 		if ticked, since := p.observe(at, at, 2); !ticked || !since.IsZero() {
 			t.Errorf("%s apart: ticked %t, since %s; want a tick of which nobody knows when it was", between, ticked, since)
 		}
+	}
+}
+
+func TestTickBehindASlowProbeTeachesNothing(t *testing.T) {
+	for name, from := range map[string]time.Duration{
+		"the first": 14 * s, "the second": 29 * s, "the third": 42 * s, "one of many": 600*s - 3*s,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProcess(t, of(ticks{0}.every(15*s, 0, 3600*s)))
+				p.slow = func(at time.Duration) bool { return at >= from && at < from+3*s }
+				p.follow(1200 * s)
+				unknown := 0
+				for _, told := range p.ticks {
+					if told.since < 0 {
+						unknown++
+					}
+					if told.period != 0 && !close1s(told.period, 15*s) {
+						t.Errorf("period %s at %s", told.period, told.at)
+					}
+				}
+				if unknown != 1 {
+					t.Errorf("%d ticks of which nobody knows when they were, want the one", unknown)
+				}
+			})
+		})
+	}
+}
+
+func TestPeriodIsNeverLongerThanTheLongest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProcess(t, of(ticks{0}.every(125*s, 0, 3600*s)))
+		p.follow(3600 * s)
+		if p.longest != MaxPeriod {
+			t.Errorf("a source of 125 s has a period of %s, want %s", p.longest, MaxPeriod)
+		}
+	})
+}
+
+func TestSourceThatFallsSilentIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProcess(t, of(ticks{0}.every(15*s, 0, 100*s)))
+		p.follow(600 * s)
+		if len(p.lost) != 1 || p.lost[0] < 90*s+22*s || p.lost[0] > 90*s+27*s {
+			t.Errorf("lost at %v, want one and a half periods after the last tick at 1m30s", p.lost)
+		}
+	})
+}
+
+func TestThawIsNotWaitedFor(t *testing.T) {
+	for name, at := range map[string]time.Duration{
+		"between two ticks": 200 * s, "while no period is looked for": 20 * 60 * s,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProcess(t, of(ticks{0}.every(60*s, 0, 600*s)))
+				time.AfterFunc(at, p.suspended)
+				p.follow(at + 2*s)
+				if n := len(p.lost); n == 0 || p.lost[n-1] != at || p.between(at, at+s/2) != 1 {
+					t.Errorf("lost at %v, the last probe at %s; want both at %s", p.lost, p.probes[len(p.probes)-1], at)
+				}
+			})
+		})
 	}
 }
 

@@ -25,7 +25,7 @@ type exporter struct {
 
 // answer is of a scrape, in real time since the start.
 type answer struct {
-	asked, thawed, answered time.Duration // thawed is the last thaw before it was answered, 0 for none
+	asked, thawed, answered time.Duration // thawed is the last thaw, or that of the freeze that begins; 0 for none
 	ok                      bool          // else a 503
 	value                   time.Duration // -1 for nothing on the page
 }
@@ -158,7 +158,7 @@ func check(t *testing.T, answers []answer, regular time.Duration) (pages, refuse
 		case a.value >= 0:
 			pages++
 		}
-		if a.value >= 0 && a.value < a.thawed {
+		if a.value >= 0 && a.value < a.thawed && a.thawed <= a.answered {
 			t.Errorf("asked at %s, a thaw at %s, answered at %s what was read at %s", a.asked, a.thawed, a.answered, a.value)
 		}
 		if age := a.answered - a.value; a.value >= 0 && age > regular {
@@ -386,6 +386,16 @@ func TestCurrentAfterAFreezeKeepsThePauseThatTheServerAskedFor(t *testing.T) {
 			if at != time.Minute {
 				t.Errorf("a caller returned at %s, want with the attempt at 1m", at)
 			}
+		}
+	})
+}
+
+func TestFirstAttemptOfALoopThatIsYoungerThanAFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTrial(t, after(0), nil)
+		r.process.stop(time.Minute)
+		if got := r.runFor(time.Second); len(got) != 1 || got[0].late != 0 || r.Pulse.Thaws() != 1 {
+			t.Errorf("attempts %v, want one that is not late", got)
 		}
 	})
 }
