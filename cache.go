@@ -170,9 +170,9 @@ func (x *exporter) watchChanged() {
 	x.watchChange.Send()
 	switch synced, failure, since := x.watch.State(); {
 	case failure != nil && (time.Since(since) > watchPatience || failure.Reason == kube.Forbidden || failure.Reason == kube.Unauthorized):
-		x.own.health.Failed("watch", failure, false)
+		x.own.health.SetUnhealthy("watch", failure, false)
 	case failure == nil && synced:
-		x.own.health.Worked("watch")
+		x.own.health.SetHealthy("watch")
 		if x.pods.view.Load().failure != nil {
 			x.pods.loop.Wake()
 		}
@@ -337,13 +337,13 @@ func (r *resource) publish(a refresh.Attempt, err error) (pause time.Duration) {
 		}
 		r.show(&view)
 		x.own.refreshFailed(r.name, f.Reason)
-		x.own.health.Failed(r.name, f, r == x.nodes)
+		x.own.health.SetUnhealthy(r.name, f, r == x.nodes)
 		return f.Retry
 	}
 	view := r.render(r.joiner.Done())
 	view.refreshed = time.Now()
 	r.show(view)
-	x.own.health.Worked(r.name)
+	x.own.health.SetHealthy(r.name)
 	if r == x.pods && view.newest > old.newest {
 		x.dataNew(view.refreshed)
 	}

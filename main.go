@@ -260,9 +260,12 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 // follow keeps an exporter running for the cluster that is configured. Nothing of a cluster is served after another.
 func (s *server) follow(ctx context.Context) {
 	cluster := kube.Cluster{
-		Kubeconfig: s.set.kubeconfig, Context: s.set.context, Report: s.own.request,
-		Failed: func(f *kube.Failure) { s.own.health.Failed("cluster", f, false) },
-		Found:  func() { s.own.health.Worked("cluster") },
+		Kubeconfig: s.set.kubeconfig, Context: s.set.context, Report: s.own.request, UserAgent: "metrics-server-prom/" + version,
+		Failed: func(f *kube.Failure) { s.own.health.SetUnhealthy("cluster", f, false) },
+		Found: func() {
+			s.own.health.SetUnknown("nodes", "pods", "watch")
+			s.own.health.SetHealthy("cluster")
+		},
 		Run: func(ctx context.Context, core, metrics rest.Interface) {
 			x := newExporter(s.set, s.own, core, metrics)
 			s.x.Store(x)
@@ -270,7 +273,7 @@ func (s *server) follow(ctx context.Context) {
 			stop := context.AfterFunc(ctx, func() { s.x.Store(nil); x.end(); s.changed.Send() })
 			defer stop()
 			x.run(ctx)
-			s.own.health.Forget("nodes", "pods", "watch")
+			s.own.health.SetUnknown("nodes", "pods", "watch")
 		},
 	}
 	cluster.Follow(ctx)

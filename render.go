@@ -170,7 +170,7 @@ type view struct {
 
 // telemetry is the exporter's own metrics.
 type telemetry struct {
-	health          health.Board
+	health          health.Tracker
 	dropped         map[string]*metrics.Counter             // by reason
 	refreshDuration map[string]*metrics.PrometheusHistogram // by resource
 	errors          *metrics.Set
