@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"unicode"
@@ -69,16 +70,19 @@ func remedy(name string, err error, missing string) string {
 	return "make it readable for this process's user"
 }
 
+// content is how a key or certificate, the same in base64, and a token begin, which may all be short.
+var content = regexp.MustCompile(`-----BEGIN |(^|/)(LS0tLS1CRUdJTi|eyJhbGciOi)`)
+
 // shown is a name as it may be shown. Whoever gives a file's content in place of its name gives a secret; but no name of a
-// file has a part of more than 255 bytes or more than 4096 in all, and hardly one has spaces around it, line breaks or braces.
-// A context's name is held to the same.
+// file has a part of more than 255 bytes or more than 4096 in all, and hardly one has spaces around it, line breaks or
+// braces. A context's name is held to the same.
 func shown(name string) string {
-	plausible := len(name) <= 4096 && strings.TrimSpace(name) == name && !strings.Contains(name, "{") &&
-		strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+	unlikely := len(name) > 4096 || strings.TrimSpace(name) != name || strings.Contains(name, "{") || content.MatchString(name) ||
+		strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 	for part := range strings.SplitSeq(name, "/") {
-		plausible = plausible && len(part) <= 255
+		unlikely = unlikely || len(part) > 255
 	}
-	if !plausible {
+	if unlikely {
 		return "(not shown: it cannot be a name)"
 	}
 	return name

@@ -176,26 +176,21 @@ func (c *requests) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	c.report(resource, verb, strconv.Itoa(resp.StatusCode))
-	body := &boundedBody{Reader: resp.Body, ctx: ctx, close: func() error {
-		late.Stop()
-		cancel(nil)
-		return resp.Body.Close()
-	}}
+	body := &boundedBody{Reader: resp.Body, body: resp.Body, ctx: ctx, cancel: cancel, closed: func() {}}
 	if verb != "watch" {
-		late = time.AfterFunc(bodyTime, func() { cancel(errUnfinished) })
+		body.late = time.AfterFunc(bodyTime, func() { cancel(errUnfinished) })
 	}
 	if resp.StatusCode >= 300 {
 		body.Reader = io.LimitReader(resp.Body, maxErrorBody)
 	}
+	resp.Body = body
 	if resp.StatusCode == http.StatusUnauthorized {
 		if c.anonymous {
-			body.close()
+			body.Close()
 			return nil, &Failure{Reason: Unauthorized, Text: fmt.Sprintf("cannot %s %s: 401 Unauthorized; %s", verb, resource, noCredentials)}
 		}
-		end := body.close
-		body.close = func() error { defer c.refused(); return end() }
+		body.closed = c.refused
 	}
-	resp.Body = body
 	return resp, nil
 }
 
@@ -215,11 +210,14 @@ func (c *requests) fault(r *http.Request, ctx context.Context, err error) error 
 // WrappedRoundTripper lets client-go find the transport below, for its idle connections.
 func (c *requests) WrappedRoundTripper() http.RoundTripper { return c.next }
 
-// boundedBody is the body of an answer, whose time ends with ctx.
+// boundedBody is the body of an answer.
 type boundedBody struct {
 	io.Reader
-	ctx   context.Context
-	close func() error
+	body   io.Closer
+	ctx    context.Context // whose end ends the body
+	cancel context.CancelCauseFunc
+	late   *time.Timer // nil where the body may take for ever
+	closed func()      // called when it is closed
 }
 
 func (b *boundedBody) Read(p []byte) (int, error) {
@@ -230,7 +228,14 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *boundedBody) Close() error { return b.close() }
+func (b *boundedBody) Close() error {
+	defer b.closed()
+	if b.late != nil {
+		b.late.Stop()
+	}
+	defer b.cancel(nil)
+	return b.body.Close()
+}
 
 // classify reads resource and verb off a request's URL, whose forms are
 // /api/v1[/namespaces/NS]/RESOURCE[/NAME] and /apis/GROUP/VERSION[/namespaces/NS]/RESOURCE[/NAME]. A base path of the

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,12 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// through is what all requests pass through, before next.
+func through(next roundTrip) *requests {
+	return &requests{next: next, report: func(_, _, _ string) {}, proxy: func(*http.Request) (*url.URL, error) { return nil, nil },
+		refused: func() {}}
+}
+
 // endless is a body that never ends, and takes down whether it was closed.
 type endless struct{ closed bool }
 
@@ -80,12 +87,13 @@ func TestRequestsAreCounted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var reports []string
-			transport := &counter{roundTrip(func(*http.Request) (*http.Response, error) {
+			transport := through(func(*http.Request) (*http.Response, error) {
 				if c.err != nil {
 					return nil, c.err
 				}
 				return &http.Response{StatusCode: c.status, Body: http.NoBody}, nil
-			}), func(resource, verb, code string) { reports = append(reports, resource+" "+verb+" "+code) }, func() {}}
+			})
+			transport.report = func(resource, verb, code string) { reports = append(reports, resource+" "+verb+" "+code) }
 			_, err := transport.RoundTrip(httptest.NewRequest(http.MethodGet, "/apis/metrics.k8s.io/v1beta1/pods", nil))
 			if !errors.Is(err, c.err) {
 				t.Errorf("error %v, want %v", err, c.err)
@@ -103,9 +111,9 @@ func TestBodyOfAFailureIsBounded(t *testing.T) {
 		bounded bool
 	}{{200, false}, {204, false}, {301, true}, {403, true}, {500, true}, {599, true}} {
 		body := &endless{}
-		transport := &counter{roundTrip(func(*http.Request) (*http.Response, error) {
+		transport := through(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: c.status, Body: body}, nil
-		}), func(_, _, _ string) {}, func() {}}
+		})
 		resp, err := transport.RoundTrip(httptest.NewRequest(http.MethodGet, "/", nil))
 		if err != nil {
 			t.Fatal(err)
