@@ -94,15 +94,19 @@ func Explain(attempt string, err error) *Failure {
 		return f
 	}
 	f = &Failure{Reason: Network}
-	detail := oneLine(err.Error())
+	server := ""
 	if request := (*url.Error)(nil); errors.As(err, &request) {
 		// The URL with all its parameters says less than the server's name.
-		server := request.URL
+		server = request.URL + ": "
 		if u, err := url.Parse(request.URL); err == nil {
-			server = u.Host
+			server = u.Host + ": "
 		}
-		detail = oneLine(server + ": " + request.Err.Error())
+		err = request.Err
 	}
+	if hidden := (noAnswer{}); errors.As(err, &hidden) {
+		err = hidden.err
+	}
+	detail := oneLine(server + err.Error())
 	var (
 		config  *ConfigError
 		plugin  *pluginError
@@ -205,7 +209,7 @@ func explainConnection(err error, detail string) (reason, why, wayOut string) {
 		return Network, detail, "set certificate-authority-data of the cluster in the kubeconfig to the authority of the server's certificate"
 	case errors.As(err, &certificate) && certificate.Reason == x509.Expired:
 		return Network, detail, "renew the server's certificate, or correct the clock here"
-	case errors.As(err, &noTLS), says("server gave HTTP response to HTTPS client"):
+	case errors.As(err, &noTLS):
 		return Configuration, detail, "the server does not speak TLS: check the port in the kubeconfig's address, " +
 			"or have it begin with http://, to which no credentials are sent"
 	case says("malformed HTTP response", "malformed HTTP status code"):

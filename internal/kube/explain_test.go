@@ -75,7 +75,7 @@ func nobody(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// raw is the address of a server that says the same to everybody.
+// raw is the address of a server that answers everybody the same.
 func raw(t *testing.T, text string) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -88,8 +88,8 @@ func raw(t *testing.T, text string) string {
 			if err != nil {
 				return
 			}
-			io.WriteString(conn, text)
 			conn.Read(make([]byte, 1<<10))
+			io.WriteString(conn, text)
 			conn.Close()
 		}
 	}()
@@ -290,7 +290,7 @@ func TestExplainWhatConnectionsEndWith(t *testing.T) {
 			s := httptest.NewServer(answer(200, ""))
 			t.Cleanup(s.Close)
 			return &rest.Config{Host: strings.Replace(s.URL, "http:", "https:", 1), BearerToken: secret}
-		}, Configuration, []string{"HTTP response to HTTPS client", "; the server does not speak TLS: check the port"}},
+		}, Configuration, []string{"does not look like a TLS handshake", "; the server does not speak TLS: check the port"}},
 		"the server speaks neither TLS nor HTTP": {func(t *testing.T) *rest.Config {
 			return &rest.Config{Host: "https://" + raw(t, "SSH-2.0-OpenSSH_9.2\r\n"), BearerToken: secret}
 		}, Configuration, []string{"; the server does not speak TLS: check the port"}},

@@ -55,6 +55,13 @@ type proxyError struct {
 func (e *proxyError) Error() string { return "the proxy " + e.host + ": " + e.err.Error() }
 func (e *proxyError) Unwrap() error { return e.err }
 
+// noAnswer is why a request has got no answer. It hides the text and the methods of the error: what looks like a timeout or a
+// broken connection to client-go would become a watch that works, without any event.
+type noAnswer struct{ err error }
+
+func (noAnswer) Error() string   { return "no answer" }
+func (e noAnswer) Unwrap() error { return e.err }
+
 // transport is the HTTP client of one cluster. It shares nothing with those of others.
 type transport struct {
 	client      *http.Client
@@ -84,7 +91,7 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 	})
 	if c.CertFile != "" {
 		// A connection goes on with the certificate that it began with. client-go looks for a new one every five minutes.
-		r.refused = t.connections.CloseAll
+		r.refused = t.disconnect
 	}
 	if c.BearerTokenFile != "" {
 		// client-go's own way would go on with a token that is refused for up to a minute, however new the file is.
@@ -99,7 +106,7 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 	life, end := context.WithCancel(context.Background())
 	t.end = end
 	if nobody && c.ExecProvider != nil {
-		p, err := newPlugin(life, config, t.connections.CloseAll)
+		p, err := newPlugin(life, config, t.disconnect)
 		if err != nil {
 			return nil, misconfigured("cannot use the kubeconfig's exec plugin: %s; correct it there", err)
 		}
@@ -145,7 +152,13 @@ func limit(rt http.RoundTripper) {
 // close ends an exec plugin that runs and closes all connections.
 func (t *transport) close() {
 	t.end()
-	// The client's own method ends at the first wrapper. A connection that is made at this moment is not kept by this.
+	t.disconnect()
+}
+
+// disconnect closes all connections, those in use as well.
+func (t *transport) disconnect() {
+	// The idle ones are forgotten first, so that no request is sent on one that is closed below it. The client's own method
+	// ends at the first wrapper.
 	utilnet.CloseIdleConnectionsFor(t.client.Transport)
 	t.connections.CloseAll()
 }
@@ -202,9 +215,9 @@ func (c *requests) fault(r *http.Request, ctx context.Context, err error) error 
 	var op *net.OpError
 	proxy, _ := c.proxy(r)
 	if proxy != nil && (err == errNoHeader || errors.As(err, &op) && op.Op == "proxyconnect") {
-		return &proxyError{proxy.Host, err}
+		err = &proxyError{proxy.Host, err}
 	}
-	return err
+	return noAnswer{err}
 }
 
 // WrappedRoundTripper lets client-go find the transport below, for its idle connections.
