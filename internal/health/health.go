@@ -13,8 +13,8 @@ import (
 	"metrics-server-prom/internal/kube"
 )
 
-// Tracker is the state of everything that can fail. Each thing has a key, which is shown: "cluster" (the configuration),
-// "pods", "watch of pods of namespace b". The zero value knows of nothing.
+// Tracker is the state of everything that can fail. Each thing has a key, which is shown: "cluster" (the
+// configuration), "pods", "watch of pods of namespace b". The zero value knows of nothing.
 type Tracker struct {
 	mu       sync.Mutex
 	states   map[string]*state
@@ -38,14 +38,14 @@ type notice struct {
 	since time.Time
 }
 
-// settle is how long another cause has to stay within an outage to be logged. A restarting API server refuses connections,
-// then credentials, then rights, each for a moment.
+// settle is how long another cause has to stay within an outage to be logged. A restarting API server refuses
+// connections, then credentials, then rights, each for a moment.
 const settle = 5 * time.Second
 
 // SetUnhealthy says that an attempt failed. A failure for the same cause as another that is already logged is the same
-// outage and not logged again; one for a new cause is, once that has stayed, so that what a restarting server answers on its
-// way up is not. Where the whole of a resource is optional and merely forbidden, that does no harm to the health; it is
-// logged once, and if the resource worked before only after it has stayed.
+// outage and not logged again; one for a new cause is, once that has stayed, so that what a restarting server answers
+// on its way up is not. Where the whole of a resource is optional and merely forbidden, that does no harm to the
+// health; it is logged once, and if the resource worked before only after it has stayed.
 func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -81,8 +81,8 @@ func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
 	}
 }
 
-// SetHealthy says that an attempt worked. An outage ends when all works; where something else goes on failing for another
-// reason, it is logged that this works, so that its next failure is logged as well.
+// SetHealthy says that an attempt worked. An outage ends when all works; where something else goes on failing for
+// another reason, it is logged that this works, so that its next failure is logged as well.
 func (t *Tracker) SetHealthy(what string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -122,8 +122,8 @@ func (t *Tracker) SetHealthy(what string) {
 	}
 }
 
-// SetUnknown drops the state and the notices of things of which nothing is known any more, or nothing yet, as when another cluster is
-// configured. An outage does not end before each of them has been told of.
+// SetUnknown drops the state and the notices of things of which nothing is known any more, or nothing yet, as when
+// another cluster is configured. An outage does not end before each of them has been told of.
 func (t *Tracker) SetUnknown(what ...string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -134,8 +134,8 @@ func (t *Tracker) SetUnknown(what ...string) {
 	}
 }
 
-// SetNotice says something that the operator should know and that does no harm to the health, such as what is left out of
-// the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text; "" ends it.
+// SetNotice says something that the operator should know and that does no harm to the health, such as what is left out
+// of the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text; "" ends it.
 func (t *Tracker) SetNotice(what, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -191,5 +191,6 @@ func (t *Tracker) Notices() []string {
 }
 
 func line(what, since string, at time.Time, text string) string {
-	return fmt.Sprintf("%s: %s %s (for %s): %s", what, since, at.UTC().Format(time.RFC3339), time.Since(at).Round(time.Second), text)
+	age := time.Since(at).Round(time.Second)
+	return fmt.Sprintf("%s: %s %s (for %s): %s", what, since, at.UTC().Format(time.RFC3339), age, text)
 }

@@ -57,9 +57,9 @@ func exists(file string) bool {
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// Fingerprint changes when the contents of the kubeconfigs change, or when one comes or goes. Token and certificate files
-// that they name are not part of it: client-go reads those anew by itself. Where a file cannot be read that is an error, and
-// nothing is known of a change.
+// Fingerprint changes when the contents of the kubeconfigs change, or when one comes or goes. Token and certificate
+// files that they name are not part of it: client-go reads those anew by itself. Where a file cannot be read that is an
+// error, and nothing is known of a change.
 func (s Source) Fingerprint() ([sha256.Size]byte, error) {
 	h := sha256.New()
 	for _, file := range s.Files {
@@ -88,7 +88,8 @@ func (s Source) Config() (*rest.Config, error) {
 		return nil, err
 	}
 	rules := &clientcmd.ClientConfigLoadingRules{Precedence: s.Files}
-	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: s.Context})
+	overrides := &clientcmd.ConfigOverrides{CurrentContext: s.Context}
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
 	raw, err := loader.RawConfig()
 	if err != nil {
 		// The parser's own words are left out: they can quote the file, and with it a secret.
@@ -105,16 +106,18 @@ func (s Source) Config() (*rest.Config, error) {
 		return nil, misconfigured("no cluster configured: kubeconfig %s has no context; "+
 			"mount one at %s, or set --kubeconfig (KUBECONFIG)", s, MountedKubeconfig)
 	case name == "":
-		return nil, misconfigured("kubeconfig %s has no current context; set --context (KUBE_CONTEXT) to one of: %s", s, contexts(raw.Contexts))
+		return nil, misconfigured("kubeconfig %s has no current context; set --context (KUBE_CONTEXT) "+
+			"to one of: %s", s, contexts(raw.Contexts))
 	case chosen == nil:
 		return nil, misconfigured("context %q is not in kubeconfig %s; set --context (KUBE_CONTEXT) to one of: %s",
 			shown(name), s, contexts(raw.Contexts))
 	case raw.Clusters[chosen.Cluster] == nil:
-		return nil, misconfigured("cannot use context %q of kubeconfig %s: its cluster %q is not there; "+
-			"correct it, or set --context (KUBE_CONTEXT) to one of: %s", shown(name), s, shown(chosen.Cluster), contexts(raw.Contexts))
+		return nil, misconfigured("cannot use context %q of kubeconfig %s: its cluster %q is not there; correct it, "+
+			"or set --context (KUBE_CONTEXT) to one of: %s", shown(name), s, shown(chosen.Cluster), contexts(raw.Contexts))
 	case chosen.AuthInfo != "" && raw.AuthInfos[chosen.AuthInfo] == nil:
-		return nil, misconfigured("cannot use context %q of kubeconfig %s: its user %q is not there, so there are no credentials; "+
-			"add the user, or set --context (KUBE_CONTEXT) to one of: %s", shown(name), s, shown(chosen.AuthInfo), contexts(raw.Contexts))
+		return nil, misconfigured("cannot use context %q of kubeconfig %s: its user %q is not there, so there are "+
+			"no credentials; add the user, or set --context (KUBE_CONTEXT) to one of: %s",
+			shown(name), s, shown(chosen.AuthInfo), contexts(raw.Contexts))
 	}
 	fault := faultOf(raw.Clusters[chosen.Cluster], raw.AuthInfos[chosen.AuthInfo])
 	config, err := loader.ClientConfig()
@@ -146,8 +149,8 @@ func (s Source) readable() error {
 	wayOut := fmt.Sprintf("mount one at %s, or set --kubeconfig (KUBECONFIG)", MountedKubeconfig)
 	for _, file := range s.Files {
 		if shown(file) != file {
-			return misconfigured("no cluster configured: --kubeconfig (KUBECONFIG) is not the name of a file, which is not shown " +
-				"because it may be the content of one; set it to the name of a file")
+			return misconfigured("no cluster configured: --kubeconfig (KUBECONFIG) is not the name of a file, which " +
+				"is not shown because it may be the content of one; set it to the name of a file")
 		}
 		switch _, err := readFile(file); {
 		case err == nil:
@@ -164,8 +167,8 @@ func (s Source) readable() error {
 	return nil
 }
 
-// client makes a client of one API group version. Only the two group versions below are known; the typed clientsets would
-// double the size of the program.
+// client makes a client of one API group version. Only the two group versions below are known; the typed clientsets
+// would double the size of the program.
 func client(config *rest.Config, group schema.GroupVersion, t *transport) (*rest.RESTClient, error) {
 	c := rest.CopyConfig(config)
 	c.GroupVersion = &group

@@ -164,13 +164,13 @@ func TestConfigErrorsSayWhatToDo(t *testing.T) {
 			text: bad("server: https://one", "server: https://one, insecure-skip-tls-verify: true, certificate-authority-data: "+secret64), want: []string{
 				`cannot use context "dev" of kubeconfig FILE: its cluster has a certificate-authority and insecure-skip-tls-verify; remove one of them`}},
 		"an auth-provider": {text: bad("token: "+secret, "auth-provider: {name: gcp, config: {access-token: "+secret+"}}"), want: []string{
-			`clients of Kubernetes have no auth-provider "gcp" any more; get a new kubeconfig from your cloud's command, or use a service account's token`}},
+			`clients of Kubernetes have no auth-provider "gcp" any more; get a new kubeconfig from your cloud's command, or use a kubeconfig with a service account's token`}},
 		"an exec plugin of an old version": {
 			text: bad("token: "+secret, "exec: {apiVersion: client.authentication.k8s.io/v1alpha1, command: aws, args: ["+secret+"]}"), want: []string{
 				"its exec plugin aws speaks client.authentication.k8s.io/v1alpha1, which is no longer understood; update the plugin and get a new kubeconfig"}},
 		"an exec plugin that wants a terminal": {
 			text: bad("token: "+secret, "exec: {apiVersion: client.authentication.k8s.io/v1, command: login, interactiveMode: Always}"), want: []string{
-				"its exec plugin login wants a terminal (interactiveMode: Always), which it does not have here; use a service account's token"}},
+				"its exec plugin login wants a terminal (interactiveMode: Always), which it does not have here; use a kubeconfig with a service account's token"}},
 		"a certificate without its key": {text: bad("token: "+secret, "client-certificate-data: "+secret64), want: []string{
 			"client-key-data or client-key must be specified for u to use the clientCert authentication method.; correct it there"}},
 		"no YAML": {text: bad("token: ", "token: {"), want: []string{
@@ -219,7 +219,8 @@ func TestConfigErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
-// TestContentInPlaceOfANameIsNotShown gives a kubeconfig, a key or a token where its file's name, or another name, belongs.
+// TestContentInPlaceOfANameIsNotShown gives a kubeconfig, a key or a token where its file's name, or another name,
+// belongs.
 func TestContentInPlaceOfANameIsNotShown(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	text := kubeconfig("https://one", "dev") + "# " + strings.Repeat("a certificate, ", 50)

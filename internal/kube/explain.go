@@ -53,23 +53,24 @@ func misconfigured(format string, args ...any) *ConfigError {
 }
 
 // noCredentials is what to do where the server does not know who asks.
-const noCredentials = "no credentials have reached the server: give the context's user in the kubeconfig a token or a client certificate " +
-	"(they are sent only to an address that begins with https://), see deploy/outside/"
+const noCredentials = "no credentials have reached the server: give the context's user in the kubeconfig a token or " +
+	"a client certificate (they are sent only to an address that begins with https://), see deploy/outside/"
 
 // contentError is an answer that cannot be understood.
 type contentError struct{ error }
 
 func (e *contentError) Unwrap() error { return e.error }
 
-// BodyError tells an answer that cannot be understood from one that did not arrive: err is what reading it has ended with,
-// ctx what it was read under.
+// BodyError tells an answer that cannot be understood from one that did not arrive: err is what reading it has ended
+// with, ctx what it was read under.
 func BodyError(ctx context.Context, err error) error {
 	var netErr net.Error
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &netErr), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),
-		strings.Contains(err.Error(), "stream error: "), strings.Contains(err.Error(), "http2: "): // types that are not exported
+		strings.Contains(err.Error(), "stream error: "), strings.Contains(err.Error(), "http2: "):
+		// The last two are types that are not exported.
 		return err
 	}
 	return &contentError{err}
@@ -131,7 +132,8 @@ func Explain(attempt string, err error) *Failure {
 		wayOut = "check that proxy, and proxy-url in the kubeconfig or the environment's HTTPS_PROXY and NO_PROXY"
 	case errors.As(err, &content):
 		f.Reason = Content
-		wayOut = "the answer is not that of a Kubernetes API server, or it was cut off: check the server's URL, and what stands before it"
+		wayOut = "the answer is not that of a Kubernetes API server, or it was cut off: check the server's URL, and " +
+			"what stands before it"
 	default:
 		f.Reason, why, wayOut = explainConnection(err, detail)
 	}
@@ -139,32 +141,38 @@ func Explain(attempt string, err error) *Failure {
 	return f
 }
 
+// plainHTTP is how servers refuse HTTP where they speak HTTPS.
+var plainHTTP = regexp.MustCompile(`HTTP request .*HTTPS`)
+
 // explainStatus explains an answer that is not a success.
 func explainStatus(attempt string, s metav1.Status) (reason, why, wayOut string) {
 	verb, resource, _ := strings.Cut(attempt, " ")
 	name, group, _ := strings.Cut(resource, ".")
 	message, code := s.Message, int(s.Code)
-	if s.Details != nil && len(s.Details.Causes) == 1 && s.Details.Causes[0].Type == metav1.CauseTypeUnexpectedServerResponse {
+	if s.Details != nil && len(s.Details.Causes) == 1 {
 		// An answer that is no Status: client-go has put words of its own in place of the server's.
-		if text := s.Details.Causes[0].Message; text != "" && text != "unknown" {
-			message = text
+		c := s.Details.Causes[0]
+		if c.Type == metav1.CauseTypeUnexpectedServerResponse && c.Message != "" && c.Message != "unknown" {
+			message = c.Message
 		}
 	}
 	why = fmt.Sprintf("%d %s: %s", code, http.StatusText(code), oneLine(message))
 	switch {
 	case code/100 == 3:
-		return NotFound, why, "redirects are not followed, so that no other server gets the credentials: check the server's URL in the kubeconfig"
-	case code == http.StatusBadRequest && strings.Contains(message, "HTTP request") && strings.Contains(message, "HTTPS"):
+		return NotFound, why, "redirects are not followed, so that no other server gets the credentials: check the " +
+			"server's URL in the kubeconfig"
+	case code == http.StatusBadRequest && plainHTTP.MatchString(message):
 		return Configuration, why, "the server's address in the kubeconfig has to begin with https://"
 	case code == http.StatusUnauthorized:
 		return Unauthorized, why, "the token or certificate is wrong or has expired: renew it"
 	case code == http.StatusForbidden && strings.Contains(message, "system:anonymous"):
 		return Forbidden, why, noCredentials
 	case code == http.StatusForbidden:
-		return Forbidden, why, fmt.Sprintf("grant {apiGroups: [%q], resources: [%q], verbs: [%q]}, see deploy/", group, name, verb)
+		wayOut = fmt.Sprintf("grant {apiGroups: [%q], resources: [%q], verbs: [%q]}, see deploy/", group, name, verb)
+		return Forbidden, why, wayOut
 	case code == http.StatusNotFound && group != "" && name == "nodes":
-		return NotFound, why, "this cluster has no usage of nodes: where pods are served, its metrics API is one without nodes; " +
-			"else install metrics-server"
+		return NotFound, why, "this cluster has no usage of nodes: where pods are served, its metrics API is one " +
+			"without nodes; else install metrics-server"
 	case code == http.StatusNotFound && group != "":
 		return NotFound, why, "the metrics API is not installed in this cluster: install metrics-server"
 	case code == http.StatusNotFound:
@@ -172,7 +180,8 @@ func explainStatus(attempt string, s metav1.Status) (reason, why, wayOut string)
 	case code == http.StatusTooManyRequests:
 		return Throttled, why, "the API server is overloaded; it is tried again"
 	case group != "" && code == http.StatusServiceUnavailable:
-		return Unavailable, why, "metrics-server is not running or not reachable: check kubectl get apiservice v1beta1.metrics.k8s.io"
+		return Unavailable, why, "metrics-server is not running or not reachable: check kubectl get apiservice " +
+			"v1beta1.metrics.k8s.io"
 	case code >= 500, code == http.StatusRequestTimeout, code == http.StatusConflict, code == http.StatusGone:
 		return Unavailable, why, "look into the API server's log; it is tried again"
 	}
@@ -189,36 +198,42 @@ func explainConnection(err error, detail string) (reason, why, wayOut string) {
 		certificate x509.CertificateInvalidError
 		noTLS       tls.RecordHeaderError
 	)
+	is := func(targets ...error) bool {
+		return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
+	}
 	says := func(text ...string) bool { // for types that are not exported
 		return slices.ContainsFunc(text, func(t string) bool { return strings.Contains(err.Error(), t) })
 	}
 	switch {
 	case errors.As(err, &dns):
-		return Network, "cannot resolve " + oneLine(dns.Name), "check the server's name in the kubeconfig and this container's DNS"
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return Network, "cannot resolve " + oneLine(dns.Name), "check the server's name in the kubeconfig and this " +
+			"container's DNS"
+	case is(syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH):
 		return Network, detail, "check the server's address in the kubeconfig, and whether it is reachable from here " +
 			"(in a container, 127.0.0.1 is the container itself)"
-	case errors.Is(err, errNoHeader), errors.Is(err, errUnfinished):
+	case is(errNoHeader, errUnfinished):
 		return Timeout, detail, "check the server's address, the network and the API server's load"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return Timeout, "no complete answer in time", "check the network and the API server's load, or raise --refresh-interval"
+		return Timeout, "no complete answer in time", "check the network and the API server's load, or raise " +
+			"--refresh-interval"
 	case errors.As(err, &name):
-		return Network, detail, "set tls-server-name of the cluster in the kubeconfig to a name that the server's certificate has, " +
-			"or use an address that it has"
+		return Network, detail, "set tls-server-name of the cluster in the kubeconfig to a name that the server's " +
+			"certificate has, or use an address that it has"
 	case errors.As(err, &authority):
-		return Network, detail, "set certificate-authority-data of the cluster in the kubeconfig to the authority of the server's certificate"
+		return Network, detail, "set certificate-authority-data of the cluster in the kubeconfig to the authority " +
+			"of the server's certificate"
 	case errors.As(err, &certificate) && certificate.Reason == x509.Expired:
 		return Network, detail, "renew the server's certificate, or correct the clock here"
 	case errors.As(err, &noTLS):
 		return Configuration, detail, "the server does not speak TLS: check the port in the kubeconfig's address, " +
 			"or have it begin with http://, to which no credentials are sent"
 	case says("malformed HTTP response", "malformed HTTP status code"):
-		return Configuration, detail, "the server does not speak HTTP there: check the port in the kubeconfig's address, " +
-			"and that it begins with https://"
+		return Configuration, detail, "the server does not speak HTTP there: check the port in the kubeconfig's " +
+			"address, and that it begins with https://"
 	case says("x509: ", "tls: "):
 		return Network, detail, "check certificate-authority and client certificate in the kubeconfig"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
-		errors.Is(err, net.ErrClosed), says("stream error: ", "http2: ", "server closed idle connection", "server sent GOAWAY"):
+	case is(io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed),
+		says("stream error: ", "http2: ", "server closed idle connection", "server sent GOAWAY"):
 		return Network, "the connection broke: " + detail, "it is tried again"
 	case says("invalid header field value"):
 		return Configuration, detail, "take out of the kubeconfig's token what no token has, such as a line break"

@@ -359,7 +359,7 @@ func TestExplainWhatConnectionsEndWith(t *testing.T) {
 			c.BearerToken = ""
 			c.ExecProvider = &clientcmdapi.ExecConfig{Command: "false", Args: []string{secret}, APIVersion: "client.authentication.k8s.io/v1", InteractiveMode: clientcmdapi.NeverExecInteractiveMode}
 			return c
-		}, Configuration, []string{"the exec plugin false failed with exit code 1", "; run it by hand to see why, or use a service account's token, see deploy/outside/"}},
+		}, Configuration, []string{"the exec plugin false failed with exit code 1", "; run it by hand to see why, or use a kubeconfig with a service account's token, see deploy/outside/"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := list(t.Context(), c.config(t), Metrics)

@@ -15,8 +15,8 @@ const kubeconfigEvery = 5 * time.Second
 type Cluster struct {
 	Kubeconfig, Context string // as for Find
 	UserAgent           string // of all requests; empty for client-go's own
-	// Report is told of every request, with the resource as kubectl names it ("pods", "pods.metrics.k8s.io"), the verb (list, watch,
-	// get) and the HTTP status code, or "error" where there was none.
+	// Report is told of every request, with the resource as kubectl names it ("pods", "pods.metrics.k8s.io"), the verb
+	// (list, watch, get) and the HTTP status code, or "error" where there was none.
 	Report func(resource, verb, code string)
 	// Failed is told that no cluster is configured, or not correctly, at every look; Found that one is.
 	Failed func(*Failure)
@@ -25,8 +25,8 @@ type Cluster struct {
 	Run func(ctx context.Context, core, metrics rest.Interface)
 }
 
-// Follow runs with the cluster that is configured, as soon as one is, until ctx ends. When the kubeconfig changes it may
-// name another cluster: then Run is ended, and begun with new clients.
+// Follow runs with the cluster that is configured, as soon as one is, until ctx ends. When the kubeconfig changes it
+// may name another cluster: then Run is ended, and begun with new clients.
 func (c *Cluster) Follow(ctx context.Context) {
 	tick := time.NewTicker(kubeconfigEvery)
 	defer tick.Stop()
@@ -81,7 +81,7 @@ func (c *Cluster) connect(source Source) (core, metrics rest.Interface, t *trans
 	}
 	if err != nil {
 		t.close()
-		return nil, nil, nil, misconfigured("cannot use the server's address in the kubeconfig: %s; correct it there", err)
+		return nil, nil, nil, misconfigured("cannot use the server's address: %s; correct it in the kubeconfig", err)
 	}
 	return core, metrics, t, nil
 }

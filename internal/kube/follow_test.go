@@ -115,8 +115,8 @@ func limitFiles(t *testing.T, number uint64) func() {
 	}
 }
 
-// TestRepairedKubeconfigIsTakenOverWhileThePluginHangs also where nothing is changed of the plugin, which client-go would go
-// on to wait for.
+// TestRepairedKubeconfigIsTakenOverWhileThePluginHangs also where nothing is changed of the plugin, which client-go
+// would go on to wait for.
 func TestRepairedKubeconfigIsTakenOverWhileThePluginHangs(t *testing.T) {
 	t.Parallel()
 	hangs := kubeconfig("https://127.0.0.1:1", "dev")

@@ -24,7 +24,8 @@ import (
 const (
 	// pluginTime is how long an exec plugin may run before it is killed.
 	pluginTime = 30 * time.Second
-	// maxPluginOutput bounds what a plugin may print, in bytes: a token or a certificate with its chain, with much room.
+	// maxPluginOutput bounds what a plugin may print, in bytes: a token or a certificate with its chain, with much
+	// room.
 	maxPluginOutput = 1 << 20
 )
 
@@ -34,14 +35,17 @@ var pluginVersions = map[string]bool{
 	"client.authentication.k8s.io/v1beta1": true,
 }
 
+// useToken is the way out of all that plugins need and do not find where the exporter runs.
+const useToken = "use a kubeconfig with a service account's token, see deploy/outside/"
+
 // pluginError is an exec plugin that gives no credentials: why, and the way out.
 type pluginError struct{ why, wayOut string }
 
 func (e *pluginError) Error() string { return e.why + "; " + e.wayOut }
 
-// plugin authorizes requests with what a kubeconfig's exec plugin prints, as client-go does. client-go's own code runs the
-// plugin without a bound while it holds a lock that all clients of the process share, keeps all that the plugin prints, and
-// connects it to this process's stderr, where a token would go past what keeps secrets out of the log.
+// plugin authorizes requests with what a kubeconfig's exec plugin prints, as client-go does. client-go's own code runs
+// the plugin without a bound while it holds a lock that all clients of the process share, keeps all that the plugin
+// prints, and connects it to this process's stderr, where a token would go past what keeps secrets out of the log.
 type plugin struct {
 	next    http.RoundTripper
 	config  *clientcmdapi.ExecConfig
@@ -56,7 +60,8 @@ type plugin struct {
 	pem         string // the certificate as printed
 }
 
-// pluginRun is a run of a plugin. All requests that come meanwhile wait for it. Its results may be read once done is closed.
+// pluginRun is a run of a plugin. All requests that come meanwhile wait for it. Its results may be read once done is
+// closed.
 type pluginRun struct {
 	began   time.Time
 	done    chan struct{}
@@ -139,10 +144,9 @@ func (p *plugin) run() *pluginRun {
 	go func() {
 		defer close(run.done)
 		status, err := p.execute(run)
-		if err == nil {
-			err = p.use(run, status)
+		if run.err = err; err == nil {
+			run.err = p.use(run, status)
 		}
-		run.err = err
 	}()
 	return run
 }
@@ -159,57 +163,44 @@ func (p *plugin) execute(run *pluginRun) (*clientauthentication.ExecCredentialSt
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
-	const token = "use a service account's token, see deploy/outside/"
-	name := oneLine(shown(p.config.Command))
 	var exit *exec.ExitError
 	switch {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+	case out.full:
+		return nil, p.fault("run it by hand to see what, or "+useToken, "prints more than %d bytes", maxPluginOutput)
 	case ctx.Err() != nil:
 		return nil, p.hangs(run)
-	case out.full:
-		return nil, &pluginError{fmt.Sprintf("the exec plugin %s prints more than %d bytes", name, maxPluginOutput),
-			"run it by hand to see what, or " + token}
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		return nil, &pluginError{
-			"the kubeconfig's credentials come from an exec plugin that is not installed here: executable " + name + " not found",
-			"use a kubeconfig with a service account's token, see deploy/outside/"}
+		return nil, &pluginError{"the kubeconfig's credentials come from an exec plugin that is not installed here: " +
+			oneLine(shown(p.config.Command)), useToken}
 	case errors.As(err, &exit) && exit.Exited():
-		// What it has printed is not shown, so that the operator has to run it to see that.
-		return nil, &pluginError{fmt.Sprintf("the exec plugin %s failed with exit code %d", name, exit.ExitCode()),
-			"run it by hand to see why, or " + token}
+		return nil, p.fault("run it by hand to see why, or "+useToken, "failed with exit code %d", exit.ExitCode())
 	default:
-		return nil, &pluginError{fmt.Sprintf("the exec plugin %s failed: %s", name, oneLine(err.Error())),
-			"check the kubeconfig's exec plugin, or " + token}
+		return nil, p.fault("check the kubeconfig's exec plugin, or "+useToken, "failed: %s", oneLine(err.Error()))
 	}
 	var printed clientauthentication.ExecCredential
 	if yaml.Unmarshal(out.text, &printed) != nil || printed.Kind != "ExecCredential" ||
 		printed.APIVersion != p.config.APIVersion || printed.Status == nil {
-		return nil, &pluginError{fmt.Sprintf("the exec plugin %s prints no ExecCredential of %s with a status", name, p.config.APIVersion),
-			"update the plugin or the apiVersion in the kubeconfig, or " + token}
+		return nil, p.fault("update the plugin or the apiVersion in the kubeconfig, or "+useToken,
+			"prints no ExecCredential of %s with a status", p.config.APIVersion)
 	}
 	return printed.Status, nil
 }
 
 // use takes in what a run has brought.
 func (p *plugin) use(run *pluginRun, status *clientauthentication.ExecCredentialStatus) error {
-	fault := func(why string) error {
-		return &pluginError{fmt.Sprintf("the exec plugin %s prints %s", oneLine(shown(p.config.Command)), why), "update the plugin"}
-	}
 	if run.token = status.Token; status.ExpirationTimestamp != nil {
 		run.expires = status.ExpirationTimestamp.Time
 	}
 	var certificate *tls.Certificate
-	switch hasCertificate, hasKey := status.ClientCertificateData != "", status.ClientKeyData != ""; {
-	case hasCertificate && hasKey:
+	if status.ClientCertificateData != "" || status.ClientKeyData != "" {
 		pair, err := tls.X509KeyPair([]byte(status.ClientCertificateData), []byte(status.ClientKeyData))
 		if err != nil {
-			return fault("a client certificate and a key that cannot be used")
+			return p.fault("update the plugin", "prints a client certificate and key that cannot be used")
 		}
 		certificate = &pair
-	case hasCertificate || hasKey:
-		return fault("a client certificate or a key without the other")
-	case run.token == "":
-		return fault("neither a token nor a client certificate")
+	} else if run.token == "" {
+		return p.fault("update the plugin", "prints neither a token nor a client certificate")
 	}
 	p.mu.Lock()
 	rotated := p.pem != "" && p.pem != status.ClientCertificateData
@@ -221,8 +212,8 @@ func (p *plugin) use(run *pluginRun, status *clientauthentication.ExecCredential
 	return nil
 }
 
-// clientCertificate is the present client certificate, nil where there is none. A request waits for its credentials before
-// it connects.
+// clientCertificate is the present client certificate, nil where there is none. A request waits for its credentials
+// before it connects.
 func (p *plugin) clientCertificate() (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -230,9 +221,13 @@ func (p *plugin) clientCertificate() (*tls.Certificate, error) {
 }
 
 func (p *plugin) hangs(run *pluginRun) error {
-	return &pluginError{
-		fmt.Sprintf("the exec plugin %s has not answered within %s", oneLine(shown(p.config.Command)), time.Since(run.began).Round(time.Second)),
-		"run it by hand to see what it waits for (here it has no terminal), or use a service account's token, see deploy/outside/"}
+	return p.fault("run it by hand to see what it waits for (here it has no terminal), or "+useToken,
+		"has not answered within %s", time.Since(run.began).Round(time.Second))
+}
+
+// fault says what the plugin does. What it prints is not shown: it is meant to print a token.
+func (p *plugin) fault(wayOut, format string, args ...any) error {
+	return &pluginError{"the exec plugin " + oneLine(shown(p.config.Command)) + " " + fmt.Sprintf(format, args...), wayOut}
 }
 
 // limitedBuffer keeps what is written to it, and fails beyond maxPluginOutput.

@@ -30,8 +30,8 @@ func execCredential(status string) string {
 	return `{"apiVersion": "` + pluginVersion + `", "kind": "ExecCredential", "status": {` + status + `}}`
 }
 
-// pluginConfig is a client of the server that gets its credentials from a shell script. In the script $DIR is a directory of
-// its own.
+// pluginConfig is a client of the server that gets its credentials from a shell script. In the script $DIR is a
+// directory of its own.
 func pluginConfig(t *testing.T, server *httptest.Server, script string) (config *rest.Config, dir string) {
 	dir = t.TempDir()
 	return &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}, ExecProvider: &clientcmdapi.ExecConfig{
@@ -99,16 +99,21 @@ func awaitEnd(t *testing.T, pidFile string) {
 func TestPluginThatHangsIsEnded(t *testing.T) {
 	server := serve(t, answer(200, ""))
 	for name, c := range map[string]struct{ script, want string }{
-		"it sleeps":                    {"echo $$ >$DIR/pid; exec sleep 1000", "has not answered within 0s; run it by hand to see what it waits for"},
+		"it sleeps":                    {"echo $$ >$DIR/pid; exec sleep 1000", "has not answered within 2s; run it by hand to see what it waits for"},
 		"it ignores signals":           {"trap '' TERM INT HUP; echo $$ >$DIR/pid; while :; do sleep 1000; done", "has not answered"},
 		"a program that it runs hangs": {"sleep 1000 & echo $! >$DIR/pid; wait", "has not answered"},
 		"it prints without end":        {"echo $$ >$DIR/pid; exec yes", "prints more than 1048576 bytes; run it by hand to see what"},
 		"it waits for a terminal":      {"echo $$ >$DIR/pid; read answer; exit 4", "failed with exit code 4"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			patience := 2 * time.Second
+			if !strings.HasPrefix(c.want, "has not") {
+				patience = pluginTime
+			}
 			config, dir := pluginConfig(t, server, c.script)
 			tr := mustTransport(t, config)
-			_, err := tr.get(t.Context(), server.URL, 300*time.Millisecond)
+			_, err := tr.get(t.Context(), server.URL, patience)
 			checkExplained(t, "list pods", err, Configuration, 0, "cannot list pods: the exec plugin /bin/sh "+c.want)
 			awaitEnd(t, filepath.Join(dir, "pid"))
 		})
@@ -148,11 +153,12 @@ func TestRequestWaitsForAPluginNoLongerThanItsContext(t *testing.T) {
 }
 
 func TestRequestsWaitForOneRunOfThePlugin(t *testing.T) {
+	t.Parallel()
 	server := serve(t, answer(200, ""))
 	config, dir := pluginConfig(t, server, "echo run >>$DIR/runs; exec sleep 1000")
 	tr := mustTransport(t, config)
 	var wg sync.WaitGroup
-	tr.get(t.Context(), server.URL, 500*time.Millisecond)
+	tr.get(t.Context(), server.URL, 2*time.Second)
 	for range 10 {
 		wg.Go(func() {
 			if _, err := tr.get(t.Context(), server.URL, 0); err == nil {
@@ -177,7 +183,7 @@ func TestPluginThatHungIsRunAgain(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "repaired"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if status, err := tr.get(t.Context(), server.URL, 0); err != nil || status != 200 {
+	if status, err := tr.get(t.Context(), server.URL, pluginTime); err != nil || status != 200 {
 		t.Errorf("after its repair: %d %v", status, err)
 	}
 }
@@ -216,8 +222,8 @@ func TestPluginThatGivesNoCredentials(t *testing.T) {
 		"it prints another version":      {`echo '{"apiVersion": "'$SECRET'", "kind": "ExecCredential", "status": {"token": "t"}}'`, "prints no ExecCredential"},
 		"it prints no status":            {`echo '{"apiVersion": "` + pluginVersion + `", "kind": "ExecCredential"}'`, "prints no ExecCredential"},
 		"it prints an empty status":      {"echo '" + execCredential("") + "'", "prints neither a token nor a client certificate; update the plugin"},
-		"it prints a certificate alone":  {"echo '" + execCredential(`"clientCertificateData": "c"`) + "'", "prints a client certificate or a key without the other"},
-		"it prints a certificate's like": {"echo '" + execCredential(`"clientCertificateData": "`+secret+`", "clientKeyData": "k"`) + "'", "prints a client certificate and a key that cannot be used"},
+		"it prints a certificate alone":  {"echo '" + execCredential(`"clientCertificateData": "c"`) + "'", "prints a client certificate and key that cannot be used"},
+		"it prints a certificate's like": {"echo '" + execCredential(`"clientCertificateData": "`+secret+`", "clientKeyData": "k"`) + "'", "prints a client certificate and key that cannot be used"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config, _ := pluginConfig(t, server, c.script)

@@ -19,14 +19,15 @@ import (
 )
 
 const (
-	// headerTime is how long a request may take until the response header is there: to connect, to agree on TLS, to wait.
+	// headerTime is how long a request may take until the response header is there: to connect, to agree on TLS, to
+	// wait.
 	headerTime = 30 * time.Second
 	// bodyTime is how long the body may take after that, except a watch's, which has no end.
 	bodyTime = 2 * time.Minute
 	// maxHeader bounds the response header, in bytes.
 	maxHeader = 256 << 10
-	// maxErrorBody bounds what is read of an answer that is not a success: a metav1.Status with some room. Whoever reads the
-	// body of a success bounds that.
+	// maxErrorBody bounds what is read of an answer that is not a success: a metav1.Status with some room. Whoever
+	// reads the body of a success bounds that.
 	maxErrorBody = 1 << 20
 )
 
@@ -55,8 +56,8 @@ type proxyError struct {
 func (e *proxyError) Error() string { return "the proxy " + e.host + ": " + e.err.Error() }
 func (e *proxyError) Unwrap() error { return e.err }
 
-// noAnswer is why a request has got no answer. It hides the text and the methods of the error: what looks like a timeout or a
-// broken connection to client-go would become a watch that works, without any event.
+// noAnswer is why a request has got no answer. It hides the text and the methods of the error: what looks like a
+// timeout or a broken connection to client-go would become a watch that works, without any event.
 type noAnswer struct{ err error }
 
 func (noAnswer) Error() string   { return "no answer" }
@@ -82,7 +83,8 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 		// It is client-go's default; that it is set keeps the transport out of client-go's cache for the whole process.
 		c.Proxy = http.ProxyFromEnvironment
 	}
-	nobody := c.BearerToken == "" && c.BearerTokenFile == "" && c.Username == "" && c.CertFile == "" && len(c.CertData) == 0
+	nobody := c.BearerToken == "" && c.BearerTokenFile == "" && c.Username == "" &&
+		c.CertFile == "" && len(c.CertData) == 0
 	r := &requests{report: report, proxy: c.Proxy, refused: func() {}, anonymous: nobody && c.ExecProvider == nil}
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		limit(next)
@@ -90,7 +92,8 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 		return r
 	})
 	if c.CertFile != "" {
-		// A connection goes on with the certificate that it began with. client-go looks for a new one every five minutes.
+		// A connection goes on with the certificate that it began with. client-go looks for a new one every five
+		// minutes.
 		r.refused = t.disconnect
 	}
 	if c.BearerTokenFile != "" {
@@ -121,7 +124,7 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 		t.client.Transport, err = clienttransport.New(tc)
 	}
 	if err != nil {
-		return nil, misconfigured("cannot use the kubeconfig's credentials and certificates: %s; correct them there", err)
+		return nil, misconfigured("cannot use the credentials and certificates: %s; correct them in the kubeconfig", err)
 	}
 	// client-go authorizes every request, and so the one to another server that a redirect leads to.
 	t.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -134,7 +137,8 @@ func limit(rt http.RoundTripper) {
 		switch next := rt.(type) {
 		case *http.Transport:
 			next.MaxResponseHeaderBytes = maxHeader
-			next.OnProxyConnectResponse = func(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+			next.OnProxyConnectResponse = func(
+				_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
 				if resp.StatusCode != http.StatusOK {
 					return &proxyError{proxy.Host, errors.New("it answers CONNECT with " + resp.Status)}
 				}
@@ -157,8 +161,8 @@ func (t *transport) close() {
 
 // disconnect closes all connections, those in use as well.
 func (t *transport) disconnect() {
-	// The idle ones are forgotten first, so that no request is sent on one that is closed below it. The client's own method
-	// ends at the first wrapper.
+	// The idle ones are forgotten first, so that no request is sent on one that is closed below it. The client's own
+	// method ends at the first wrapper.
 	utilnet.CloseIdleConnectionsFor(t.client.Transport)
 	t.connections.CloseAll()
 }
@@ -200,7 +204,8 @@ func (c *requests) RoundTrip(r *http.Request) (*http.Response, error) {
 	if resp.StatusCode == http.StatusUnauthorized {
 		if c.anonymous {
 			body.Close()
-			return nil, &Failure{Reason: Unauthorized, Text: fmt.Sprintf("cannot %s %s: 401 Unauthorized; %s", verb, resource, noCredentials)}
+			return nil, &Failure{Reason: Unauthorized,
+				Text: fmt.Sprintf("cannot %s %s: 401 Unauthorized; %s", verb, resource, noCredentials)}
 		}
 		body.closed = c.refused
 	}

@@ -152,8 +152,8 @@ func (s silent) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return here, nil
 }
 
-// TestRequestWithoutAnAnswerEnds makes each kind of request, without a deadline of its own, to a server that does not get as
-// far as the header of an answer.
+// TestRequestWithoutAnAnswerEnds makes each kind of request, without a deadline of its own, to a server that does not
+// get as far as the header of an answer.
 func TestRequestWithoutAnAnswerEnds(t *testing.T) {
 	requests := map[string]func(ctx context.Context, pods *rest.Request) error{
 		"list": func(ctx context.Context, pods *rest.Request) error { return pods.Do(ctx).Error() },
@@ -209,7 +209,8 @@ func TestRequestWithoutAnAnswerEnds(t *testing.T) {
 	}
 }
 
-// TestWatchThatCannotBeginIsAFailure ends connections in the ways that client-go takes for the end of a watch that worked.
+// TestWatchThatCannotBeginIsAFailure ends connections in the ways that client-go takes for the end of a watch that
+// worked.
 func TestWatchThatCannotBeginIsAFailure(t *testing.T) {
 	for name, failure := range map[string]error{
 		"no end of the header":         io.ErrUnexpectedEOF,
@@ -339,8 +340,8 @@ func TestClosedTransportHasNoConnections(t *testing.T) {
 	}
 }
 
-// TestTransportsShareNothing keeps what client-go keeps for the process, by the certificates, from holding a cluster that is
-// left, and a cluster from closing the connections of another.
+// TestTransportsShareNothing keeps what client-go keeps for the process, by the certificates, from holding a cluster
+// that is left, and a cluster from closing the connections of another.
 func TestTransportsShareNothing(t *testing.T) {
 	server := serve(t, answer(200, ""))
 	plain := httptest.NewServer(answer(200, ""))
