@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -97,6 +98,12 @@ func TestConfigErrorsSayWhatToDo(t *testing.T) {
 		return strings.Replace(kubeconfig("https://one", "dev", "prod"), old, new, 1)
 	}
 	directory := t.TempDir()
+	secret64 := base64.StdEncoding.EncodeToString([]byte(secret))
+	long := "/home/me" + strings.Repeat("/a-long-name-of-a-directory", 12)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		text    string // of the kubeconfig
 		files   []string
@@ -110,7 +117,17 @@ func TestConfigErrorsSayWhatToDo(t *testing.T) {
 		"all of a list are missing": {files: []string{"/does/not/exist", "/nor/this"}, want: []string{
 			"no cluster configured: there is no kubeconfig [/does/not/exist /nor/this]; mount one at " + MountedKubeconfig}},
 		"the file cannot be read": {files: []string{directory}, want: []string{
-			"cannot read kubeconfig " + directory + ": is a directory; make it readable for this process's user"}},
+			"cannot read kubeconfig " + directory + ": is a directory; name a file; container engines make a directory where "}},
+		"the file is a pipe": {files: []string{pipe}, want: []string{
+			"cannot read kubeconfig " + pipe + ": is a pipe, which can be read only once; name a regular file"}},
+		"the file has no end": {files: []string{"/dev/zero"}, want: []string{
+			"cannot read kubeconfig /dev/zero: is longer than any kubeconfig, token or certificate; name a regular file"}},
+		"a tilde that no shell has replaced": {files: []string{"~/.kube/config"}, want: []string{
+			"there is no kubeconfig ~/.kube/config; write the whole path: only a shell knows what ~ and $ stand for"}},
+		"a variable that no shell has replaced": {files: []string{"$HOME/.kube/config"}, want: []string{
+			"there is no kubeconfig $HOME/.kube/config; write the whole path"}},
+		"quotes that no shell has taken away": {files: []string{`"/etc/kube/config"`}, want: []string{
+			`there is no kubeconfig "/etc/kube/config"; write its name without quotes`}},
 		"the file is empty": {text: "\n", want: []string{
 			"no cluster configured: kubeconfig FILE has no context; "}},
 		"no current context": {text: bad("current-context: dev", ""), want: []string{
@@ -125,8 +142,37 @@ func TestConfigErrorsSayWhatToDo(t *testing.T) {
 			`context "gone" is not in kubeconfig FILE; `, "dev, prod"}},
 		"a context of a cluster that does not exist": {text: bad("cluster: c,", "cluster: gone,"), want: []string{
 			`cannot use context "dev" of kubeconfig FILE: `, `"gone"`}},
-		"a certificate file that does not exist": {text: bad("server: https://one", "server: https://one, certificate-authority: /does/not/exist"), want: []string{
-			`cannot use context "dev" of kubeconfig FILE: `, "/does/not/exist"}},
+		"a context of a user that does not exist": {text: bad("user: u}", "user: gone}"), want: []string{
+			`cannot use context "dev" of kubeconfig FILE: its user "gone" is not there, so there are no credentials; add the user, or set --context`}},
+		"certificates of another machine": {
+			text: bad("server: https://one", "server: https://one, certificate-authority: "+long+"/ca.crt"), want: []string{
+				`cannot use context "dev" of kubeconfig FILE: cannot read its certificate-authority ` + long + "/ca.crt: no such file or directory; " +
+					"mount it there, or have it in the kubeconfig, which is then made by: kubectl config view --raw --flatten --minify"}},
+		"a client key of another machine": {
+			text: bad("token: "+secret, "client-certificate-data: "+secret64+", client-key: /home/me/key"), want: []string{
+				"cannot read its client-key /home/me/key: no such file or directory; mount it there, or ", "--flatten"}},
+		"a token file of another machine": {text: bad("token: "+secret, "tokenFile: /home/me/token"), want: []string{
+			"cannot read its tokenFile /home/me/token: no such file or directory; mount it there"}},
+		"a certificate that is a directory": {text: bad("server: https://one", "server: https://one, certificate-authority: "+directory), want: []string{
+			"cannot read its certificate-authority " + directory + ": is a directory; name a file; container engines make a directory where"}},
+		"a certificate of endless length": {text: bad("server: https://one", "server: https://one, certificate-authority: /dev/zero"), want: []string{
+			"cannot read its certificate-authority /dev/zero: is longer than any kubeconfig, token or certificate; name a regular file"}},
+		"a tilde in the path of a certificate": {
+			text: bad("server: https://one", "server: https://one, certificate-authority: ~/ca.crt"), want: []string{
+				"/~/ca.crt: no such file or directory; write the whole path: only a shell knows what ~ and $ stand for"}},
+		"a certificate authority with the insecure flag": {
+			text: bad("server: https://one", "server: https://one, insecure-skip-tls-verify: true, certificate-authority-data: "+secret64), want: []string{
+				`cannot use context "dev" of kubeconfig FILE: its cluster has a certificate-authority and insecure-skip-tls-verify; remove one of them`}},
+		"an auth-provider": {text: bad("token: "+secret, "auth-provider: {name: gcp, config: {access-token: "+secret+"}}"), want: []string{
+			`clients of Kubernetes have no auth-provider "gcp" any more; get a new kubeconfig from your cloud's command, or use a kubeconfig with a service account's token`}},
+		"an exec plugin of an old version": {
+			text: bad("token: "+secret, "exec: {apiVersion: client.authentication.k8s.io/v1alpha1, command: aws, args: ["+secret+"]}"), want: []string{
+				"its exec plugin aws speaks client.authentication.k8s.io/v1alpha1, which is no longer understood; update the plugin and get a new kubeconfig"}},
+		"an exec plugin that wants a terminal": {
+			text: bad("token: "+secret, "exec: {apiVersion: client.authentication.k8s.io/v1, command: login, interactiveMode: Always}"), want: []string{
+				"its exec plugin login wants a terminal (interactiveMode: Always), which it does not have here; use a kubeconfig with a service account's token"}},
+		"a certificate without its key": {text: bad("token: "+secret, "client-certificate-data: "+secret64), want: []string{
+			"client-key-data or client-key must be specified for u to use the clientCert authentication method.; correct it there"}},
 		"no YAML": {text: bad("token: ", "token: {"), want: []string{
 			"cannot read kubeconfig FILE: it is not a valid kubeconfig; check it with: kubectl --kubeconfig FILE config view"}},
 		"a token of the wrong type": {text: bad("token: "+secret, "token: ["+secret+"]"), want: []string{
@@ -173,6 +219,73 @@ func TestConfigErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
+// TestContentInPlaceOfANameIsNotShown gives a kubeconfig, a key or a token where its file's name, or another name,
+// belongs.
+func TestContentInPlaceOfANameIsNotShown(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	text := kubeconfig("https://one", "dev") + "# " + strings.Repeat("a certificate, ", 50)
+	content := base64.StdEncoding.EncodeToString([]byte(text))
+	folded := strings.Join(strings.Fields(text), " ")
+	key := "-----BEGIN PRIVATE KEY----- " + secret + " -----END PRIVATE KEY-----"
+	good := write(t, "good", kubeconfig("https://one", "dev"))
+	replaced := func(old, new string) string {
+		return write(t, "config", strings.Replace(kubeconfig("https://one", "dev"), old, new, 1))
+	}
+	const notAName = "is not the name of a file, which is not shown because it may be the content of one; "
+	for name, c := range map[string]struct{ kubeconfig, context, want string }{
+		"a kubeconfig in base64":             {content, "", "--kubeconfig (KUBECONFIG) " + notAName + "set it to the name of a file"},
+		"the same behind the name of a file": {good + ":" + content, "", notAName},
+		"the same before it":                 {content + ":" + good, "", notAName},
+		"a kubeconfig":                       {text, "", notAName},
+		"a kubeconfig in one line":           {folded, "", notAName},
+		"a kubeconfig as the context":        {good, text, `context "(not shown: it cannot be a name)" is not in kubeconfig ` + good},
+		"the same in base64":                 {good, content, `context "(not shown: it cannot be a name)" is not in kubeconfig ` + good},
+		"a key as the name of its file": {replaced("token: "+secret, `client-certificate-data: YQ==, client-key: "`+key+`"`), "",
+			"its client-key " + notAName + "content belongs into client-key-data"},
+		"a key in base64 as the name of its file": {replaced("token: "+secret, "client-certificate-data: YQ==, client-key: "+content), "",
+			"its client-key " + notAName},
+		"a short key in base64 as the name of its file": {
+			replaced("token: "+secret, "client-certificate-data: YQ==, client-key: "+base64.StdEncoding.EncodeToString([]byte(key))), "",
+			"its client-key " + notAName},
+		"a token as the name of its file": {replaced("token: "+secret, "tokenFile: "+content), "",
+			"its tokenFile " + notAName + "content belongs into token"},
+		"a certificate as the name of its file": {replaced("server: https://one", "server: https://one, certificate-authority: "+content), "",
+			"its certificate-authority " + notAName + "content belongs into certificate-authority-data"},
+		"a kubeconfig as the name of a user": {replaced("user: u}", "user: "+content+"}"), "",
+			`its user "(not shown: it cannot be a name)" is not there`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			source := Find(c.kubeconfig, c.context)
+			_, err := source.Config()
+			if err == nil {
+				t.Fatal("no error")
+			}
+			shown := Explain("connect", err).Text + source.String()
+			if !strings.Contains(shown, c.want) {
+				t.Errorf("%s\nwant: %s", shown, c.want)
+			}
+			if strings.Contains(shown, secret) || strings.Contains(shown, content[:40]) {
+				t.Errorf("the content is shown: %s", shown)
+			}
+		})
+	}
+}
+
+func TestWhatMayBeAName(t *testing.T) {
+	for name, may := range map[string]bool{
+		"/etc/kube/config": true, "~/.kube/my config": true, "arn:aws:eks:eu-west-1:1234:cluster/shop": true, "größe": true, "": true,
+		"/" + strings.Repeat("a", 255) + "/b": true,
+		"/" + strings.Repeat("a", 256) + "/b": false,
+		strings.Repeat("a/", 2048):            true,
+		strings.Repeat("a/", 2048) + "a":      false,
+		"one\ntwo":                            false, " before": false, "behind ": false, "{": false, "\x1b[31mred": false,
+	} {
+		if got := shown(name) == name; got != may {
+			t.Errorf("%.20q… of %d bytes is shown: %t, want %t", name, len(name), got, may)
+		}
+	}
+}
+
 func TestCredentialsThatCannotBeUsed(t *testing.T) {
 	garbage := base64.StdEncoding.EncodeToString([]byte(secret))
 	for name, user := range map[string]string{
@@ -196,6 +309,14 @@ func TestCredentialsThatCannotBeUsed(t *testing.T) {
 func TestFingerprint(t *testing.T) {
 	file := write(t, "config", "one")
 	s := Source{Files: []string{file, filepath.Join(t.TempDir(), "missing")}}
+	print := func() [32]byte {
+		t.Helper()
+		sum, err := s.Fingerprint()
+		if err != nil {
+			t.Error(err)
+		}
+		return sum
+	}
 	seen := map[[32]byte]string{}
 	for what, change := range map[string]func(){
 		"as it was":         func() {},
@@ -208,17 +329,17 @@ func TestFingerprint(t *testing.T) {
 		os.WriteFile(file, []byte("one"), 0o600)
 		os.Remove(s.Files[1])
 		change()
-		if other, known := seen[s.Fingerprint()]; known {
+		if other, known := seen[print()]; known {
 			t.Errorf("%s has the fingerprint of: %s", what, other)
 		}
-		first := s.Fingerprint()
-		if seen[first] = what; s.Fingerprint() != first {
+		first := print()
+		if seen[first] = what; print() != first {
 			t.Errorf("%s: it changes without a change", what)
 		}
 	}
 	os.WriteFile(file, []byte("one"), 0o600)
 	os.Remove(s.Files[1])
-	if seen[s.Fingerprint()] != "as it was" {
+	if seen[print()] != "as it was" {
 		t.Error("what is as it was has another fingerprint")
 	}
 }

@@ -239,7 +239,7 @@ func watchPods(t *testing.T, do func(t *testing.T, w watching), namespaces ...st
 	synctest.Test(t, func(t *testing.T) {
 		server, s, changes := newAPI(t), &store{t: t, pods: map[string]string{}}, 0
 		config := configOf("http://cluster")
-		c, err := client(config, Core, &transport{&http.Client{Transport: server}})
+		c, err := client(config, Core, &transport{client: &http.Client{Transport: server}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// sent are the credentials that requests were last made with. Servers, and proxies before them, repeat these in what they
-// answer, and their answers are shown.
+// sent are the credentials that requests were last made with. Servers, and proxies before them, repeat these in what
+// they answer, and their answers are shown.
 var sent credentials
 
 type credentials struct {
@@ -18,12 +18,12 @@ type credentials struct {
 	hide []string // what is hidden for these
 }
 
-// mostSent is how many different credentials are remembered. A token is replaced by its successor, but not everywhere at
-// once.
+// mostSent is how many different credentials are remembered. A token is replaced by its successor, but not everywhere
+// at once.
 const mostSent = 4
 
-// mark is how much of a secret gives it away: somebody may have cut off its end. Secrets that are shorter have to be there
-// as a whole, and those that are shorter than tooShort would take half of every text away.
+// mark is how much of a secret gives it away: somebody may have cut off its end. Secrets that are shorter have to be
+// there as a whole, and those that are shorter than tooShort would take half of every text away.
 const mark, tooShort = 8, 4
 
 // keep remembers a value of the header Authorization.
