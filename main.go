@@ -161,7 +161,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "metrics-server-prom:", err)
 		os.Exit(2)
 	}
-	stderr := kube.WithoutCredentials(kube.SilencePlugins())
+	stderr := kube.WithoutCredentials(os.Stderr)
 	options := &slog.HandlerOptions{Level: set.logLevel}
 	var handler slog.Handler = slog.NewTextHandler(stderr, options)
 	if set.logFormat == "json" {
