@@ -164,7 +164,7 @@ func (p *Pusher) post(ctx context.Context, page io.ReadCloser) error {
 	if response.StatusCode/100 == 2 {
 		return nil
 	}
-	if location := response.Header.Get("Location"); location != "" {
+	if location := response.Header.Get("Location"); response.StatusCode/100 == 3 && location != "" {
 		host := "another path" // the path itself may repeat a secret of --push.url
 		if to, err := url.Parse(location); err == nil && to.Host != "" {
 			host = to.Host
