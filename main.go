@@ -129,8 +129,8 @@ func (s *settings) check() error {
 	}
 	left := func(namespace string) bool { return !s.excluded([]byte(namespace)) }
 	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, left) {
-		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): nothing is left to serve; " +
-			"take one out of it")
+		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): " +
+			"nothing is left to serve; take one out of it")
 	}
 	return s.push.Check(append(newLabeler(s.podLabels).names, sampleLabels...))
 }

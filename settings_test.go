@@ -108,15 +108,16 @@ func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
 	}
 }
 
-// TestNoSettingShowsContent is fault 10: what is in a kubeconfig, in place of its name or in any other wrong place, must not
-// get into the error, with which it would get into logs.
+// TestNoSettingShowsContent is fault 10: what is in a kubeconfig, in place of its name or in any other wrong place,
+// must not get into the error, with which it would get into logs.
 func TestNoSettingShowsContent(t *testing.T) {
 	const token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtYXJrZWQifQ.bWFya2VkLXNpZ25hdHVyZQ"
 	yaml := "users:\n- name: u\n  user:\n    token: " + token + "\napiVersion: v1\nkind: Config\nclusters:\n- name: c\n" +
 		"  cluster:\n    server: https://k:6443\ncontexts:\n- name: c\n  context:\n    cluster: c\n    user: u\n"
 	encoded := base64.StdEncoding.EncodeToString([]byte(yaml))
 	wrapped := encoded[:76] + "\n" + encoded[76:152] + "\n" + encoded[152:] + "\n"
-	for what, content := range map[string]string{"YAML": yaml, "base64 -w0": encoded, "base64 in lines": wrapped, "a token": token} {
+	for what, content := range map[string]string{
+		"YAML": yaml, "base64 -w0": encoded, "base64 in lines": wrapped, "a token": token} {
 		for _, row := range new(settings).table() {
 			for how, err := range map[string]error{
 				"by flag":        parseSettings([]string{"--" + row.Flag, content}, nil),

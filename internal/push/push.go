@@ -40,8 +40,8 @@ const (
 	maxAnswer = 4 << 10     // bytes of a refusal's body that are read at most
 )
 
-// transport makes a connection for each push: one that was idle in between can be dead without a sign, and a page that is
-// written as it is sent cannot be sent again. It follows no redirect.
+// transport makes a connection for each push: one that was idle in between can be dead without a sign, and a page that
+// is written as it is sent cannot be sent again. It follows no redirect.
 var transport = func() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DisableKeepAlives = true
@@ -152,7 +152,8 @@ func (p *Pusher) post(ctx context.Context, page io.ReadCloser) error {
 		request.Header[name] = values
 	}
 	request.Header.Set("Content-Encoding", "gzip")
-	// Not a http.Client, which would follow a redirect: a POST becomes an empty GET, and the headers get to another host.
+	// Not an http.Client, which would follow a redirect: a POST becomes an empty GET, and the headers get to another
+	// host.
 	response, err := transport.RoundTrip(request)
 	if err != nil && strings.Contains(err.Error(), "invalid proxy address") { // which it quotes, with its password
 		return errors.New("HTTP_PROXY or HTTPS_PROXY is not a valid URL")
@@ -169,8 +170,8 @@ func (p *Pusher) post(ctx context.Context, page io.ReadCloser) error {
 		if to, err := url.Parse(location); err == nil && to.Host != "" {
 			host = to.Host
 		}
-		return fmt.Errorf("the receiver answered %s and redirects to %s, which is not followed; set --push.url to the final URL",
-			response.Status, host)
+		return fmt.Errorf("the receiver answered %s and redirects to %s, which is not followed; "+
+			"set --push.url to the final URL", response.Status, host)
 	}
 	answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	return fmt.Errorf("the receiver answered %s: %s", response.Status, answer)

@@ -80,7 +80,8 @@ func over(t *testing.T, test func(t *testing.T, protocol string)) {
 }
 
 func onePage(_ context.Context, w io.Writer) error {
-	_, err := io.WriteString(w, "# TYPE a gauge\na{b=\"c\"} 1\n# HELP go_threads x\ngo_threads 7\nd 2\nprocess_open_fds 9\ne 3")
+	_, err := io.WriteString(w, "# TYPE a gauge\na{b=\"c\"} 1\n"+
+		"# HELP go_threads x\ngo_threads 7\nd 2\nprocess_open_fds 9\ne 3")
 	return err
 }
 
@@ -114,7 +115,8 @@ func TestPushesGzippedTextWithLabelsAndHeadersButNotTheProcess(t *testing.T) {
 		})
 		ok, log := pushes(t, 1, Pusher{URL: url + "/import?x=y", ExtraLabels: `cluster="x"`, UserAgent: "name/version",
 			Headers: http.Header{"Authorization": {"Bearer TOKEN"}, "X-Scope": {"y"}}})
-		want := "POST /import?x=y " + protocol + " # TYPE a gauge\na{cluster=\"x\",b=\"c\"} 1\nd{cluster=\"x\"} 2\ne{cluster=\"x\"} 3\n"
+		want := "POST /import?x=y " + protocol +
+			" # TYPE a gauge\na{cluster=\"x\",b=\"c\"} 1\nd{cluster=\"x\"} 2\ne{cluster=\"x\"} 3\n"
 		if got != want || !ok[0] || log != "" {
 			t.Errorf("%q, ok %v; want %q\n%s", got, ok, want, log)
 		}
@@ -132,15 +134,16 @@ func TestHeadersThatAreSetWin(t *testing.T) {
 	url := receiver(t, "HTTP/1.1", func(_ http.ResponseWriter, r *http.Request) { header = r.Header })
 	pushes(t, 1, Pusher{URL: strings.Replace(url, "://", "://me:password@", 1), UserAgent: "name/version",
 		Headers: http.Header{"User-Agent": {"mine"}, "Content-Type": {"text/mine"}}})
-	for name, want := range map[string]string{"User-Agent": "mine", "Content-Type": "text/mine", "Authorization": "Basic bWU6cGFzc3dvcmQ="} {
+	for name, want := range map[string]string{"User-Agent": "mine", "Content-Type": "text/mine",
+		"Authorization": "Basic bWU6cGFzc3dvcmQ="} {
 		if got := header.Values(name); !slices.Equal(got, []string{want}) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
 }
 
-// TestRedirectIsRefusedAndTheOtherHostLearnsNothing is fault 8: a redirect turned the POST into an empty GET that counted as
-// a push, and the headers went to the other host.
+// TestRedirectIsRefusedAndTheOtherHostLearnsNothing is fault 8: a redirect turned the POST into an empty GET that
+// counted as a push, and the headers went to the other host.
 func TestRedirectIsRefusedAndTheOtherHostLearnsNothing(t *testing.T) {
 	var asked atomic.Int32
 	other := receiver(t, "HTTP/1.1", func(http.ResponseWriter, *http.Request) { asked.Add(1) })
@@ -163,7 +166,8 @@ func TestRedirectIsRefusedAndTheOtherHostLearnsNothing(t *testing.T) {
 				if ok[0] || calls != 1 || asked.Load() != 0 {
 					t.Errorf("ok %v, %d calls, %d of the other host", ok, calls, asked.Load())
 				}
-				if !strings.Contains(log, fmt.Sprint("answered ", code)) || !strings.Contains(log, c.says) || strings.Contains(log, "MARKED") {
+				if !strings.Contains(log, fmt.Sprint("answered ", code)) || !strings.Contains(log, c.says) ||
+					strings.Contains(log, "MARKED") {
 					t.Errorf("the log is without %q: %s", c.says, log)
 				}
 			})
@@ -173,15 +177,18 @@ func TestRedirectIsRefusedAndTheOtherHostLearnsNothing(t *testing.T) {
 
 // TestOnlyAWholePageThatIsTakenIsOK is fault 8 in general.
 func TestOnlyAWholePageThatIsTakenIsOK(t *testing.T) {
-	for code, want := range map[int]bool{200: true, 202: true, 204: true, 299: true, 300: false, 304: false, 400: false, 404: false, 429: false, 503: false} {
+	for code, want := range map[int]bool{200: true, 202: true, 204: true, 299: true,
+		300: false, 304: false, 400: false, 404: false, 429: false, 503: false} {
 		url := receiver(t, "HTTP/1.1", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) })
-		if ok, log := pushes(t, 1, Pusher{URL: url}); ok[0] != want || want != (log == "") || !want && !strings.Contains(log, fmt.Sprint(code)) {
+		ok, log := pushes(t, 1, Pusher{URL: url})
+		if ok[0] != want || want != (log == "") || !want && !strings.Contains(log, fmt.Sprint(code)) {
 			t.Errorf("%d: ok %v, log: %s", code, ok, log)
 		}
 	}
 	over(t, func(t *testing.T, protocol string) {
-		url := receiver(t, protocol, func(w http.ResponseWriter, r *http.Request) { io.ReadFull(r.Body, make([]byte, 10)) })
-		ok, log := pushes(t, 1, Pusher{URL: url, Page: func(_ context.Context, w io.Writer) error { return largePage(w, 64<<20) }})
+		url := receiver(t, protocol, func(_ http.ResponseWriter, r *http.Request) { r.Body.Read(make([]byte, 10)) })
+		page := func(_ context.Context, w io.Writer) error { return largePage(w, 64<<20) }
+		ok, log := pushes(t, 1, Pusher{URL: url, Page: page})
 		if ok[0] || log == "" {
 			t.Errorf("a 200 before the page was taken: ok %v, log: %s", ok, log)
 		}
@@ -205,7 +212,7 @@ func TestPageIsStreamed(t *testing.T) {
 			}
 			received = half/2 + len(rest)
 		})
-		ok, log := pushes(t, 1, Pusher{URL: url, Interval: 20 * time.Second, Page: func(ctx context.Context, w io.Writer) error {
+		page := func(ctx context.Context, w io.Writer) error {
 			if err := largePage(w, half); err != nil {
 				return err
 			}
@@ -215,7 +222,8 @@ func TestPageIsStreamed(t *testing.T) {
 				return errors.New("nothing arrives before the page is whole")
 			}
 			return largePage(w, half)
-		}})
+		}
+		ok, log := pushes(t, 1, Pusher{URL: url, Interval: 20 * time.Second, Page: page})
 		if !ok[0] || received < 2*half-128 {
 			t.Errorf("ok %v, %d bytes; log: %s", ok, received, log)
 		}
@@ -233,7 +241,8 @@ func TestPageThatBreaksOffNeverArrivesWhole(t *testing.T) {
 				_, textErr = io.ReadAll(text)
 			}
 			if bodyErr == nil || textErr == nil || len(body) == 0 {
-				results <- fmt.Errorf("the receiver read %d bytes, the request ended with %v, the gzip with %v", len(body), bodyErr, textErr)
+				results <- fmt.Errorf("the receiver read %d bytes, the request ended with %v, the gzip with %v",
+					len(body), bodyErr, textErr)
 			} else {
 				results <- nil
 			}
@@ -277,12 +286,13 @@ func TestPageThatBreaksOffAfterA200IsNotOK(t *testing.T) {
 		close(answered)
 		io.Copy(io.Discard, conn)
 	}()
-	ok, log := pushes(t, 1, Pusher{URL: "http://" + listener.Addr().String(), Page: func(_ context.Context, w io.Writer) error {
+	page := func(_ context.Context, w io.Writer) error {
 		largePage(w, 1<<20)
 		<-answered
 		largePage(w, 1<<20)
 		return errors.New("the disk is gone")
-	}})
+	}
+	ok, log := pushes(t, 1, Pusher{URL: "http://" + listener.Addr().String(), Page: page})
 	if ok[0] || log == "" {
 		t.Errorf("ok %v, log: %s", ok, log)
 	}
@@ -295,7 +305,8 @@ func TestNothingIsPushedWhereThereIsNothing(t *testing.T) {
 		io.WriteString(w, "half a page\nand a half line")
 		return errors.New("no data yet")
 	}})
-	if calls != 0 || ok[0] || ok[1] || !strings.Contains(log, "no page to push: no data yet") || strings.Contains(log, "--push.url") {
+	if calls != 0 || ok[0] || ok[1] || !strings.Contains(log, "no page to push: no data yet") ||
+		strings.Contains(log, "--push.url") {
 		t.Errorf("%d requests, ok %v, log: %s", calls, ok, log)
 	}
 }
@@ -308,7 +319,8 @@ func TestNoDataIsNotTakenForAReceiverThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// TestAnswersAreReadToABound is fault 11. A receiver sends without end, and counts what it gets rid of; sockets take some.
+// TestAnswersAreReadToABound is fault 11. A receiver sends without end, and counts what it gets rid of; sockets take
+// some.
 func TestAnswersAreReadToABound(t *testing.T) {
 	const socketBuffers = 16 << 20
 	for what, begin := range map[string]string{
@@ -418,7 +430,8 @@ func TestReceiverThatHangsIsCutOff(t *testing.T) {
 				}
 				start := time.Now()
 				ok, log := pushes(t, 2, Pusher{URL: "http://receiver.invalid", Interval: interval})
-				if took := time.Since(start); ok[0] || ok[1] || took != 2*want || !strings.Contains(log, "did not answer within "+want.String()) {
+				took := time.Since(start)
+				if ok[0] || ok[1] || took != 2*want || !strings.Contains(log, "did not answer within "+want.String()) {
 					t.Errorf("ok %v, %s; log: %s", ok, took, log)
 				}
 			})

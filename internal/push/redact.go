@@ -53,7 +53,8 @@ func (p *Pusher) secrets() (secrets []string) {
 			secrets = append(secrets, user, password)
 		}
 	}
-	secrets = slices.DeleteFunc(secrets, func(s string) bool { return len(s) < tooShort || slices.Contains(wellKnown, s) })
+	harmless := func(s string) bool { return len(s) < tooShort || slices.Contains(wellKnown, s) }
+	secrets = slices.DeleteFunc(secrets, harmless)
 	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
 	return secrets
 }

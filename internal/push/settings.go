@@ -13,11 +13,12 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// SetURL takes a setting's text. It returns "", or what the text must be if it is not that, as SetExtraLabels and SetHeaders
-// do.
+// SetURL takes a setting's text. It returns "", or what the text must be if it is not that, as SetExtraLabels and
+// SetHeaders do.
 func (p *Pusher) SetURL(v string) (must string) {
 	p.URL = v
-	if u, err := url.Parse(v); v != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
+	u, err := url.Parse(v)
+	if v != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
 		return "an http or https URL, such as http://victoria-metrics:8428/api/v1/import/prometheus"
 	}
 	return ""
@@ -29,7 +30,7 @@ func (p *Pusher) SetExtraLabels(v string) (must string) {
 	names, ok := labelNames(v)
 	slices.Sort(names)
 	if !ok || len(slices.Compact(names)) < len(names) {
-		return `labels such as cluster="eu",team="shop", each name once, with \", \\ and \n for what cannot stand in a value`
+		return `labels such as cluster="eu",team="shop", each name once; in a value, a quote is \", a backslash \\`
 	}
 	return ""
 }
@@ -50,7 +51,8 @@ func labelNames(list string) (names []string, ok bool) {
 }
 
 // ownHeaders are set by what sends a request.
-var ownHeaders = []string{"Connection", "Content-Encoding", "Content-Length", "Host", "Trailer", "Transfer-Encoding", "Upgrade"}
+var ownHeaders = []string{"Connection", "Content-Encoding", "Content-Length", "Host", "Trailer", "Transfer-Encoding",
+	"Upgrade"}
 
 // SetHeaders takes headers, one a line.
 func (p *Pusher) SetHeaders(v string) (must string) {
@@ -74,16 +76,19 @@ func (p *Pusher) SetHeaders(v string) (must string) {
 	return ""
 }
 
-// Check is for what was set together: an error says what contradicts what. taken are the names of labels that samples have.
+// Check is for what was set together: an error says what contradicts what. taken are the names of labels that samples
+// have.
 func (p *Pusher) Check(taken []string) error {
 	names, _ := labelNames(p.ExtraLabels)
 	for _, name := range names {
 		if slices.Contains(taken, name) {
-			return fmt.Errorf("--push.extra-labels (PUSH_EXTRA_LABELS) has the label %s, which samples have already; rename it", name)
+			return fmt.Errorf("--push.extra-labels (PUSH_EXTRA_LABELS) has the label %s, which samples have already; "+
+				"rename it", name)
 		}
 	}
 	if u, err := url.Parse(p.URL); err == nil && u.User != nil && p.Headers.Get("Authorization") != "" {
-		return errors.New("--push.url (PUSH_URL) has a user and --push.header (PUSH_HEADER) an Authorization; set one of both")
+		return errors.New("--push.url (PUSH_URL) has a user and --push.header (PUSH_HEADER) an Authorization; " +
+			"set only one of them")
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -67,25 +66,26 @@ func TestHeaders(t *testing.T) {
 	} {
 		var p Pusher
 		must := p.SetHeaders(text)
-		if got := fmt.Sprint(p.Headers); (must != "") != (want == invalid) || want != invalid && got != want || strings.Contains(must, "Bad") {
+		got := fmt.Sprint(p.Headers)
+		if (must != "") != (want == invalid) || want != invalid && got != want || strings.Contains(must, "Bad") {
 			t.Errorf("%q: %s, must be %q", text, got, must)
 		}
 	}
 }
 
-// TestExtraLabelsAreAddedAsTheLibraryDoes compares with VictoriaMetrics' library, in whose words the setting is documented.
+// TestExtraLabelsAreAddedAsTheLibraryDoes compares with VictoriaMetrics' library, which pushed before.
 func TestExtraLabelsAreAddedAsTheLibraryDoes(t *testing.T) {
 	var want []byte
-	library := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { want, _ = io.ReadAll(r.Body) }))
-	defer library.Close()
+	library := receiver(t, "HTTP/1.1", func(_ http.ResponseWriter, r *http.Request) { want, _ = io.ReadAll(r.Body) })
 	check := func(page, labels string) {
 		t.Helper()
 		write := func(w io.Writer) { io.WriteString(w, page) }
 		options := &metrics.PushOptions{ExtraLabels: labels, DisableCompression: true, Method: http.MethodPost}
-		if err := metrics.PushMetricsExt(t.Context(), library.URL, write, options); err != nil {
+		if err := metrics.PushMetricsExt(t.Context(), library, write, options); err != nil {
 			t.Fatal(err)
 		}
-		for how, pieces := range map[string]func(io.Reader) io.Reader{"at once": func(r io.Reader) io.Reader { return r },
+		for how, pieces := range map[string]func(io.Reader) io.Reader{
+			"at once":      func(r io.Reader) io.Reader { return r },
 			"byte by byte": iotest.OneByteReader, "in halves": iotest.HalfReader} {
 			var got bytes.Buffer
 			w := &lineWriter{to: &got, labels: labels}
@@ -126,7 +126,8 @@ func TestExtraLabelsAreAddedAsTheLibraryDoes(t *testing.T) {
 
 // TestMetricsOfTheProcessAreLeftOut, with their comments.
 func TestMetricsOfTheProcessAreLeftOut(t *testing.T) {
-	page := "# HELP go_a b\n# TYPE go_a gauge\ngo_a 1\ngo_a{b=\"c\"} 1\n# HELP process_a b\nprocess_a 2\n# HELP gone b\ngone 3\n"
+	page := "# HELP go_a b\n# TYPE go_a gauge\ngo_a 1\ngo_a{b=\"c\"} 1\n" +
+		"# HELP process_a b\nprocess_a 2\n# HELP gone b\ngone 3\n"
 	if got := string(appendLines(nil, []byte(page), "")); got != "# HELP gone b\ngone 3\n" {
 		t.Errorf("%q", got)
 	}

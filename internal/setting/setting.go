@@ -51,9 +51,9 @@ type given struct {
 func (g *given) String() string     { return g.value }
 func (g *given) Set(v string) error { g.value, g.times = v, g.times+1; return nil }
 
-// Parse gives every row's Set its value, in the table's order. An error is one line that names the setting, its value and
-// what that must be. --help and --version are a Help. How settings go together is the caller's to check afterwards, Needs
-// aside.
+// Parse gives every row's Set its value, in the table's order. An error is one line that names the setting, its value
+// and what that must be. --help and --version are a Help. How settings go together is the caller's to check afterwards,
+// Needs aside.
 func Parse(program, version string, table []Row, args []string, getenv func(string) string) error {
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -70,8 +70,8 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 		return fmt.Errorf("%s; see --help", complaint(err))
 	case flags.NArg() > 0:
 		// It is not shown: it may be the rest of a secret that should have been quoted.
-		return fmt.Errorf("argument %d is not a flag: flags begin with --, and values with spaces need quotes; see --help",
-			len(args)-flags.NArg()+1)
+		return fmt.Errorf("argument %d is not a flag: flags begin with --, and values with spaces need quotes; "+
+			"see --help", len(args)-flags.NArg()+1)
 	case *showVersion:
 		return Help(program + " " + version + "\n")
 	}
@@ -107,9 +107,9 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 	return nil
 }
 
-// isName tells whether a text can be the name of a file, or of something else, rather than what is in a file, plain or as
-// base64. No file system has names above 255 bytes (NAME_MAX) and no system call takes a path above 4096 (PATH_MAX). Shorter
-// ones that are no names: a JSON Web Token begins with the base64 of {", and base64 of a text decodes to text.
+// isName tells whether a text can be the name of a file, or of something else, rather than what is in a file, plain or
+// as base64. No file system has names above 255 bytes (NAME_MAX) and no system call takes a path above 4096 (PATH_MAX).
+// Of what is shorter, a JSON Web Token begins with the base64 of {", and base64 of a text decodes to text.
 func isName(s string) bool {
 	for part := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '/' || r == filepath.ListSeparator }) {
 		if len(part) > 255 || strings.HasPrefix(part, "eyJ") {
@@ -126,8 +126,8 @@ func showable(value string) bool { return len(value) <= 64 && isName(value) }
 
 var flagName = regexp.MustCompile(`^[a-z.-]{1,30}$`)
 
-// complaint is an error of the package flag, which ends with the argument or its name. What is no name may be one with a
-// secret behind it, where the = was forgotten.
+// complaint is an error of the package flag, which ends with the argument or its name. What is not a name may be one
+// with a secret behind it, where the = was forgotten.
 func complaint(err error) string {
 	what, name, named := strings.Cut(err.Error(), ": -")
 	switch {
@@ -208,7 +208,8 @@ func unquoted(err string) string {
 	what, _, _ := strings.Cut(err, ": ")
 	switch {
 	case what == "yaml":
-		return strings.Join(append([]string{"no valid YAML, or a field that it does not have"}, lineNumber.FindAllString(err, -1)...), ", ")
+		lines := lineNumber.FindAllString(err, -1)
+		return strings.Join(append([]string{"not valid YAML, or a field that does not exist"}, lines...), ", ")
 	case strings.HasPrefix(what, "unknown "), strings.HasPrefix(what, "invalid "):
 		return what
 	}

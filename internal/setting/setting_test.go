@@ -298,12 +298,14 @@ func TestFileName(t *testing.T) {
 	}
 }
 
-// TestContentInPlaceOfANameIsNotShown is fault 10: a token got into the log because a kubeconfig's content was where its name
-// should have been. The token is where an error that is cut short would still have it.
+// TestContentInPlaceOfANameIsNotShown is fault 10: a token got into the log because a kubeconfig's content was where
+// its name should have been. The token is where an error that is cut short would still have it.
 func TestContentInPlaceOfANameIsNotShown(t *testing.T) {
 	const token = "eyJhbGciOiJSUzI1NiIsImtpZCI6Im1hcmtlZCJ9.eyJzdWIiOiJtYXJrZWQifQ.bWFya2VkLXNpZ25hdHVyZQ"
-	yaml := "users: [" + token + "]\napiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster: {server: 'https://k:6443?a=b'}\n" +
-		"contexts:\n- name: c\n  context: {cluster: c, user: u}\ncurrent-context: c\nusers:\n- name: u\n  user:\n    token: x\n"
+	yaml := "users: [" + token + "]\napiVersion: v1\nkind: Config\nclusters:\n- name: c\n" +
+		"  cluster: {server: 'https://k:6443?a=b'}\n" +
+		"contexts:\n- name: c\n  context: {cluster: c, user: u}\ncurrent-context: c\n" +
+		"users:\n- name: u\n  user:\n    token: x\n"
 	encoded := base64.StdEncoding.EncodeToString([]byte(yaml))
 	var wrapped strings.Builder
 	for line := range slices.Chunk([]byte(encoded), 76) {
@@ -342,7 +344,7 @@ func TestWebConfig(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"nothing in it":    {"", ""},
 		"a hash":           {"basic_auth_users: {me: $2a$04$JRR5xbHQBTfrPdIHkVgy8.4CT7QYgYZbVnmUjZAFBgR2Iq5WmPYsq}", ""},
-		"no YAML":          {"basic_auth_users: {me: " + secret, "but: no valid YAML, or a field that it does not have, line 1"},
+		"no YAML":          {"basic_auth_users: {me: " + secret, "but: not valid YAML, or a field that does not exist, line 1"},
 		"an unknown field": {"basic_auth_users:\n" + secret + ": x", "line 2"},
 		"the wrong type":   {"basic_auth_users: " + secret, "line 1"},
 		"a TLS version":    {"tls_server_config: {min_version: " + secret + "}", "but: unknown TLS version"},
