@@ -19,22 +19,23 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
-	"github.com/prometheus/exporter-toolkit/web"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/client-go/rest"
 
-	"metrics-server-prom/internal/gzpage"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
 )
 
@@ -60,9 +61,9 @@ func (s *settings) table() []setting.Row {
 		return setting.List(p, "namespaces", validation.IsDNS1123Label)
 	}
 	return []setting.Row{
-		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig), Secret: true,
+		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig),
 			Help: "kubeconfig; if not set " + kube.MountedKubeconfig + " if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
-		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Text(&s.context),
+		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.context),
 			Help: "context of the kubeconfig; if not set its current one"},
 		{Flag: "namespaces", Env: "NAMESPACES", Set: namespaces(&s.namespaces),
 			Help: "namespaces to serve, separated by commas; if not set all. A list needs only Roles in these namespaces"},
@@ -82,13 +83,14 @@ func (s *settings) table() []setting.Row {
 			Help: "path of the metrics"},
 		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
 			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
-		{Flag: "push.url", Env: "PUSH_URL", Set: s.setPushURL, Secret: true,
+		{Flag: "push.url", Env: "PUSH_URL", Set: s.push.SetURL, Secret: true,
 			Help: "where to push the page to as well: VictoriaMetrics' /api/v1/import/prometheus, a Pushgateway's /metrics/job/JOB"},
-		{Flag: "push.interval", Env: "PUSH_INTERVAL", Default: "30s", Set: setting.Duration(&s.push.Interval, time.Second, time.Hour),
+		{Flag: "push.interval", Env: "PUSH_INTERVAL", Needs: "push.url", Default: "30s",
+			Set:  setting.Duration(&s.push.Interval, time.Second, time.Hour),
 			Help: "how often to push: 1s to 1h"},
-		{Flag: "push.extra-labels", Env: "PUSH_EXTRA_LABELS", Set: setting.Text(&s.push.ExtraLabels),
+		{Flag: "push.extra-labels", Env: "PUSH_EXTRA_LABELS", Needs: "push.url", Set: s.push.SetExtraLabels,
 			Help: "labels to add to every sample that is pushed, such as cluster=\"eu\",team=\"shop\""},
-		{Flag: "push.header", Env: "PUSH_HEADER", Set: s.setPushHeader, Secret: true,
+		{Flag: "push.header", Env: "PUSH_HEADER", Needs: "push.url", Set: s.push.SetHeaders, Secret: true,
 			Help: "header to push with, such as Authorization: Bearer TOKEN; several are separated by newlines"},
 		{Flag: "log.level", Env: "LOG_LEVEL", Default: "info", Set: setting.LogLevel(&s.logLevel),
 			Help: "debug, info, warn or error"},
@@ -115,22 +117,18 @@ func (s *settings) setTelemetryPath(v string) string {
 	return ""
 }
 
-func (s *settings) setPushURL(v string) string {
-	if s.push.URL = v; v != "" && !push.ValidURL(v) {
-		return "an http or https URL"
+// check returns what contradicts what among settings that are valid each by itself.
+func (s *settings) check() error {
+	if s.refreshInterval >= s.maxAge {
+		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too old "+
+			"before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
 	}
-	return ""
-}
-
-func (s *settings) setPushHeader(v string) string {
-	s.push.Headers = nil
-	for line := range strings.Lines(v) {
-		if name, _, ok := strings.Cut(line, ":"); !ok || strings.TrimSpace(name) == "" {
-			return "Name: value, several separated by newlines"
-		}
-		s.push.Headers = append(s.push.Headers, strings.TrimSpace(line))
+	left := func(namespace string) bool { return !s.excluded([]byte(namespace)) }
+	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, left) {
+		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): " +
+			"nothing is left to serve; take one out of it")
 	}
-	return ""
+	return s.push.Check(append(newLabeler(s.podLabels).names, sampleLabels...))
 }
 
 // scopes is the namespaces to watch; "" is all of them.
@@ -153,6 +151,9 @@ func (s *settings) excluded(namespace []byte) bool {
 func main() {
 	set := &settings{}
 	err := setting.Parse("metrics-server-prom", fmt.Sprintf("%s (revision %s, %s)", version, revision, runtime.Version()), set.table(), os.Args[1:], os.Getenv)
+	if err == nil {
+		err = set.check()
+	}
 	if help := setting.Help(""); errors.As(err, &help) {
 		fmt.Print(help)
 		return
@@ -184,8 +185,8 @@ func main() {
 	}
 }
 
-// limitMemory has the garbage collector stay below the container's limit, of which the pages that the kernel sends take a
-// part too, and use less of what is free than Go does by default: the heap is small, and mostly long-lived. GOMEMLIMIT and
+// limitMemory has the garbage collector stay below the container's limit, of which the kernel takes a part for what it
+// sends, and use less of what is free than Go does by default: the heap is small, and mostly long-lived. GOMEMLIMIT and
 // GOGC win.
 func limitMemory() {
 	if os.Getenv("GOGC") == "" {

@@ -155,6 +155,10 @@ func newSnapshot(c *page.Compressor, source string, b *sample.Batch) *snapshot {
 	return s
 }
 
+// sampleLabels are the names of the labels that samples have, those of --pod-labels aside.
+var sampleLabels = []string{"node", "pod", "ip", "container", "namespace", "resource", "reason", "family", "verb", "code",
+	"result", "version", "revision", "goversion", "le", "quantile"}
+
 // assemble makes a page of the snapshots: of each family that has samples the header and its parts, and then self, the
 // exporter's metrics of itself.
 func assemble(snapshots []*snapshot, self *page.Part) *page.Page {
