@@ -49,7 +49,8 @@ func TestFollowTheKubeconfig(t *testing.T) {
 				if running.Add(1) > 1 {
 					t.Error("two clusters at once")
 				}
-				event(fmt.Sprintf("run %s %s", core.Get().Resource("pods").URL(), metrics.Get().Resource("nodes").URL()))
+				event(fmt.Sprintf("run %s %s", core.Get().Resource("pods").URL(),
+					metrics.Get().Resource("nodes").URL()))
 				<-ctx.Done()
 				time.Sleep(2 * time.Second) // until all of it has ended
 				event("ended")
@@ -67,21 +68,29 @@ func TestFollowTheKubeconfig(t *testing.T) {
 			time time.Duration
 			want []string
 		}{
-			{"there is none", func() { go func() { c.Follow(ctx); close(ended) }() }, time.Second, []string{"failed config"}},
+			{"there is none", func() { go func() { c.Follow(ctx); close(ended) }() }, time.Second,
+				[]string{"failed config"}},
 			{"it is looked for again", func() {}, kubeconfigEvery, []string{"failed config"}},
 			{"there is a broken one", func() { replace("{") }, kubeconfigEvery, []string{"failed config"}},
-			{"there is one", func() { replace(kubeconfig("http://one", "dev")) }, kubeconfigEvery, []string{"found", run("one")}},
+			{"there is one", func() { replace(kubeconfig("http://one", "dev")) }, kubeconfigEvery, []string{"found",
+				run("one")}},
 			{"it stays", func() {}, 10 * kubeconfigEvery, nil},
-			{"it is written anew with the same content", func() { replace(kubeconfig("http://one", "dev")) }, 2 * kubeconfigEvery, nil},
+			{"it is written anew with the same content", func() { replace(kubeconfig("http://one", "dev")) },
+				2 * kubeconfigEvery, nil},
 			{"no file descriptors are left", limitFiles(t, 0), 2 * kubeconfigEvery, nil},
 			{"they are back", limitFiles(t, 1<<10), 2 * kubeconfigEvery, nil},
 			{"it cannot be read", func() { os.Remove(file); os.Symlink(file, file) }, 2 * kubeconfigEvery, nil},
-			{"it can be read again, as it was", func() { replace(kubeconfig("http://one", "dev")) }, 2 * kubeconfigEvery, nil},
-			{"it names another cluster", func() { replace(kubeconfig("http://two", "dev")) }, 2 * kubeconfigEvery, []string{"ended", "found", run("two")}},
-			{"it is broken", func() { replace("{") }, 2*kubeconfigEvery + time.Second, []string{"ended", "failed config"}},
-			{"it is whole again", func() { replace(kubeconfig("http://two", "dev")) }, 2 * kubeconfigEvery, []string{"found", run("two")}},
+			{"it can be read again, as it was", func() { replace(kubeconfig("http://one", "dev")) },
+				2 * kubeconfigEvery, nil},
+			{"it names another cluster", func() { replace(kubeconfig("http://two", "dev")) }, 2 * kubeconfigEvery,
+				[]string{"ended", "found", run("two")}},
+			{"it is broken", func() { replace("{") }, 2*kubeconfigEvery + time.Second, []string{"ended",
+				"failed config"}},
+			{"it is whole again", func() { replace(kubeconfig("http://two", "dev")) }, 2 * kubeconfigEvery,
+				[]string{"found", run("two")}},
 			{"it is gone", func() { os.Remove(file) }, 2 * kubeconfigEvery, []string{"ended", "failed config"}},
-			{"it is back", func() { replace(kubeconfig("http://three", "dev")) }, 2 * kubeconfigEvery, []string{"found", run("three")}},
+			{"it is back", func() { replace(kubeconfig("http://three", "dev")) }, 2 * kubeconfigEvery, []string{"found",
+				run("three")}},
 			{"the program ends", stop, 3 * time.Second, []string{"ended"}},
 		} {
 			mu.Lock()
@@ -125,7 +134,8 @@ func TestRepairedKubeconfigIsTakenOverWhileThePluginHangs(t *testing.T) {
 	file := write(t, "config", hangs)
 	begun := make(chan string, 10)
 	ended := make(chan time.Time, 10)
-	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) }, Found: func() {},
+	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
+		Found: func() {},
 		Run: func(ctx context.Context, core, _ rest.Interface) {
 			begun <- core.Get().URL().Host
 			_, err := core.Get().Resource("pods").MaxRetries(0).Stream(ctx) // hangs
@@ -181,7 +191,8 @@ func TestConnectionsOfAFormerClusterAreClosed(t *testing.T) {
 	runs := 0
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) }, Found: func() {},
+	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
+		Found: func() {},
 		Run: func(ctx context.Context, core, _ rest.Interface) {
 			if runs++; runs > 1 {
 				for range 2 {
@@ -195,11 +206,13 @@ func TestConnectionsOfAFormerClusterAreClosed(t *testing.T) {
 				return
 			}
 			// Both at once, so that there are two connections; nobody closes the first body.
-			if _, err := core.Get().Resource("pods").Param("watch", "true").Stream(context.WithoutCancel(ctx)); err != nil {
+			if _, err := core.Get().Resource("pods").Param("watch",
+				"true").Stream(context.WithoutCancel(ctx)); err != nil {
 				t.Error(err)
 			}
 			core.Get().Resource("pods").Do(ctx)
-			if err := os.WriteFile(file+"~", []byte(strings.Replace(text, server.URL, "https://127.0.0.1:2", 1)), 0o600); err != nil {
+			if err := os.WriteFile(file+"~", []byte(strings.Replace(text, server.URL, "https://127.0.0.1:2", 1)),
+				0o600); err != nil {
 				t.Error(err)
 			}
 			os.Rename(file+"~", file)

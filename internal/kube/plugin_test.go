@@ -34,10 +34,11 @@ func execCredential(status string) string {
 // directory of its own.
 func pluginConfig(t *testing.T, server *httptest.Server, script string) (config *rest.Config, dir string) {
 	dir = t.TempDir()
-	return &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}, ExecProvider: &clientcmdapi.ExecConfig{
-		Command: "/bin/sh", Args: []string{write(t, "plugin", script), secret}, APIVersion: pluginVersion,
-		Env: []clientcmdapi.ExecEnvVar{{Name: "DIR", Value: dir}, {Name: "SECRET", Value: secret}},
-	}}, dir
+	return &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true},
+		ExecProvider: &clientcmdapi.ExecConfig{
+			Command: "/bin/sh", Args: []string{write(t, "plugin", script), secret}, APIVersion: pluginVersion,
+			Env: []clientcmdapi.ExecEnvVar{{Name: "DIR", Value: dir}, {Name: "SECRET", Value: secret}},
+		}}, dir
 }
 
 // get makes a request by a transport whose plugin may run for as long as patience.
@@ -99,11 +100,14 @@ func awaitEnd(t *testing.T, pidFile string) {
 func TestPluginThatHangsIsEnded(t *testing.T) {
 	server := serve(t, answer(200, ""))
 	for name, c := range map[string]struct{ script, want string }{
-		"it sleeps":                    {"echo $$ >$DIR/pid; exec sleep 1000", "has not answered within 2s; run it by hand to see what it waits for"},
-		"it ignores signals":           {"trap '' TERM INT HUP; echo $$ >$DIR/pid; while :; do sleep 1000; done", "has not answered"},
+		"it sleeps": {"echo $$ >$DIR/pid; exec sleep 1000",
+			"has not answered within 2s; run it by hand to see what it waits for"},
+		"it ignores signals": {"trap '' TERM INT HUP; echo $$ >$DIR/pid; while :; do sleep 1000; done",
+			"has not answered"},
 		"a program that it runs hangs": {"sleep 1000 & echo $! >$DIR/pid; wait", "has not answered"},
-		"it prints without end":        {"echo $$ >$DIR/pid; exec yes", "prints more than 1048576 bytes; run it by hand to see what"},
-		"it waits for a terminal":      {"echo $$ >$DIR/pid; read answer; exit 4", "failed with exit code 4"},
+		"it prints without end": {"echo $$ >$DIR/pid; exec yes",
+			"prints more than 1048576 bytes; run it by hand to see what"},
+		"it waits for a terminal": {"echo $$ >$DIR/pid; read answer; exit 4", "failed with exit code 4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -124,7 +128,7 @@ func TestPluginThatHangsIsEnded(t *testing.T) {
 func TestPluginWhoseChildOutlivesItHasAnswered(t *testing.T) {
 	server := serve(t, answer(200, ""))
 	config, dir := pluginConfig(t, server, "sleep 1000 & echo $! >$DIR/pid\necho '"+execCredential(`"token": "t"`)+"'")
-	if status, err := mustTransport(t, config).get(t.Context(), server.URL, 20*time.Second); err != nil || status != 200 {
+	if status, err := mustTransport(t, config).get(t.Context(), server.URL, 0); err != nil || status != 200 {
 		t.Errorf("%d %v", status, err)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "pid"))
@@ -144,7 +148,8 @@ func TestRequestWaitsForAPluginNoLongerThanItsContext(t *testing.T) {
 	defer cancel()
 	_, err := tr.get(late, server.URL, 0)
 	checkExplained(t, "list pods", err, Configuration, 0,
-		"the exec plugin /bin/sh has not answered within 0s; run it by hand to see what it waits for (here it has no terminal), or use")
+		"the exec plugin /bin/sh has not answered within 0s; run it by hand to see what it waits for (here it has "+
+			"no terminal), or use")
 	ended, end := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, end)
 	if _, err := tr.get(ended, server.URL, 0); !errors.Is(err, context.Canceled) {
@@ -168,14 +173,16 @@ func TestRequestsWaitForOneRunOfThePlugin(t *testing.T) {
 	}
 	wg.Wait()
 	if runs, _ := os.ReadFile(filepath.Join(dir, "runs")); strings.Count(string(runs), "\n") != 2 {
-		t.Errorf("it was run %d times, want once for the first request and once for all others", strings.Count(string(runs), "\n"))
+		t.Errorf("it was run %d times, want once for the first request and once for all others",
+			strings.Count(string(runs), "\n"))
 	}
 }
 
 // TestPluginThatHungIsRunAgain is a plugin that waited for a network that is back, and one that was repaired.
 func TestPluginThatHungIsRunAgain(t *testing.T) {
 	server := serve(t, answer(200, ""))
-	config, dir := pluginConfig(t, server, "[ -e $DIR/repaired ] || exec sleep 1000\necho '"+execCredential(`"token": "t"`)+"'")
+	config, dir := pluginConfig(t, server,
+		"[ -e $DIR/repaired ] || exec sleep 1000\necho '"+execCredential(`"token": "t"`)+"'")
 	tr := mustTransport(t, config)
 	if _, err := tr.get(t.Context(), server.URL, 300*time.Millisecond); err == nil {
 		t.Fatal("it does not hang")
@@ -194,7 +201,7 @@ func TestClosedTransportEndsThePlugin(t *testing.T) {
 	tr := mustTransport(t, config)
 	ended := make(chan error)
 	go func() {
-		_, err := tr.get(t.Context(), server.URL, 0)
+		_, err := tr.get(t.Context(), server.URL, time.Hour)
 		ended <- err
 	}()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -214,16 +221,26 @@ func TestClosedTransportEndsThePlugin(t *testing.T) {
 func TestPluginThatGivesNoCredentials(t *testing.T) {
 	server := serve(t, answer(200, ""))
 	for name, c := range map[string]struct{ script, want string }{
-		"it fails and tells secrets":     {`echo "$SECRET $1"; echo "$SECRET $1" >&2; exit 3`, "failed with exit code 3; run it by hand to see why"},
-		"it is killed":                   {"kill -9 $$", "failed: signal: killed; check the kubeconfig's exec plugin"},
-		"it prints nothing":              {"", "prints no ExecCredential of " + pluginVersion + " with a status; update the plugin or the apiVersion"},
-		"it prints a secret":             {`echo "$SECRET"`, "prints no ExecCredential"},
-		"it prints another kind":         {`echo '{"apiVersion": "` + pluginVersion + `", "kind": "'$SECRET'", "status": {"token": "t"}}'`, "prints no ExecCredential"},
-		"it prints another version":      {`echo '{"apiVersion": "'$SECRET'", "kind": "ExecCredential", "status": {"token": "t"}}'`, "prints no ExecCredential"},
-		"it prints no status":            {`echo '{"apiVersion": "` + pluginVersion + `", "kind": "ExecCredential"}'`, "prints no ExecCredential"},
-		"it prints an empty status":      {"echo '" + execCredential("") + "'", "prints neither a token nor a client certificate; update the plugin"},
-		"it prints a certificate alone":  {"echo '" + execCredential(`"clientCertificateData": "c"`) + "'", "prints a client certificate and key that cannot be used"},
-		"it prints a certificate's like": {"echo '" + execCredential(`"clientCertificateData": "`+secret+`", "clientKeyData": "k"`) + "'", "prints a client certificate and key that cannot be used"},
+		"it fails and tells secrets": {`echo "$SECRET $1"; echo "$SECRET $1" >&2; exit 3`,
+			"failed with exit code 3; run it by hand to see why"},
+		"it is killed": {"kill -9 $$", "failed: signal: killed; check the kubeconfig's exec plugin"},
+		"it prints nothing": {"", "prints no ExecCredential of " + pluginVersion +
+			" with a status; update the plugin or the apiVersion"},
+		"it prints a secret": {`echo "$SECRET"`, "prints no ExecCredential"},
+		"it prints another kind": {`echo '{"apiVersion": "` + pluginVersion +
+			`", "kind": "'$SECRET'", "status": {"token": "t"}}'`, "prints no ExecCredential"},
+		"it prints another " +
+			"version": {`echo '{"apiVersion": "'$SECRET'", "kind": "ExecCredential", "status": {"token": "t"}}'`,
+			"prints no ExecCredential"},
+		"it prints no status": {`echo '{"apiVersion": "` + pluginVersion + `", "kind": "ExecCredential"}'`,
+			"prints no ExecCredential"},
+		"it prints an empty status": {"echo '" + execCredential("") + "'",
+			"prints neither a token nor a client certificate; update the plugin"},
+		"it prints a certificate alone": {"echo '" + execCredential(`"clientCertificateData": "c"`) + "'",
+			"prints a client certificate and key that cannot be used"},
+		"it prints a certificate's like": {"echo '" +
+			execCredential(`"clientCertificateData": "`+secret+`", "clientKeyData": "k"`) + "'",
+			"prints a client certificate and key that cannot be used"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config, _ := pluginConfig(t, server, c.script)
@@ -234,7 +251,8 @@ func TestPluginThatGivesNoCredentials(t *testing.T) {
 	config, _ := pluginConfig(t, server, "")
 	config.ExecProvider.Command = write(t, "not-executable", "")
 	_, err := mustTransport(t, config).get(t.Context(), server.URL, 0)
-	checkExplained(t, "list pods", err, Configuration, 0, "not-executable failed: ", "permission denied; check the kubeconfig's exec plugin")
+	checkExplained(t, "list pods", err, Configuration, 0, "not-executable failed: ",
+		"permission denied; check the kubeconfig's exec plugin")
 }
 
 func TestPluginIsRunAsOftenAsItsTokensEnd(t *testing.T) {
@@ -247,13 +265,15 @@ func TestPluginIsRunAsOftenAsItsTokensEnd(t *testing.T) {
 		}
 	})
 	// It prints the content of a file as the status, as YAML.
-	config, dir := pluginConfig(t, server, `printf 'apiVersion: `+pluginVersion+`\nkind: ExecCredential\nstatus: {%s}\n' "$(cat $DIR/status)"`)
+	config, dir := pluginConfig(t, server,
+		`printf 'apiVersion: `+pluginVersion+`\nkind: ExecCredential\nstatus: {%s}\n' "$(cat $DIR/status)"`)
 	tr := mustTransport(t, config)
 	for _, step := range []struct{ what, status, accepted, want string }{
 		{"the first request", "token: one, expirationTimestamp: 2999-01-01T00:00:00Z", "", "200 Bearer one"},
 		{"another one", "token: two, expirationTimestamp: 2000-01-01T00:00:00Z", "", "200 Bearer one"},
 		{"a token that is refused", "token: two, expirationTimestamp: 2000-01-01T00:00:00Z", "two", "401 Bearer one"},
-		{"the next one, already expired", "token: two, expirationTimestamp: 2000-01-01T00:00:00Z", "two", "200 Bearer two"},
+		{"the next one, already expired", "token: two, expirationTimestamp: 2000-01-01T00:00:00Z", "two",
+			"200 Bearer two"},
 		{"an expired token", "token: three", "", "200 Bearer three"},
 		{"a token that does not expire", "token: four", "", "200 Bearer three"},
 	} {
@@ -279,11 +299,15 @@ func TestPluginKnowsTheCluster(t *testing.T) {
 		cluster bool
 		want    string
 	}{
-		pluginVersion: {false, `{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","spec":{"interactive":false}}`},
-		"client.authentication.k8s.io/v1beta1": {true, `{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1beta1",` +
-			`"spec":{"cluster":{"server":"` + server.URL + `","insecure-skip-tls-verify":true,"config":{"audience":"us"}},"interactive":false}}`},
+		pluginVersion: {false,
+			`{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","spec":{"interactive":false}}`},
+		"client.authentication.k8s.io/v1beta1": {true,
+			`{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1beta1",` +
+				`"spec":{"cluster":{"server":"` + server.URL +
+				`","insecure-skip-tls-verify":true,"config":{"audience":"us"}},"interactive":false}}`},
 	} {
-		config, dir := pluginConfig(t, server, `printf %s "$KUBERNETES_EXEC_INFO" >$DIR/info; printf %s "$HOME" >$DIR/home`)
+		config, dir := pluginConfig(t, server,
+			`printf %s "$KUBERNETES_EXEC_INFO" >$DIR/info; printf %s "$HOME" >$DIR/home`)
 		config.ExecProvider.APIVersion, config.ExecProvider.ProvideClusterInfo = version, c.cluster
 		config.ExecProvider.Config = &runtime.Unknown{Raw: []byte(`{"audience":"us"}`)}
 		mustTransport(t, config).get(t.Context(), server.URL, 0)

@@ -69,7 +69,10 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 
 // through is what all requests pass through, before next.
 func through(next roundTrip) *requests {
-	return &requests{next: next, report: func(_, _, _ string) {}, proxy: func(*http.Request) (*url.URL, error) { return nil, nil },
+	return &requests{next: next, report: func(_, _, _ string) {}, proxy: func(*http.Request) (*url.URL,
+		error) {
+		return nil, nil
+	},
 		refused: func() {}}
 }
 
@@ -97,7 +100,10 @@ func TestRequestsAreCounted(t *testing.T) {
 				}
 				return &http.Response{StatusCode: c.status, Body: http.NoBody}, nil
 			})
-			transport.report = func(resource, verb, code string) { reports = append(reports, resource+" "+verb+" "+code) }
+			transport.report = func(resource, verb, code string) {
+				reports = append(reports,
+					resource+" "+verb+" "+code)
+			}
 			_, err := transport.RoundTrip(httptest.NewRequest(http.MethodGet, "/apis/metrics.k8s.io/v1beta1/pods", nil))
 			if !errors.Is(err, c.err) {
 				t.Errorf("error %v, want %v", err, c.err)
@@ -172,9 +178,12 @@ func TestRequestWithoutAnAnswerEnds(t *testing.T) {
 		most time.Duration
 		want string
 	}{
-		"it accepts and never answers":   {silent{connects: true}, "http://cluster", headerTime, "cluster: no answer within 30s; check the server's address"},
-		"it never ends the header":       {silent{connects: true, says: "HTTP/1.1 200 OK\r\nA: b"}, "http://cluster", headerTime, "no answer within 30s"},
-		"it never agrees on TLS":         {silent{connects: true}, "https://cluster", headerTime, "; check the network"},
+		"it accepts and never answers": {silent{connects: true}, "http://cluster", headerTime,
+			"cluster: no answer within 30s; check the server's address"},
+		"it never ends the header": {silent{connects: true, says: "HTTP/1.1 200 OK\r\nA: b"}, "http://cluster",
+			headerTime, "no answer within 30s"},
+		"it never agrees on TLS": {silent{connects: true}, "https://cluster", headerTime,
+			"; check the network"},
 		"it cannot be connected to":      {silent{}, "http://cluster", headerTime, "no answer within 30s"},
 		"it cannot be connected to, TLS": {silent{}, "https://cluster", headerTime, "no answer within 30s"},
 	} {
@@ -182,7 +191,10 @@ func TestRequestWithoutAnAnswerEnds(t *testing.T) {
 			t.Run(verb+", "+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var reported string
-					tr, err := newTransport(&rest.Config{Host: c.host, Dial: c.dial}, func(resource, verb, code string) { reported += verb + " " + code })
+					tr, err := newTransport(&rest.Config{Host: c.host, Dial: c.dial}, func(resource, verb,
+						code string) {
+						reported += verb + " " + code
+					})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -213,12 +225,13 @@ func TestRequestWithoutAnAnswerEnds(t *testing.T) {
 // worked.
 func TestWatchThatCannotBeginIsAFailure(t *testing.T) {
 	for name, failure := range map[string]error{
-		"no end of the header":         io.ErrUnexpectedEOF,
-		"no answer":                    io.EOF,
-		"a connection that is reset":   &net.OpError{Op: "read", Err: syscall.ECONNRESET},
-		"a connection that is closed":  net.ErrClosed,
-		"a connection that is too old": errors.New("http2: server sent GOAWAY and closed the connection; LastStreamID=1"),
-		"no agreement on TLS in time":  timeoutError("TLS handshake timeout"),
+		"no end of the header":        io.ErrUnexpectedEOF,
+		"no answer":                   io.EOF,
+		"a connection that is reset":  &net.OpError{Op: "read", Err: syscall.ECONNRESET},
+		"a connection that is closed": net.ErrClosed,
+		"a connection that is too old": errors.New("http2: server sent GOAWAY and closed the connection; " +
+			"LastStreamID=1"),
+		"no agreement on TLS in time": timeoutError("TLS handshake timeout"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			through := through(func(*http.Request) (*http.Response, error) { return nil, failure })
@@ -230,7 +243,8 @@ func TestWatchThatCannotBeginIsAFailure(t *testing.T) {
 			if err == nil {
 				t.Fatal("it is a watch without events")
 			}
-			if f := Explain("watch pods", err); f.Reason != Network && f.Reason != Timeout || strings.HasSuffix(f.Text, "and the network") {
+			if f := Explain("watch pods", err); f.Reason != Network && f.Reason != Timeout || strings.HasSuffix(f.Text,
+				"and the network") {
 				t.Errorf("%s: %s", f.Reason, f.Text)
 			}
 		})
@@ -242,7 +256,8 @@ func TestProxyWithoutAnAnswerIsNamed(t *testing.T) {
 		config := &rest.Config{Host: "https://cluster", Dial: silent{connects: true}.dial,
 			Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy:3128"})}
 		checkExplained(t, "list pods.metrics.k8s.io", list(t.Context(), config, Metrics), Network, 0,
-			"the way to the server is through the proxy proxy:3128: ", "no answer within 30s; check that proxy, and proxy-url")
+			"the way to the server is through the proxy proxy:3128: ",
+			"no answer within 30s; check that proxy, and proxy-url")
 	})
 }
 
@@ -281,7 +296,8 @@ func TestBodyThatIsNeverCompleteEnds(t *testing.T) {
 					t.Errorf("it ends after %s, want %s", took, c.want)
 				}
 				if !c.watch {
-					checkExplained(t, "list pods", BodyError(ctx, err), Timeout, 0, "cannot list pods: no complete answer within 2m0s; check ")
+					checkExplained(t, "list pods", BodyError(ctx, err), Timeout, 0,
+						"cannot list pods: no complete answer within 2m0s; check ")
 				}
 			})
 		})
@@ -377,7 +393,8 @@ func TestTokenThatIsRefusedIsReadAnewFromItsFile(t *testing.T) {
 		}
 	}
 	write("old")
-	transport, err := newTransport(&rest.Config{Host: server.URL, BearerToken: "older", BearerTokenFile: file}, func(string, string, string) {})
+	transport, err := newTransport(&rest.Config{Host: server.URL, BearerToken: "older", BearerTokenFile: file},
+		func(string, string, string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -410,7 +427,8 @@ func writeCertificate(t *testing.T, user, certFile, keyFile string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: user}, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: user},
+		NotAfter: time.Now().Add(time.Hour)}
 	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -419,7 +437,8 @@ func writeCertificate(t *testing.T, user, certFile, keyFile string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: certificate}, keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: certificate},
+		keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
 		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -447,7 +466,8 @@ func TestCertificateThatIsRefusedIsReadAnewFromItsFile(t *testing.T) {
 	})
 	certFile, keyFile := filepath.Join(t.TempDir(), "crt"), filepath.Join(t.TempDir(), "key")
 	writeCertificate(t, "expired", certFile, keyFile)
-	config := &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true, CertFile: certFile, KeyFile: keyFile}}
+	config := &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true, CertFile: certFile,
+		KeyFile: keyFile}}
 	transport, err := newTransport(config, func(string, string, string) {})
 	if err != nil {
 		t.Fatal(err)
@@ -484,7 +504,8 @@ func TestCertificateThatIsRefusedIsReadAnewFromItsFile(t *testing.T) {
 }
 
 func TestTokenFileThatIsNotThere(t *testing.T) {
-	_, err := newTransport(&rest.Config{Host: "https://127.0.0.1", BearerTokenFile: filepath.Join(t.TempDir(), "token")}, func(string, string, string) {})
+	_, err := newTransport(&rest.Config{Host: "https://127.0.0.1", BearerTokenFile: filepath.Join(t.TempDir(),
+		"token")}, func(string, string, string) {})
 	if f := Explain("connect", err); err == nil || f.Reason != Configuration {
 		t.Errorf("%v is no fault of the configuration", err)
 	}
