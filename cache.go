@@ -158,12 +158,17 @@ func (x *exporter) current(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	for _, r := range x.resources() {
-		if err := r.loop.Current(ctx); err != nil {
-			return err
+	for {
+		thaws := x.pulse.Thaws()
+		for _, r := range x.resources() {
+			if err := r.loop.Current(ctx); err != nil {
+				return err
+			}
+		}
+		if x.pulse.Thaws() == thaws { // else the first of them may be old again
+			return nil
 		}
 	}
-	return nil
 }
 
 // watchPatience is how long a watch may be interrupted without being reported: it is opened anew every few minutes.
