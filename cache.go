@@ -45,15 +45,15 @@ func (c *cluster) follow(ctx context.Context) {
 		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: "metrics-server-prom/" + version,
 		Report: c.requested,
 		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
-		Found:  func() { c.health.SetHealthy("cluster") },
+		Found:  func() {},
 		Run: func(ctx context.Context, core, metrics rest.Interface) {
 			n := c.connect(core, metrics)
+			c.health.SetUnknown(n.things()...) // before the cluster is healthy, which may be the end of an outage
+			c.health.SetHealthy("cluster")
 			defer context.AfterFunc(ctx, func() { c.leave(n) })()
 			n.run(ctx)
 			c.leave(n)
-			for _, what := range n.health {
-				c.health.Forget(what)
-			}
+			c.health.SetUnknown(n.things()...)
 		},
 	}
 	source.Follow(ctx)
@@ -127,7 +127,6 @@ type connection struct {
 	store     *store.Store[sample.Text]
 	watch     *watch.Watch[sample.Text]
 	lists     []*list // nodes, then the pods of each namespace
-	health    []string
 	life      context.Context // done when the connection has ended
 	end       context.CancelFunc
 	watched   refresh.Broadcast // after each change of the watch's state
@@ -168,6 +167,16 @@ func newConnection(c *cluster, core, metrics rest.Interface) *connection {
 func (n *connection) keep(o slim.Object) store.Entry[sample.Text] {
 	text, name := n.labeler.pod(o.(*slim.Pod))
 	return store.NewEntry(o, name, text)
+}
+
+// things are the keys of its health.
+func (n *connection) things() (keys []string) {
+	for _, l := range n.lists {
+		if keys = append(keys, l.What); l.Resource == pods {
+			keys = append(keys, "watch of "+l.What)
+		}
+	}
+	return keys
 }
 
 func (n *connection) snapshots() (all []*snapshot) {
@@ -215,6 +224,7 @@ func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
 // look returns the snapshots that are current, empty ones for those that are missing, and their number: all where nothing
 // of a resource is current, or where there are no data at all. changed is closed when it is worth looking again.
 func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan struct{}) {
+	thaws := n.cluster.pulse.Thaws()
 	changed = n.published.Wait()
 	has, data := map[string]bool{}, false
 	for _, l := range n.lists {
@@ -228,6 +238,9 @@ func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan 
 			changed = ended // of the others the last look is enough
 		}
 		missing++
+	}
+	if n.cluster.pulse.Thaws() != thaws {
+		return n.look() // else the first of them may be old again
 	}
 	if !has[nodes] || !has[pods] || !data {
 		missing = len(n.lists)

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-const s = time.Second
+const s, h = time.Second, time.Hour
 
 // ticks are the moments at which a simulated source has new data, since its start, the first of them 0.
 type ticks []time.Duration
@@ -238,6 +238,7 @@ func TestSourceThatTicks(t *testing.T) {
 
 func TestSourceThatChanges(t *testing.T) {
 	const change = 30 * 60 * s // all periods' multiple
+	regular := ticks{}.every(15*s, 0, h)
 	for name, c := range map[string]struct {
 		before, jitter time.Duration
 		after          ticks         // since the change
@@ -246,25 +247,25 @@ func TestSourceThatChanges(t *testing.T) {
 		within         time.Duration // of it
 		probes         int           // until then, at most
 	}{
-		"60 to 15 s":                           {60 * s, 0, ticks{}.every(15*s, 0, 3600*s), 15 * s, 3, 77 * s, 25},
-		"60 to 15 s, jitter":                   {60 * s, s / 2, ticks{}.every(15*s, s/2, 3600*s), 15 * s, 3, 80 * s, 35},
-		"120 to 15 s":                          {120 * s, 0, ticks{}.every(15*s, 0, 3600*s), 15 * s, 3, 137 * s, 25},
-		"120 to 60 s":                          {120 * s, 0, ticks{}.every(60*s, 0, 3600*s), 60 * s, 3, 182 * s, 70},
-		"60 to 30 s":                           {60 * s, 0, ticks{}.every(30*s, 0, 3600*s), 30 * s, 3, 92 * s, 40},
-		"15 to 10 s":                           {15 * s, 0, ticks{}.every(10*s, 0, 3600*s), 10 * s, 3, 32 * s, 25},
-		"60 to 15 s, in another phase":         {60 * s, 0, ticks{7 * s}.every(15*s, 0, 3600*s), 15 * s, 3, 90 * s, 40},
-		"60 to 10 s, in another phase":         {60 * s, 0, ticks{3 * s}.every(10*s, 0, 3600*s), 10 * s, 3, 80 * s, 30},
-		"15 to 60 s":                           {15 * s, 0, ticks{}.every(60*s, 0, 3600*s), 60 * s, 2, 122 * s, 115},
-		"15 to 30 s":                           {15 * s, 0, ticks{}.every(30*s, 0, 3600*s), 30 * s, 2, 62 * s, 55},
-		"15 to 20 s":                           {15 * s, 0, ticks{}.every(20*s, 0, 3600*s), 20 * s, 2, 42 * s, 35},
-		"60 to 120 s":                          {60 * s, 0, ticks{}.every(120*s, 0, 3600*s), 120 * s, 2, 242 * s, 190},
-		"15 to 120 s, jitter":                  {15 * s, s / 2, ticks{}.every(120*s, s, 3600*s), 120 * s, 2, 243 * s, 240},
-		"15 s, one tick left out":              {15 * s, 0, ticks{}.every(15*s, 0, 3600*s).without(0), 15 * s, 2, 47 * s, 40},
-		"15 s, one left out, and one at once":  {15 * s, 0, ticks{}.every(15*s, 0, 3600*s).without(0, 2), 15 * s, 5, 107 * s, 75},
-		"15 s, every second left out at first": {15 * s, 0, ticks{}.every(15*s, 0, 3600*s).without(0, 2, 4, 6, 8), 15 * s, 9, 197 * s, 120},
-		"60 s, one tick left out":              {60 * s, 0, ticks{}.every(60*s, 0, 3600*s).without(0), 60 * s, 2, 182 * s, 160},
-		"15 s, silent for 5 minutes":           {15 * s, 0, ticks{300 * s}.every(15*s, 0, 3600*s), 15 * s, 2, 782 * s, 200},
-		"15 s, restarted in another phase":     {15 * s, 0, ticks{7 * s}.every(15*s, 0, 3600*s), 15 * s, 3, 54 * s, 45},
+		"60 to 15 s":                           {60 * s, 0, ticks{}.every(15*s, 0, h), 15 * s, 3, 77 * s, 25},
+		"60 to 15 s, jitter":                   {60 * s, s / 2, ticks{}.every(15*s, s/2, h), 15 * s, 3, 80 * s, 35},
+		"120 to 15 s":                          {120 * s, 0, ticks{}.every(15*s, 0, h), 15 * s, 3, 137 * s, 25},
+		"120 to 60 s":                          {120 * s, 0, ticks{}.every(60*s, 0, h), 60 * s, 3, 182 * s, 70},
+		"60 to 30 s":                           {60 * s, 0, ticks{}.every(30*s, 0, h), 30 * s, 3, 92 * s, 40},
+		"15 to 10 s":                           {15 * s, 0, ticks{}.every(10*s, 0, h), 10 * s, 3, 32 * s, 25},
+		"60 to 15 s, in another phase":         {60 * s, 0, ticks{7 * s}.every(15*s, 0, h), 15 * s, 3, 90 * s, 40},
+		"60 to 10 s, in another phase":         {60 * s, 0, ticks{3 * s}.every(10*s, 0, h), 10 * s, 3, 80 * s, 30},
+		"15 to 60 s":                           {15 * s, 0, ticks{}.every(60*s, 0, h), 60 * s, 2, 122 * s, 115},
+		"15 to 30 s":                           {15 * s, 0, ticks{}.every(30*s, 0, h), 30 * s, 2, 62 * s, 55},
+		"15 to 20 s":                           {15 * s, 0, ticks{}.every(20*s, 0, h), 20 * s, 2, 42 * s, 35},
+		"60 to 120 s":                          {60 * s, 0, ticks{}.every(120*s, 0, h), 120 * s, 2, 242 * s, 190},
+		"15 to 120 s, jitter":                  {15 * s, s / 2, ticks{}.every(120*s, s, h), 120 * s, 2, 243 * s, 240},
+		"15 s, one tick left out":              {15 * s, 0, regular.without(0), 15 * s, 2, 47 * s, 40},
+		"15 s, one left out, and one at once":  {15 * s, 0, regular.without(0, 2), 15 * s, 5, 107 * s, 75},
+		"15 s, every second left out at first": {15 * s, 0, regular.without(0, 2, 4, 6, 8), 15 * s, 9, 197 * s, 120},
+		"60 s, one tick left out":              {60 * s, 0, ticks{}.every(60*s, 0, h).without(0), 60 * s, 2, 182 * s, 160},
+		"15 s, silent for 5 minutes":           {15 * s, 0, ticks{300 * s}.every(15*s, 0, h), 15 * s, 2, 782 * s, 200},
+		"15 s, restarted in another phase":     {15 * s, 0, ticks{7 * s}.every(15*s, 0, h), 15 * s, 3, 54 * s, 45},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -316,8 +317,8 @@ func TestSourceWithoutAPeriodIsLeftAlone(t *testing.T) {
 		"no answer is ever new": {
 			func(time.Duration) (string, int64, error) { return "node", 7, nil }, 0, 5 * 140},
 		"one tick and then none": {of(ticks{0, 20 * s}), 0, 5*140 + 25},
-		"every 2 s":              {of(ticks{0}.every(2*s, 0, 3600*s)), 0, 60},
-		"every 5 minutes":        {of(ticks{0}.every(300*s, 0, 3600*s)), 0, 6 * 280},
+		"every 2 s":              {of(ticks{0}.every(2*s, 0, h)), 0, 60},
+		"every 5 minutes":        {of(ticks{0}.every(300*s, 0, h)), 0, 6 * 280},
 		"two sources behind one address, in turn": {func(at time.Duration) (string, int64, error) {
 			return "node", int64(at/s) % 2, nil
 		}, 0, 60},
@@ -326,7 +327,7 @@ func TestSourceWithoutAPeriodIsLeftAlone(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProcess(t, c.source)
 				p.takes = c.takes
-				p.follow(3600 * s)
+				p.follow(h)
 				for _, told := range p.ticks {
 					if told.period != 0 {
 						t.Fatalf("period %s at %s, want none", told.period, told.at)
@@ -374,7 +375,7 @@ func TestPeriodIsNeverLearntFromAFreeze(t *testing.T) {
 				var over time.Duration
 				var froze sync.WaitGroup
 				froze.Go(func() { freeze(p); over = p.elapsed() })
-				p.follow(3600 * s)
+				p.follow(h)
 				froze.Wait()
 				for _, told := range p.ticks {
 					if told.period != 0 && !close1s(told.period, 15*s) {
@@ -384,7 +385,9 @@ func TestPeriodIsNeverLearntFromAFreeze(t *testing.T) {
 				if i := slices.IndexFunc(p.lost, func(at time.Duration) bool { return at >= over && at < over+s }); i < 0 {
 					t.Errorf("lost at %v, want when it goes on at %s", p.lost, over)
 				}
-				if !slices.ContainsFunc(p.ticks, func(told tick) bool { return told.period != 0 && told.at > over && told.at < over+32*s }) {
+				if !slices.ContainsFunc(p.ticks, func(told tick) bool {
+					return told.period != 0 && told.at > over && told.at < over+32*s
+				}) {
 					t.Errorf("no period within two ticks after %s: %v", over, p.ticks)
 				}
 			})
@@ -411,7 +414,7 @@ func TestTickBehindASlowProbeTeachesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProcess(t, of(ticks{0}.every(15*s, 0, 3600*s)))
+				p := newProcess(t, of(ticks{0}.every(15*s, 0, h)))
 				p.slow = func(at time.Duration) bool { return at >= from && at < from+3*s }
 				p.follow(1200 * s)
 				unknown := 0
@@ -433,8 +436,8 @@ func TestTickBehindASlowProbeTeachesNothing(t *testing.T) {
 
 func TestPeriodIsNeverLongerThanTheLongest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProcess(t, of(ticks{0}.every(125*s, 0, 3600*s)))
-		p.follow(3600 * s)
+		p := newProcess(t, of(ticks{0}.every(125*s, 0, h)))
+		p.follow(h)
 		if p.longest != MaxPeriod {
 			t.Errorf("a source of 125 s has a period of %s, want %s", p.longest, MaxPeriod)
 		}
@@ -469,7 +472,7 @@ func TestThawIsNotWaitedFor(t *testing.T) {
 }
 
 func TestFailedProbe(t *testing.T) {
-	source := ticks{0}.every(15*s, 0, 3600*s)
+	source := ticks{0}.every(15*s, 0, h)
 	synctest.Test(t, func(t *testing.T) {
 		const from, until = 100 * s, 400 * s
 		p := newProcess(t, func(at time.Duration) (string, int64, error) {
@@ -483,7 +486,7 @@ func TestFailedProbe(t *testing.T) {
 			t.Fatalf("lost at %v, want with the first failure after %s", p.lost, from)
 		}
 		if n := p.between(from, until); n != len(p.lost) || n > 6 {
-			t.Errorf("%d probes and %d times lost while they fail for 5 minutes, want each, and a minute's pause", n, len(p.lost))
+			t.Errorf("%d probes and %d times lost in 5 minutes of failures, want each, and a minute's pause", n, len(p.lost))
 		}
 		again := slices.IndexFunc(p.ticks, func(told tick) bool { return told.at > until })
 		if again < 0 || p.ticks[again].period != 0 || !close1s(p.ticks[again+1].period, 15*s) {
@@ -493,7 +496,7 @@ func TestFailedProbe(t *testing.T) {
 }
 
 func TestAnotherObjectOfTheSource(t *testing.T) {
-	source := ticks{0}.every(15*s, 0, 3600*s)
+	source := ticks{0}.every(15*s, 0, h)
 	synctest.Test(t, func(t *testing.T) {
 		p := newProcess(t, func(at time.Duration) (string, int64, error) {
 			if at >= 100*s {
@@ -512,7 +515,7 @@ func TestAnotherObjectOfTheSource(t *testing.T) {
 
 func TestFollowEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProcess(t, of(ticks{0}.every(15*s, 0, 3600*s)))
+		p := newProcess(t, of(ticks{0}.every(15*s, 0, h)))
 		p.follow(20 * s)
 		if at := p.elapsed(); at < 20*s || at > 20*s+p.takes {
 			t.Errorf("ended at %s", at)

@@ -96,8 +96,8 @@ func (e *exporter) suspend(length time.Duration) {
 	e.process.setClock(length)
 }
 
-// scrape asks as a scraper with a timeout of 10 s does. A process that is stopped begins with it when it runs again. One
-// that was stopped between looking and answering looks again.
+// scrape asks as a scraper with a timeout of 10 s does. A process that is stopped begins with it when it runs again.
+// One that was stopped between looking and answering looks again.
 func (e *exporter) scrape() {
 	asked := e.real()
 	e.scrapes.Go(func() {
@@ -144,8 +144,8 @@ func (e *exporter) serve(happens func(e *exporter)) []answer {
 	return e.answers
 }
 
-// check reports answers with what was read before the last freeze or is older than regular. It counts pages, and the 503
-// to those who asked when the process ran and went on running.
+// check reports answers with what was read before the last freeze or is older than regular. It counts pages, and the
+// 503 to those who asked when the process ran and went on running.
 func check(t *testing.T, answers []answer, regular time.Duration) (pages, refused int) {
 	t.Helper()
 	for _, a := range answers {
@@ -247,12 +247,13 @@ func TestWhatIsServedAfterAFreezeWasReadAfterIt(t *testing.T) {
 }
 
 func TestFailuresAfterAFreezeLeaveNothingOldVisible(t *testing.T) {
+	const ms = time.Millisecond
 	for name, freeze := range map[string]func(*exporter){
-		"between attempts":         func(e *exporter) { time.Sleep(20300 * time.Millisecond); e.freeze(5 * time.Second) },
+		"between attempts":         func(e *exporter) { time.Sleep(20300 * ms); e.freeze(5 * time.Second) },
 		"in an attempt":            func(e *exporter) { time.Sleep(15100 * time.Millisecond); e.freeze(5 * time.Second) },
-		"of the machine":           func(e *exporter) { time.Sleep(20300 * time.Millisecond); e.suspend(time.Minute) },
-		"with the clock set back":  func(e *exporter) { time.Sleep(20300 * time.Millisecond); e.process.setClock(-time.Hour) },
-		"until an attempt was due": func(e *exporter) { time.Sleep(20300 * time.Millisecond); e.freeze(time.Minute) },
+		"of the machine":           func(e *exporter) { time.Sleep(20300 * ms); e.suspend(time.Minute) },
+		"with the clock set back":  func(e *exporter) { time.Sleep(20300 * ms); e.process.setClock(-time.Hour) },
+		"until an attempt was due": func(e *exporter) { time.Sleep(20300 * ms); e.freeze(time.Minute) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -300,8 +301,8 @@ func TestFailureWithoutAFreezeIsNotLate(t *testing.T) {
 }
 
 func TestAttemptsAroundAFreeze(t *testing.T) {
-	const s = time.Second
-	slow := after(4 * s)
+	const s, h = time.Second, time.Hour
+	slow, first := after(4*s), made{0, 4 * s, 0, nil}
 	for name, c := range map[string]struct {
 		read   func(context.Context, int) error
 		freeze func(r *trial)
@@ -310,10 +311,10 @@ func TestAttemptsAroundAFreeze(t *testing.T) {
 	}{
 		"shorter than the cut-off, in an attempt: it is made again at once": {
 			slow, func(r *trial) { time.Sleep(16 * s); r.process.stop(5 * s) }, []time.Duration{22 * s},
-			[]made{{0, 4 * s, 0, nil}, {15 * s, 21 * s, 5 * s, ErrMissed}, {21 * s, 25 * s, 5 * s, nil}, {36 * s, 40 * s, 0, nil}}},
+			[]made{first, {15 * s, 21 * s, 5 * s, ErrMissed}, {21 * s, 25 * s, 5 * s, nil}, {36 * s, 40 * s, 0, nil}}},
 		"longer than the cut-off, in an attempt: it is made again at once": {
 			slow, func(r *trial) { time.Sleep(16 * s); r.process.stop(30 * s) }, []time.Duration{46 * s},
-			[]made{{0, 4 * s, 0, nil}, {15 * s, 46 * s, 30 * s, ErrMissed}, {46 * s, 50 * s, 30 * s, nil}}},
+			[]made{first, {15 * s, 46 * s, 30 * s, ErrMissed}, {46 * s, 50 * s, 30 * s, nil}}},
 		"in the first attempt": {
 			slow, func(r *trial) { time.Sleep(2 * s); r.process.stop(30 * s) }, []time.Duration{32 * s},
 			[]made{{0, 32 * s, 30 * s, ErrMissed}, {32 * s, 36 * s, 30 * s, nil}, {47 * s, 51 * s, 0, nil}}},
@@ -325,25 +326,25 @@ func TestAttemptsAroundAFreeze(t *testing.T) {
 				}
 				return nil
 			}, func(r *trial) { time.Sleep(16 * s); r.process.stop(5 * s) }, []time.Duration{22 * s},
-			[]made{{0, 4 * s, 0, nil}, {15 * s, 21 * s, 5 * s, ErrMissed}, {21 * s, 25 * s, 5 * s, nil}, {36 * s, 40 * s, 0, nil}}},
+			[]made{first, {15 * s, 21 * s, 5 * s, ErrMissed}, {21 * s, 25 * s, 5 * s, nil}, {36 * s, 40 * s, 0, nil}}},
 		"between attempts: scrapes after it cause one, before it is due": {
 			slow, func(r *trial) { time.Sleep(6 * s); r.process.stop(5 * s) }, []time.Duration{8 * s, 11 * s, 12 * s, 14 * s},
-			[]made{{0, 4 * s, 0, nil}, {11 * s, 15 * s, 5 * s, nil}, {26 * s, 30 * s, 0, nil}, {41 * s, 45 * s, 0, nil}}},
+			[]made{first, {11 * s, 15 * s, 5 * s, nil}, {26 * s, 30 * s, 0, nil}, {41 * s, 45 * s, 0, nil}}},
 		"between attempts, nobody asks: the next knows": {
 			slow, func(r *trial) { time.Sleep(6 * s); r.process.stop(5 * s) }, nil,
-			[]made{{0, 4 * s, 0, nil}, {15 * s, 19 * s, 5 * s, nil}, {30 * s, 34 * s, 0, nil}, {45 * s, 49 * s, 0, nil}}},
+			[]made{first, {15 * s, 19 * s, 5 * s, nil}, {30 * s, 34 * s, 0, nil}, {45 * s, 49 * s, 0, nil}}},
 		"until after the next was due": {
 			slow, func(r *trial) { time.Sleep(6 * s); r.process.stop(30 * s) }, []time.Duration{10 * s, 20 * s, 36 * s, 38 * s},
-			[]made{{0, 4 * s, 0, nil}, {36 * s, 40 * s, 30 * s, nil}}},
+			[]made{first, {36 * s, 40 * s, 30 * s, nil}}},
 		"two freezes count together": {
 			slow, func(r *trial) { time.Sleep(6 * s); r.process.stop(20 * s); time.Sleep(s); r.process.stop(5 * s) }, nil,
-			[]made{{0, 4 * s, 0, nil}, {26 * s, 32 * s, 25 * s, ErrMissed}, {32 * s, 36 * s, 25 * s, nil}, {47 * s, 51 * s, 0, nil}}},
+			[]made{first, {26 * s, 32 * s, 25 * s, ErrMissed}, {32 * s, 36 * s, 25 * s, nil}, {47 * s, 51 * s, 0, nil}}},
 		"a machine suspended between attempts": {
 			slow, func(r *trial) { time.Sleep(6 * s); r.process.setClock(time.Hour) }, []time.Duration{6 * s, 9 * s},
-			[]made{{0, 4 * s, 0, nil}, {6 * s, 10 * s, time.Hour, nil}, {21 * s, 25 * s, 0, nil}, {36 * s, 40 * s, 0, nil}}},
+			[]made{first, {6 * s, 10 * s, time.Hour, nil}, {21 * s, 25 * s, 0, nil}, {36 * s, 40 * s, 0, nil}}},
 		"the clock set back in an attempt": {
 			slow, func(r *trial) { time.Sleep(16 * s); r.process.setClock(-time.Hour) }, []time.Duration{17 * s},
-			[]made{{0, 4 * s, 0, nil}, {15 * s, 19 * s, time.Hour, ErrMissed}, {19 * s, 23 * s, time.Hour, nil}, {34 * s, 38 * s, 0, nil}}},
+			[]made{first, {15 * s, 19 * s, h, ErrMissed}, {19 * s, 23 * s, h, nil}, {34 * s, 38 * s, 0, nil}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -13,9 +13,9 @@ const beat = 500 * time.Millisecond
 // requests, on a machine that was suspended. What was read before may be as old as that lasted, without a failure that
 // would say so. A process needs one Pulse, whose Run has to go on for as long as its answers count.
 //
-// It stood still where nobody has looked at the monotonic clock for longer than Grace, or where the wall clock has moved
-// against the monotonic one by more than that since it was last noticed: a suspended machine stops the monotonic clock. A
-// wall clock that is set counts too, as nothing tells the two apart. What no clock of the machine shows, a suspension
+// It stood still where nobody has looked at the monotonic clock for longer than Grace, or where the wall clock has
+// moved against the monotonic one by more than that since the last thaw: a suspended machine stops the monotonic clock.
+// A wall clock that is set counts too, as nothing tells the two apart. What no clock of the machine shows, a suspension
 // after which the wall clock goes on where it stopped, is noticed when the wall clock is corrected.
 type Pulse struct {
 	clock  func() (wall, monotonic time.Duration) // each since a fixed moment of its own
@@ -23,7 +23,7 @@ type Pulse struct {
 
 	mu     sync.Mutex
 	looked time.Duration // the latest reading of the monotonic clock
-	offset time.Duration // of the wall clock from the monotonic one when the process was last known to have stood still
+	offset time.Duration // of the wall clock from the monotonic one, at the last thaw or at the start
 	still  still
 }
 

@@ -90,9 +90,10 @@ func TestPulse(t *testing.T) {
 				time.Sleep(10 * s)
 			}
 		}, 1, 2 * s, 3 * s},
-		"one suspended and stopped":  {func(p *process) { p.setClock(h); time.Sleep(s); p.stop(60 * s) }, 2, h + 60*s, h + 61*s},
+		"one suspended and stopped": {func(p *process) { p.setClock(h); time.Sleep(s); p.stop(60 * s) },
+			2, h + 60*s, h + 61*s},
 		"a clock that was set back":  {func(p *process) { p.setClock(-h) }, 1, h, h},
-		"a clock that was corrected": {func(p *process) { p.setClock(-time.Second); time.Sleep(s); p.setClock(time.Second) }, 0, 0, 0},
+		"a clock that was corrected": {func(p *process) { p.setClock(-s); time.Sleep(s); p.setClock(s) }, 0, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -1,8 +1,8 @@
 // Package refresh runs the attempts that keep something up to date: one at a time, in the background, each cut off when
 // it hangs, at a steady interval while they work and with growing pauses while they fail.
 //
-// It also knows when it has not run: a process that is stopped, frozen between two requests, or starved of CPU misses its
-// attempts, and what it last read gets old without a failure that would say so.
+// It also knows when it has not run: a process that is stopped, frozen between two requests, or starved of CPU misses
+// its attempts, and what it last read gets old without a failure that would say so.
 package refresh
 
 import (
@@ -23,8 +23,8 @@ const (
 	maxPause = 5 * time.Minute
 )
 
-// ErrMissed is what an attempt fails with, whatever Read returned, in which the process stood still or which took longer
-// than its cut-off: what it read may be as old as that lasted. It is made again at once.
+// ErrMissed is what an attempt fails with, whatever Read returned, in which the process stood still or which took
+// longer than its cut-off: what it read may be as old as that lasted. It is made again at once.
 var ErrMissed = errors.New("the process was not running while the answer arrived")
 
 // Attempt is one attempt, as told to Read and Publish.
@@ -114,8 +114,8 @@ func (l *Loop) begin() (Attempt, still) {
 	return a, now
 }
 
-// end marks the attempt as ended. still is the Pulse's at its beginning. due, for the next attempt, is zero where this one
-// was missed.
+// end marks the attempt as ended. still is the Pulse's at its beginning. due, for the next attempt, is zero where this
+// one was missed.
 func (l *Loop) end(still still, due time.Time) {
 	l.mu.Lock()
 	if l.running = false; !due.IsZero() {

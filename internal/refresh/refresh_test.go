@@ -29,8 +29,8 @@ type trial struct {
 	running  int
 }
 
-// newTrial makes a loop with an interval of 15 s and a cut-off of 10 s. read makes the nth attempt, from 0; pause is what
-// the server asks for after it.
+// newTrial makes a loop with an interval of 15 s and a cut-off of 10 s. read makes the nth attempt, from 0; pause is
+// what the server asks for after it.
 func newTrial(t *testing.T, read func(ctx context.Context, n int) error, pause func(n int) time.Duration) *trial {
 	r := &trial{t: t, start: time.Now()}
 	r.Pulse = newPulse(r.process.clock)
@@ -100,8 +100,8 @@ func thenHangs(ctx context.Context, n int) error {
 func fails(context.Context, int) error { return errRefused }
 
 func TestWhenAttemptsBegin(t *testing.T) {
-	// gap is the time from one beginning to the next. Pauses after failures are up to a quarter longer than they have to be,
-	// so that many exporters do not ask at the same moment.
+	// gap is the time from one beginning to the next. Pauses after failures are up to a quarter longer than they have
+	// to be, so that many exporters do not ask at the same moment.
 	type gap struct{ least, most time.Duration }
 	exactly := func(seconds ...int) (gaps []gap) {
 		for _, s := range seconds {
@@ -221,7 +221,8 @@ func TestWhatIsPublished(t *testing.T) {
 				}, nil)
 				got := r.runFor(2 * time.Minute)[0]
 				if !errors.Is(got.err, c.err) || got.published != c.at || (got.late > 0) != c.late {
-					t.Errorf("published %v, late %s, at %s; want %v, late %t, at %s", got.err, got.late, got.published, c.err, c.late, c.at)
+					t.Errorf("published %v, late %s, at %s; want %v, late %t, at %s",
+						got.err, got.late, got.published, c.err, c.late, c.at)
 				}
 			})
 		})
@@ -253,6 +254,7 @@ func TestStop(t *testing.T) {
 }
 
 func TestWake(t *testing.T) {
+	const ms = time.Millisecond
 	seconds := func(s ...int) (ds []time.Duration) {
 		for _, s := range s {
 			ds = append(ds, time.Duration(s)*time.Second)
@@ -275,8 +277,8 @@ func TestWake(t *testing.T) {
 					return errRefused
 				}
 				return nil
-			}, 0, []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond, 400 * time.Millisecond},
-			[]time.Duration{0, 100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond, 400 * time.Millisecond, 15400 * time.Millisecond, 30400 * time.Millisecond}},
+			}, 0, []time.Duration{100 * ms, 200 * ms, 300 * ms, 400 * ms},
+			[]time.Duration{0, 100 * ms, 200 * ms, 300 * ms, 400 * ms, 15400 * ms, 30400 * ms}},
 		"in a pause that the server asked for none begins": {
 			fails, 30 * time.Second, seconds(1, 2, 3, 10, 29, 29), seconds(0, 30)},
 	} {
@@ -319,7 +321,8 @@ func TestExpire(t *testing.T) {
 		"is called between attempts, at its moment": {
 			after(0), []time.Duration{5 * time.Second}, []time.Duration{5 * time.Second}},
 		"is called for one moment after the other": {
-			after(0), []time.Duration{5 * time.Second, 6 * time.Second, 17 * time.Second}, []time.Duration{5 * time.Second, 6 * time.Second, 17 * time.Second}},
+			after(0), []time.Duration{5 * time.Second, 6 * time.Second, 17 * time.Second},
+			[]time.Duration{5 * time.Second, 6 * time.Second, 17 * time.Second}},
 		"is called after the attempt that its moment falls into": {
 			after(4 * time.Second), []time.Duration{17 * time.Second}, []time.Duration{19 * time.Second}},
 		"is not called where nothing expires": {
@@ -529,10 +532,15 @@ func TestCurrentWaitsForTheFirstAttempt(t *testing.T) {
 		read func(context.Context, int) error
 		want time.Duration
 	}{
-		"that works":     {after(4 * time.Second), 4 * time.Second},
-		"that fails":     {fails, 0},
-		"that hangs":     {hangs, 10 * time.Second},
-		"that is missed": {func(_ context.Context, n int) error { return after(max(0, 30-30*time.Duration(n))*time.Second)(nil, n) }, 30 * time.Second},
+		"that works": {after(4 * time.Second), 4 * time.Second},
+		"that fails": {fails, 0},
+		"that hangs": {hangs, 10 * time.Second},
+		"that is missed": {func(_ context.Context, n int) error {
+			if n == 0 {
+				time.Sleep(30 * time.Second)
+			}
+			return nil
+		}, 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -554,7 +562,8 @@ func TestBeganAndEnded(t *testing.T) {
 			t.Errorf("began %s before it ran", r.Began())
 		}
 		began := func() time.Duration { return r.Began().Sub(r.start) }
-		for at, want := range map[time.Duration]time.Duration{2 * time.Second: 0, 6 * time.Second: 0, 17 * time.Second: 15 * time.Second, 20 * time.Second: 15 * time.Second} {
+		const s = time.Second
+		for at, want := range map[time.Duration]time.Duration{2 * s: 0, 6 * s: 0, 17 * s: 15 * s, 20 * s: 15 * s} {
 			time.AfterFunc(at, func() {
 				if got := began(); got != want {
 					t.Errorf("at %s the last attempt began at %s, want %s", at, got, want)

@@ -59,6 +59,10 @@ func TestPulseOfAStoppedProcess(t *testing.T) {
 	}
 	thaws, frozen := ask(func() {})
 	signal(syscall.SIGSTOP)
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("the process has not stopped: %v, %v", err, status)
+	}
 	// The question is there when the process goes on, before its beat.
 	thawsAfter, frozenAfter := ask(func() { time.Sleep(3 * time.Second); signal(syscall.SIGCONT) })
 	if thawsAfter <= thaws || frozenAfter < frozen+2500*time.Millisecond {
