@@ -45,7 +45,6 @@ func (c *cluster) follow(ctx context.Context) {
 		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: "metrics-server-prom/" + version,
 		Report: c.requested,
 		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
-		Found:  func() {},
 		Run: func(ctx context.Context, core, metrics rest.Interface) {
 			n := c.connect(core, metrics)
 			c.health.SetUnknown(n.things()...) // before the cluster is healthy, which may be the end of an outage
@@ -126,7 +125,7 @@ type connection struct {
 	labeler   labeler
 	store     *store.Store[sample.Text]
 	watch     *watch.Watch[sample.Text]
-	lists     []*list // nodes, then the pods of each namespace
+	lists     []*list         // nodes, then the pods of each namespace
 	life      context.Context // done when the connection has ended
 	end       context.CancelFunc
 	watched   refresh.Broadcast // after each change of the watch's state

@@ -18,9 +18,8 @@ type Cluster struct {
 	// Report is told of every request, with the resource as kubectl names it ("pods", "pods.metrics.k8s.io"), the verb
 	// (list, watch, get) and the HTTP status code, or "error" where there was none.
 	Report func(resource, verb, code string)
-	// Failed is told that no cluster is configured, or not correctly, at every look; Found that one is.
+	// Failed is told that no cluster is configured, or not correctly, at every look.
 	Failed func(*Failure)
-	Found  func()
 	// Run uses the clients until ctx ends.
 	Run func(ctx context.Context, core, metrics rest.Interface)
 }
@@ -42,7 +41,6 @@ func (c *Cluster) Follow(ctx context.Context) {
 			}
 			continue
 		}
-		c.Found()
 		run, stop := context.WithCancel(ctx)
 		ended := make(chan struct{})
 		go func() {

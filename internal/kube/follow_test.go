@@ -44,7 +44,6 @@ func TestFollowTheKubeconfig(t *testing.T) {
 		var running atomic.Int32
 		c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {},
 			Failed: func(f *Failure) { event("failed " + f.Reason) },
-			Found:  func() { event("found") },
 			Run: func(ctx context.Context, core, metrics rest.Interface) {
 				if running.Add(1) > 1 {
 					t.Error("two clusters at once")
@@ -72,8 +71,7 @@ func TestFollowTheKubeconfig(t *testing.T) {
 				[]string{"failed config"}},
 			{"it is looked for again", func() {}, kubeconfigEvery, []string{"failed config"}},
 			{"there is a broken one", func() { replace("{") }, kubeconfigEvery, []string{"failed config"}},
-			{"there is one", func() { replace(kubeconfig("http://one", "dev")) }, kubeconfigEvery, []string{"found",
-				run("one")}},
+			{"there is one", func() { replace(kubeconfig("http://one", "dev")) }, kubeconfigEvery, []string{run("one")}},
 			{"it stays", func() {}, 10 * kubeconfigEvery, nil},
 			{"it is written anew with the same content", func() { replace(kubeconfig("http://one", "dev")) },
 				2 * kubeconfigEvery, nil},
@@ -83,14 +81,13 @@ func TestFollowTheKubeconfig(t *testing.T) {
 			{"it can be read again, as it was", func() { replace(kubeconfig("http://one", "dev")) },
 				2 * kubeconfigEvery, nil},
 			{"it names another cluster", func() { replace(kubeconfig("http://two", "dev")) }, 2 * kubeconfigEvery,
-				[]string{"ended", "found", run("two")}},
+				[]string{"ended", run("two")}},
 			{"it is broken", func() { replace("{") }, 2*kubeconfigEvery + time.Second, []string{"ended",
 				"failed config"}},
 			{"it is whole again", func() { replace(kubeconfig("http://two", "dev")) }, 2 * kubeconfigEvery,
-				[]string{"found", run("two")}},
+				[]string{run("two")}},
 			{"it is gone", func() { os.Remove(file) }, 2 * kubeconfigEvery, []string{"ended", "failed config"}},
-			{"it is back", func() { replace(kubeconfig("http://three", "dev")) }, 2 * kubeconfigEvery, []string{"found",
-				run("three")}},
+			{"it is back", func() { replace(kubeconfig("http://three", "dev")) }, 2 * kubeconfigEvery, []string{run("three")}},
 			{"the program ends", stop, 3 * time.Second, []string{"ended"}},
 		} {
 			mu.Lock()
@@ -135,7 +132,6 @@ func TestRepairedKubeconfigIsTakenOverWhileThePluginHangs(t *testing.T) {
 	begun := make(chan string, 10)
 	ended := make(chan time.Time, 10)
 	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
-		Found: func() {},
 		Run: func(ctx context.Context, core, _ rest.Interface) {
 			begun <- core.Get().URL().Host
 			_, err := core.Get().Resource("pods").MaxRetries(0).Stream(ctx) // hangs
@@ -192,7 +188,6 @@ func TestConnectionsOfAFormerClusterAreClosed(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
-		Found: func() {},
 		Run: func(ctx context.Context, core, _ rest.Interface) {
 			if runs++; runs > 1 {
 				for range 2 {

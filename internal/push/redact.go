@@ -6,7 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"unicode"
+
+	"metrics-server-prom/internal/redact"
 )
 
 // target is what a log may say of the URL: its user, path and query can hold tokens.
@@ -21,12 +22,7 @@ func (p *Pusher) target() string {
 // wellKnown are words of receivers' paths, which are no secrets.
 var wellKnown = []string{"import", "insert", "instance", "metrics", "prometheus", "push", "write"}
 
-const (
-	tooShort = 4 // a secret that is shorter would take half of every text away
-	mark     = 8 // the beginning of a secret that gives it away: somebody may have cut off its end
-)
-
-// secrets is what a request holds that is not to be shown, the longest first.
+// secrets is what a request holds that is not to be shown.
 func (p *Pusher) secrets() (secrets []string) {
 	var credentials []string
 	for _, values := range p.Headers {
@@ -53,25 +49,12 @@ func (p *Pusher) secrets() (secrets []string) {
 			secrets = append(secrets, user, password)
 		}
 	}
-	harmless := func(s string) bool { return len(s) < tooShort || slices.Contains(wellKnown, s) }
-	secrets = slices.DeleteFunc(secrets, harmless)
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
-	return secrets
+	return slices.DeleteFunc(secrets, func(s string) bool { return slices.Contains(wellKnown, s) })
 }
 
 // redact takes out of a text what a receiver may have repeated of the request, and makes it short and one line.
 func (p *Pusher) redact(s string) string {
-	secrets := p.secrets()
-	for _, secret := range secrets {
-		s = strings.ReplaceAll(s, secret, "…")
-	}
-	for _, secret := range secrets {
-		parts := strings.Split(s, secret[:min(mark, len(secret))])
-		for i, rest := range parts[1:] {
-			parts[i+1] = strings.TrimLeftFunc(rest, func(r rune) bool { return !unicode.IsSpace(r) })
-		}
-		s = strings.Join(parts, "…")
-	}
+	s = redact.Text(s, p.secrets())
 	if s = strings.Join(strings.Fields(s), " "); len(s) > 300 {
 		s = strings.ToValidUTF8(s[:300], "") + "…"
 	}
