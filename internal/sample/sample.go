@@ -9,7 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"metrics-server-prom/internal/podcache"
+	"metrics-server-prom/internal/store"
 	"metrics-server-prom/internal/usage"
 )
 
@@ -25,7 +25,7 @@ var Reasons = []string{Stale, Invalid, Duplicate}
 
 // Sample is the usage of one container or node. A usage that is missing is NaN.
 type Sample[T comparable] struct {
-	Pod    *podcache.Pod[T]
+	Pod    *store.Object[T]
 	CPU    float64 // cores
 	Memory float64 // bytes
 	Name   uint32  // of the container or node, in Batch.Names
@@ -39,10 +39,10 @@ type Batch[T comparable] struct {
 	Unknown int      // pods without metadata
 	// Oldest and Newest are the samples' own timestamps in Unix seconds, 0 where there are none.
 	Oldest, Newest int64
-	NewestOf       podcache.Key // the pod, or the node without a namespace, that has the newest
+	NewestOf       store.Key // the pod, or the node without a namespace, that has the newest
 
 	index  map[string]uint32  // of Names, by raw name
-	lastOf []*podcache.Pod[T] // by name: the pod that had it last, to see a name that comes twice in a pod
+	lastOf []*store.Object[T] // by name: the pod that had it last, to see a name that comes twice in a pod
 }
 
 func (b *Batch[T]) reset() {
@@ -54,7 +54,7 @@ func (b *Batch[T]) reset() {
 	}
 	clear(b.lastOf)
 	clear(b.Samples) // so that pods which are gone are not kept by what is behind the new length
-	b.Samples, b.Unknown, b.Oldest, b.Newest, b.NewestOf = b.Samples[:0], 0, 0, 0, podcache.Key{}
+	b.Samples, b.Unknown, b.Oldest, b.Newest, b.NewestOf = b.Samples[:0], 0, 0, 0, store.Key{}
 }
 
 // name returns the index of a name.
@@ -102,8 +102,8 @@ type ahead struct{ stamp, seen int64 }
 type Joiner[T comparable] struct {
 	MaxAge time.Duration
 	// Cache has the pods' metadata; nil for nodes, of which all samples have the pod NodePod.
-	Cache   *podcache.Cache[T]
-	NodePod *podcache.Pod[T]
+	Cache   *store.Store[T]
+	NodePod *store.Object[T]
 	// Unknown makes the value of a pod of which nothing but the name is known.
 	Unknown func(namespace, name string) T
 	// Escape makes a label value of a name.
@@ -169,7 +169,7 @@ func (j *Joiner[T]) Join(item *usage.Item) error {
 	}
 	j.seen[id] = struct{}{}
 	if p == nil {
-		p = &podcache.Pod[T]{Value: j.Unknown(string(item.Namespace), string(item.Name))}
+		p = &store.Object[T]{Value: j.Unknown(string(item.Namespace), string(item.Name))}
 		if j.batch.Unknown++; j.batch.Unknown > maxUnknown && j.batch.Unknown > j.Cache.Len() {
 			return errOtherPods
 		}
@@ -186,14 +186,14 @@ func (j *Joiner[T]) Join(item *usage.Item) error {
 			b.Oldest = stamp
 		}
 		if stamp > b.Newest {
-			b.Newest, b.NewestOf = stamp, podcache.Key{Namespace: string(item.Namespace), Name: string(item.Name)}
+			b.Newest, b.NewestOf = stamp, store.Key{Namespace: string(item.Namespace), Name: string(item.Name)}
 		}
 	}
 	return nil
 }
 
 // container adds one sample.
-func (j *Joiner[T]) container(item *usage.Item, c *usage.Container, p *podcache.Pod[T], at int64) {
+func (j *Joiner[T]) container(item *usage.Item, c *usage.Container, p *store.Object[T], at int64) {
 	if item.HasWindow && item.Window <= 0 && c.CPU.State == usage.Valid {
 		c.CPU.State = usage.Invalid // a rate over no time is no number
 	}
@@ -293,7 +293,7 @@ func (j *Joiner[T]) Expire(now time.Time) *Batch[T] {
 		}
 	}
 	if len(fresh) == 0 {
-		b.Newest, b.Unknown, b.NewestOf = 0, 0, podcache.Key{}
+		b.Newest, b.Unknown, b.NewestOf = 0, 0, store.Key{}
 	}
 	return b
 }

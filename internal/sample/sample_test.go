@@ -11,7 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"metrics-server-prom/internal/podcache"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"metrics-server-prom/internal/store"
 	"metrics-server-prom/internal/usage"
 )
 
@@ -21,7 +23,7 @@ type join struct {
 	Joiner[string]
 	t       testing.TB
 	dropped map[string]int
-	cache   *podcache.Cache[string]
+	cache   *store.Store[string]
 }
 
 const maxAge = 5 * time.Minute
@@ -29,8 +31,8 @@ const maxAge = 5 * time.Minute
 // newJoin joins pods, of which a/p, a/q and b/p are known.
 func newJoin(t testing.TB) *join {
 	j := newNodeJoin(t)
-	j.cache = podcache.New[string]()
-	for _, key := range []podcache.Key{{Namespace: "a", Name: "p"}, {Namespace: "a", Name: "q"}, {Namespace: "b", Name: "p"}} {
+	j.cache = store.New[string]()
+	for _, key := range []store.Key{{Namespace: "a", Name: "p"}, {Namespace: "a", Name: "q"}, {Namespace: "b", Name: "p"}} {
 		j.cache.Put(known(key.Namespace, key.Name, time.Now().Add(-time.Hour)))
 	}
 	j.Cache, j.NodePod = j.cache, nil
@@ -42,7 +44,7 @@ func newNodeJoin(t testing.TB) *join {
 	j := &join{t: t, dropped: map[string]int{}}
 	j.Joiner = Joiner[string]{
 		MaxAge:  maxAge,
-		NodePod: &podcache.Pod[string]{Value: "node"},
+		NodePod: &store.Object[string]{Value: "node"},
 		Escape:  func(s string) string { return s },
 		Drop: func(reason string, n int) {
 			if !slices.Contains(Reasons, reason) || n < 0 {
@@ -56,9 +58,9 @@ func newNodeJoin(t testing.TB) *join {
 	return j
 }
 
-func known(namespace, name string, created time.Time) podcache.Keyed[string] {
-	return podcache.Keyed[string]{Key: podcache.Key{Namespace: namespace, Name: name},
-		Pod: &podcache.Pod[string]{Value: namespace + "/" + name, Created: created.Unix(), Version: 1}}
+func known(namespace, name string, created time.Time) store.Entry[string] {
+	object := &metav1.ObjectMeta{Namespace: namespace, CreationTimestamp: metav1.NewTime(created), ResourceVersion: "1"}
+	return store.NewEntry(object, name, namespace+"/"+name)
 }
 
 // refresh makes a batch of the items.
@@ -248,7 +250,7 @@ func TestJoinNodes(t *testing.T) {
 		b := j.refresh(item("", "n1", now, one), item("", "n2", now, one), item("", "n1", now, one), item("", "", now, one),
 			item("", "n3", now.Add(-maxAge), one), item("", "n4", now, container("", invalid, v(3))))
 		j.check(b, "node n1 1 2\nnode n2 1 2\nnode n4 - 3", map[string]int{Duplicate: 2, Invalid: 3, Stale: 2})
-		if b.Unknown != 0 || b.NewestOf != (podcache.Key{Name: "n1"}) {
+		if b.Unknown != 0 || b.NewestOf != (store.Key{Name: "n1"}) {
 			t.Errorf("%d unknown, newest of %v", b.Unknown, b.NewestOf)
 		}
 	})
@@ -296,7 +298,7 @@ func TestTimestamps(t *testing.T) {
 				now := time.Now()
 				b := newJoin(t).refresh(c.items(now)...)
 				if c.none {
-					if b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (podcache.Key{}) || !b.Expires(maxAge).IsZero() {
+					if b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (store.Key{}) || !b.Expires(maxAge).IsZero() {
 						t.Errorf("oldest %d, newest %d, of %v, expires %s; want nothing", b.Oldest, b.Newest, b.NewestOf, b.Expires(maxAge))
 					}
 					return
@@ -367,7 +369,7 @@ func TestExpire(t *testing.T) {
 			}
 		}
 		b := j.Expire(now.Add(5 * time.Minute))
-		if len(b.Samples) != 0 || b.Unknown != 0 || b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (podcache.Key{}) {
+		if len(b.Samples) != 0 || b.Unknown != 0 || b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (store.Key{}) {
 			t.Errorf("when all has expired: %+v", b)
 		}
 	})

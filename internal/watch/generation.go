@@ -43,8 +43,8 @@ const (
 
 	// pageSize is how many objects are asked for in one page of a list.
 	pageSize = 250
-	// maxObjects bounds a list, far above any cluster, and the messages of one watch.
-	maxObjects = 1_000_000
+	// manyObjects bounds a list, far above any cluster, and the messages of one watch.
+	manyObjects = 1_000_000
 	// maxEmptyPages bounds how many pages of a list may be empty.
 	maxEmptyPages = 100
 )
@@ -88,7 +88,7 @@ func (g *generation[V]) follow(ctx context.Context, version string) string {
 	}
 	defer r.Close()
 	began := version
-	for n := range maxObjects {
+	for n := range g.maxObjects {
 		event, err := r.next(watchSilence)
 		if err != nil && (g.illegible(err) || time.Since(g.heard) > restoredSilence) {
 			return ""
@@ -160,7 +160,7 @@ func (g *generation[V]) watchList(ctx context.Context) (r *response, version str
 func (g *generation[V]) initialEvents(r *response) (version string, err error) {
 	defer time.AfterFunc(initialTime, func() { r.cancel(g.timeout("watch", "its initial events do not end")) }).Stop()
 	listed := map[store.Key]store.Entry[V]{}
-	for range maxObjects {
+	for range g.maxObjects {
 		event, err := r.next(initialSilence)
 		if err != nil {
 			return "", err
@@ -178,7 +178,7 @@ func (g *generation[V]) initialEvents(r *response) (version string, err error) {
 			return object.GetResourceVersion(), nil
 		}
 	}
-	return "", g.endless("watch", tooMany)
+	return "", g.endless("watch", fmt.Sprintf("it has more than %d objects", g.maxObjects))
 }
 
 // list replaces what the store holds by a list that it reads page by page. It returns the list's version, "" where it failed.
@@ -204,8 +204,8 @@ func (g *generation[V]) pages(ctx context.Context, listed map[store.Key]store.En
 		before := objects
 		page, err := slim.ReadList(r, g.Kind+"List", g.New, func(object slim.Object) error {
 			r.silence.Reset(initialSilence)
-			if objects++; objects > maxObjects {
-				return g.endless("list", tooMany)
+			if objects++; objects > g.maxObjects {
+				return g.endless("list", fmt.Sprintf("it has more than %d objects", g.maxObjects))
 			}
 			e := g.Keep(object)
 			listed[e.Key] = e
@@ -302,8 +302,6 @@ func (g *generation[V]) timeout(verb, why string) *kube.Failure {
 	return &kube.Failure{Reason: kube.Timeout, Text: fmt.Sprintf(
 		"cannot %s %s: no complete answer in time: %s; check the network and the API server's load", verb, g.name, why)}
 }
-
-var tooMany = fmt.Sprintf("it has more than %d objects", maxObjects)
 
 // endless is the failure of a list that does not end.
 func (g *generation[V]) endless(verb, why string) *kube.Failure {

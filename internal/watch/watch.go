@@ -39,7 +39,8 @@ type Options[V comparable] struct {
 // without a limit.
 type Watch[V comparable] struct {
 	Options[V]
-	name string // of the resource as kubectl has it: with its group, but for the core one
+	name       string // of the resource as kubectl has it: with its group, but for the core one
+	maxObjects int    // manyObjects, or fewer in tests
 
 	mu     sync.Mutex
 	scopes map[string]*scope[V] // by namespace; their contents are guarded by mu
@@ -62,8 +63,7 @@ type scope[V comparable] struct {
 
 // New returns a watch that begins as soon as it is Run.
 func New[V comparable](o Options[V]) *Watch[V] {
-	resource := schema.GroupResource{Group: o.Client.APIVersion().Group, Resource: o.Resource}
-	w := &Watch[V]{Options: o, name: resource.String(), scopes: map[string]*scope[V]{}}
+	w := &Watch[V]{Options: o, maxObjects: manyObjects, scopes: map[string]*scope[V]{}}
 	for _, namespace := range o.Namespaces {
 		w.scopes[namespace] = &scope[V]{}
 	}
@@ -72,6 +72,7 @@ func New[V comparable](o Options[V]) *Watch[V] {
 
 // Run watches until ctx ends.
 func (w *Watch[V]) Run(ctx context.Context) {
+	w.name = schema.GroupResource{Group: w.Client.APIVersion().Group, Resource: w.Resource}.String()
 	var running sync.WaitGroup
 	for namespace, s := range w.scopes {
 		running.Go(func() {

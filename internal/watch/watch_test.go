@@ -72,12 +72,14 @@ type pod struct {
 	slim.Pod
 }
 
-// apiPod makes a pod of "namespace/name@version".
+// apiPod makes a pod of "namespace/name@version", or of "namespace/name@version since DATE" with a moment of creation.
 func apiPod(text string) *pod {
+	text, date, _ := strings.Cut(text, " since ")
 	key, version, _ := strings.Cut(text, "@")
 	namespace, name, _ := strings.Cut(key, "/")
-	return &pod{metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
-		slim.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, ResourceVersion: version}}}
+	created, _ := time.Parse(time.DateOnly, date)
+	return &pod{metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, slim.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: namespace, Name: name, ResourceVersion: version, CreationTimestamp: metav1.NewTime(created)}}}
 }
 
 func statusOf(e *apierrors.StatusError) metav1.Status {
@@ -156,9 +158,13 @@ func (a *api) expect(want string) *request {
 	return q
 }
 
-// answer sends a response of JSON.
+// answer sends a response of JSON, unless the request was given up.
 func (q *request) answer(status int, body io.ReadCloser) {
-	q.answered <- &http.Response{StatusCode: status, Status: http.StatusText(status), Header: http.Header{"Content-Type": {"application/json"}}, Body: body, Request: q.Request}
+	header := http.Header{"Content-Type": {"application/json"}}
+	select {
+	case q.answered <- &http.Response{StatusCode: status, Status: http.StatusText(status), Header: header, Body: body, Request: q.Request}:
+	case <-q.Context().Done():
+	}
 }
 
 func (q *request) fail(e *apierrors.StatusError) {
@@ -232,6 +238,7 @@ func watchPods(t *testing.T, do func(t *testing.T, w watching), namespaces ...st
 			defer mu.Unlock()
 			changes++
 		}, namespaces...)
+		w.maxObjects = 10_000
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { w.Run(ctx); close(ended) }()
@@ -491,7 +498,7 @@ func TestRestoredEtcdIsListedAnew(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			watchPods(t, func(t *testing.T, w watching) {
 				events := w.expect("watch-list").stream(t)
-				events.send("ADDED a/p@4000", "ADDED a/q@4001", "COMPLETE 5000")
+				events.send("ADDED a/p@4000", "ADDED a/q@4001 since 2025-01-01", "COMPLETE 5000")
 				start := time.Now()
 				restored(t, w, events)
 				q := w.expect("watch-list")
@@ -502,7 +509,7 @@ func TestRestoredEtcdIsListedAnew(t *testing.T) {
 					t.Errorf("listed anew after %s", waited)
 				}
 				events = q.stream(t)
-				events.send("ADDED a/p@60", "COMPLETE 70", "MODIFIED a/p@71", "ADDED a/q@72")
+				events.send("ADDED a/p@60", "COMPLETE 70", "MODIFIED a/p@71", "ADDED a/q@72 since 2025-01-02")
 				w.wantPods("a/p@71", "a/q@72")
 				w.wantState(true, "")
 			})
@@ -612,7 +619,7 @@ func TestServerThatFallsSilent(t *testing.T) {
 			w.expect("watch-list").fail(invalid)
 			for i := range 100 {
 				q, _ := w.next()
-				time.Sleep(headerSilence / 3)
+				time.Sleep(headerSilence * 9 / 10)
 				if q.Context().Err() != nil {
 					return
 				}
@@ -633,7 +640,8 @@ func TestServerThatFallsSilent(t *testing.T) {
 				if text := w.State("").Failure.Text; !strings.Contains(text, "no complete answer in time") {
 					t.Error(text)
 				}
-				if q.fail(invalid); what == "watch-list" {
+				if what == "watch-list" {
+					q.fail(invalid)
 					q = w.expect("list")
 				}
 				q.page("9", "", "a/p@8")
@@ -645,40 +653,41 @@ func TestServerThatFallsSilent(t *testing.T) {
 	}
 }
 
-// endlessBody is the beginning of an answer and then, for ever, items that are numbered.
-type endlessBody struct {
-	io.Reader
-	item string
-	n    int
-}
+// endless is an answer that begins in one way and then repeats another.
+type endless struct{ begin, repeat []byte }
 
-func (b *endlessBody) Read(p []byte) (n int, err error) {
-	if n, err = b.Reader.Read(p); err == io.EOF {
-		var next strings.Builder
-		for range 1000 {
-			b.n++
-			fmt.Fprintf(&next, b.item, b.n)
-		}
-		b.Reader, err = strings.NewReader(next.String()), nil
+func (e *endless) Read(p []byte) (n int, err error) {
+	if len(e.begin) == 0 {
+		e.begin = bytes.Repeat(e.repeat, 1000)
 	}
-	return n, err
+	n = copy(p, e.begin)
+	e.begin = e.begin[n:]
+	return n, nil
 }
 
-func (b *endlessBody) Close() error { return nil }
+func (e *endless) Close() error { return nil }
+
+// endlessList is a list in protobuf whose envelope and items are those of a list of half a gigabyte.
+func endlessList() *endless {
+	whole := enveloped("PodList", &corev1.PodList{})
+	begin, _, _ := bytes.Cut(whole, []byte("\x12\x08\n\x06")) // the list's length
+	begin = binary.AppendUvarint(append(begin, 2<<3|2), 1<<29)
+	item, _ := (&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p", ResourceVersion: "1"}}).Marshal()
+	return &endless{begin, append(binary.AppendUvarint([]byte{2<<3 | 2}, uint64(len(item))), item...)}
+}
 
 func TestListWithoutEnd(t *testing.T) {
-	const object = `{"kind":"Pod","apiVersion":"v1","metadata":{"namespace":"a","name":"p%d","resourceVersion":"1"}}`
 	invalid := apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil)
 	for name, serve := range map[string]func(t *testing.T, w watching){
 		"a page that goes on for ever": func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)
-			w.expect("list").answer(200, &endlessBody{strings.NewReader(`{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[{}`), "," + object, 0})
+			w.expect("list").answer(200, endlessList())
 		},
 		"initial events that go on for ever": func(t *testing.T, w watching) {
-			w.expect("watch-list").answer(200, &endlessBody{strings.NewReader(""), `{"type":"ADDED","object":` + object + "}\n", 0})
+			w.expect("watch-list").answer(200, &endless{repeat: event("ADDED", "1", nil)})
 			q := w.expect("list")
 			w.wantState(false, kube.Content)
-			q.answer(200, &endlessBody{strings.NewReader(`{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[{}`), "," + object, 0})
+			q.answer(200, endlessList())
 		},
 		"a page that is continued by itself": func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)
@@ -704,7 +713,7 @@ func TestListWithoutEnd(t *testing.T) {
 					go func() { w.requests <- q }()
 					return
 				}
-				time.Sleep(100 * time.Millisecond)
+				time.Sleep(3 * time.Second)
 				q.page("5", fmt.Sprint(i%3), "a/p@1")
 			}
 		},
