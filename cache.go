@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,29 +11,22 @@ import (
 
 	"metrics-server-prom/internal/gzpage"
 	"metrics-server-prom/internal/kube"
-	"metrics-server-prom/internal/podcache"
-	"metrics-server-prom/internal/podwire"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/rhythm"
 	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/store"
 	"metrics-server-prom/internal/usage"
+	"metrics-server-prom/internal/watch"
 )
 
 // pod is what is kept of a Pod, up to 100 KB of it turned into some 200 bytes.
-type pod = podcache.Pod[podText]
+type pod = store.Object[podText]
 
-// podStore is the cache as the watch feeds it.
-type podStore struct {
-	*podcache.Cache[podText]
-	labels labeler
-}
-
-// Transform is where label text is built: when a pod's metadata change, not when it is refreshed or scraped.
-func (s podStore) Transform(p *podwire.Pod) podcache.Keyed[podText] {
-	version, _ := strconv.ParseUint(p.ResourceVersion, 10, 64)
-	text, name := s.labels.pod(p)
-	key := podcache.Key{Namespace: p.Namespace, Name: name}
-	return podcache.Keyed[podText]{Key: key, Pod: &pod{Value: text, Created: p.CreationTimestamp.Unix(), Version: version}}
+// keepPod is where label text is built: when a pod's metadata change, not when it is refreshed or scraped.
+func (x *exporter) keepPod(o slim.Object) store.Entry[podText] {
+	text, name := x.labels.pod(o.(*slim.Pod))
+	return store.NewEntry(o, name, text)
 }
 
 // snapshot is what a scrape sees of a resource. It never changes; each attempt to refresh publishes a new one.
@@ -44,7 +36,7 @@ type snapshot struct {
 	unknown   int          // pods in it without metadata
 	oldest    int64        // own timestamps of the samples in it, Unix seconds
 	newest    int64
-	newestOf  podcache.Key
+	newestOf  store.Key
 	expires   time.Time     // when the first sample in it reaches max-age; zero where there is none
 	refreshed time.Time     // when it was last refreshed; zero for never
 	failure   *kube.Failure // of the last attempt; nil where it worked
@@ -71,8 +63,9 @@ type exporter struct {
 	set         *settings
 	own         *telemetry
 	metrics     rest.Interface
-	cache       podStore
-	watch       *kube.PodWatch[podcache.Keyed[podText]]
+	labels      labeler
+	cache       *store.Store[podText]
+	watch       *watch.Watch[podText]
 	watchChange refresh.Broadcast
 	pods, nodes *resource
 	tick        atomic.Int64    // the source's period in ns, 0 for none known
@@ -81,18 +74,22 @@ type exporter struct {
 	addedAge    atomic.Int64    // ns that these were older than they had to be; -1 for not known
 	life        context.Context // done when run has ended
 	end         context.CancelFunc
-	probed      podcache.Key // what the probes look at: a pod, or a node without a namespace; zero to choose one
+	probed      store.Key // what the probes look at: a pod, or a node without a namespace; zero to choose one
 }
 
 func newExporter(set *settings, own *telemetry, core, metrics rest.Interface) *exporter {
-	x := &exporter{set: set, own: own, metrics: metrics, cache: podStore{podcache.New[podText](), newLabeler(set.podLabels)}}
+	x := &exporter{set: set, own: own, metrics: metrics, labels: newLabeler(set.podLabels), cache: store.New[podText]()}
 	x.addedAge.Store(-1)
 	x.life, x.end = context.WithCancel(context.Background())
 	var not []fields.Selector
 	for _, namespace := range set.excludeNamespaces {
 		not = append(not, fields.OneTermNotEqualSelector("metadata.namespace", namespace))
 	}
-	x.watch = kube.NewPodWatch(core, set.scopes(), set.selector, fields.AndSelectors(not...).String(), x.cache, x.watchChanged)
+	x.watch = watch.New(watch.Options[podText]{
+		Client: core, Resource: "pods", Kind: "Pod", Namespaces: set.scopes(), LabelSelector: set.selector,
+		FieldSelector: fields.AndSelectors(not...).String(), New: func() slim.Object { return &slim.Pod{} },
+		Keep: x.keepPod, Store: x.cache, Changed: x.watchChanged,
+	})
 	x.nodes = &resource{name: "nodes", families: nodeFamilies, scopes: []string{""}, kind: usage.NodeMetricsList}
 	x.pods = &resource{name: "pods", families: podFamilies, scopes: set.scopes(), selector: set.selector, kind: usage.PodMetricsList}
 	for _, r := range x.resources() {
@@ -106,7 +103,7 @@ func newExporter(set *settings, own *telemetry, core, metrics rest.Interface) *e
 		}
 	}
 	j := &x.pods.joiner
-	j.Cache, j.NodePod, j.Unknown, j.Excluded = x.cache.Cache, nil, x.cache.labels.unknown, set.excluded
+	j.Cache, j.NodePod, j.Unknown, j.Excluded = x.cache, nil, x.labels.unknown, set.excluded
 	return x
 }
 
@@ -168,7 +165,7 @@ const watchPatience = 5 * time.Second
 // watchChanged is called when the watch is in sync, and when one of its requests has failed or worked.
 func (x *exporter) watchChanged() {
 	x.watchChange.Send()
-	switch synced, failure, since := x.watch.State(); {
+	switch synced, failure, since := x.watchState(); {
 	case failure != nil && (time.Since(since) > watchPatience || failure.Reason == kube.Forbidden || failure.Reason == kube.Unauthorized):
 		x.own.health.Failed("watch", failure, false)
 	case failure == nil && synced:
@@ -179,10 +176,18 @@ func (x *exporter) watchChanged() {
 	}
 }
 
-// watchUp tells whether the watch has had its first list and works.
-func (x *exporter) watchUp() bool {
-	synced, failure, _ := x.watch.State()
-	return synced && failure == nil
+// watchState is that of all namespaces: whether all have their first list, and of those that fail the one that has failed
+// for longest.
+func (x *exporter) watchState() (synced bool, failure *kube.Failure, since time.Time) {
+	synced = true
+	for _, namespace := range x.watch.Scopes() {
+		s := x.watch.State(namespace)
+		synced = synced && s.Synced
+		if s.Failure != nil && (failure == nil || s.Since.Before(since)) {
+			failure, since = s.Failure, s.Since
+		}
+	}
+	return synced, failure, since
 }
 
 // watchReady waits for the pods' metadata. It fails where the watch cannot begin, or has been broken for longer than
@@ -190,7 +195,7 @@ func (x *exporter) watchUp() bool {
 func (x *exporter) watchReady(ctx context.Context) error {
 	for {
 		changed := x.watchChange.Wait()
-		synced, failure, since := x.watch.State()
+		synced, failure, since := x.watchState()
 		switch {
 		case failure != nil && (!synced || time.Since(since) > x.set.maxAge):
 			return failure
@@ -259,13 +264,13 @@ func (r *resource) list(ctx context.Context, namespace string) error {
 // follow finds the source's rhythm by looking at one object, and has both lists read right after each of its ticks.
 func (x *exporter) follow(ctx context.Context) {
 	var decoder usage.Decoder
-	lost := func() { x.probed = podcache.Key{}; x.tick.Store(0) }
+	lost := func() { x.probed = store.Key{}; x.tick.Store(0) }
 	rhythm.Follow(ctx, func(ctx context.Context) (string, int64, error) { return x.probe(ctx, &decoder) }, lost, x.ticked)
 }
 
 // probe reads one small object: the node whose sample is the newest or, where nodes are not to be had, the pod.
 func (x *exporter) probe(ctx context.Context, decoder *usage.Decoder) (object string, stamp int64, err error) {
-	for x.probed == (podcache.Key{}) {
+	for x.probed == (store.Key{}) {
 		nodesEnded, podsEnded := x.nodes.loop.Ended(), x.pods.loop.Ended()
 		if nodes := x.nodes.view.Load(); nodes.failure == nil && nodes.newest != 0 {
 			x.probed = nodes.newestOf

@@ -18,8 +18,8 @@ import (
 	"metrics-server-prom/internal/gzpage"
 	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
-	"metrics-server-prom/internal/podwire"
 	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/slim"
 )
 
 // contentType is the text exposition format, version 0.0.4:
@@ -93,7 +93,7 @@ func newLabeler(keys []string) labeler {
 
 // pod builds the label text of a pod. The name that it returns is part of it where possible, so as not to take memory
 // of its own.
-func (l labeler) pod(p *podwire.Pod) (text podText, name string) {
+func (l labeler) pod(p *slim.Pod) (text podText, name string) {
 	podName := escape(p.Name)
 	head := podName + `",ip="` + escape(p.Status.PodIP) + `",container="`
 	name = head[:len(podName)]
@@ -113,7 +113,7 @@ func (l labeler) pod(p *podwire.Pod) (text podText, name string) {
 
 // unknown builds the label text of a pod of which there is only usage.
 func (l labeler) unknown(namespace, name string) podText {
-	p := &podwire.Pod{}
+	p := &slim.Pod{}
 	p.Namespace, p.Name = namespace, name
 	text, _ := l.pod(p)
 	return text
@@ -392,7 +392,7 @@ func (t *telemetry) page(v view) *gzpage.Page {
 	}
 	m := moment{view: v, changes: t.changes.Load(), readAt: t.readAt}
 	if x := v.x; x != nil {
-		m.watched, m.watchUp = x.cache.Len(), x.watchUp()
+		m.watched, m.watchUp = x.cache.Len(), x.watch.Up()
 		m.tick, m.lastNew, m.addedAge = x.tick.Load(), x.lastNew.Load(), x.addedAge.Load()
 	}
 	if t.last == nil || m != t.lastOf {

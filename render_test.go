@@ -24,16 +24,16 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"metrics-server-prom/internal/kube"
-	"metrics-server-prom/internal/podwire"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/setting"
+	"metrics-server-prom/internal/slim"
 	"metrics-server-prom/internal/usage"
 )
 
 // cluster is what goes in: pods by way of the watch, usage as the metrics API writes it.
 type cluster struct {
-	pods  []podwire.Pod
+	pods  []slim.Pod
 	usage metricsv1beta1.PodMetricsList
 	nodes metricsv1beta1.NodeMetricsList
 }
@@ -42,7 +42,7 @@ type cluster struct {
 func run(t testing.TB, x *exporter, c cluster) {
 	t.Helper()
 	for i := range c.pods {
-		x.cache.Put(x.cache.Transform(&c.pods[i]))
+		x.cache.Put(x.keepPod(&c.pods[i]))
 	}
 	refreshFrom(t, x.nodes, &c.nodes, "NodeMetricsList")
 	refreshFrom(t, x.pods, &c.usage, "PodMetricsList")
@@ -119,7 +119,7 @@ func samples(text string) string {
 }
 
 // testPod is a pod as the watch brings it.
-func testPod(namespace, name, node, ip string, created time.Time, labels map[string]string) (p podwire.Pod) {
+func testPod(namespace, name, node, ip string, created time.Time, labels map[string]string) (p slim.Pod) {
 	full := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels, CreationTimestamp: metav1.NewTime(created), ResourceVersion: "7"},
 		Spec:       corev1.PodSpec{NodeName: node},
@@ -156,18 +156,18 @@ func TestPage(t *testing.T) {
 	long := now.Add(-time.Hour)
 	for name, c := range map[string]struct {
 		set   settings
-		pods  []podwire.Pod
+		pods  []slim.Pod
 		usage []metricsv1beta1.PodMetrics
 		want  string
 	}{
 		"labels in the original's order, cores and bytes": {
-			pods:  []podwire.Pod{testPod("kube-system", "etcd-0", "ip-10-30-78-99", "10.30.62.138", long, nil)},
+			pods:  []slim.Pod{testPod("kube-system", "etcd-0", "ip-10-30-78-99", "10.30.62.138", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("kube-system", "etcd-0", now, "etcd", "7m 125448Ki")},
 			want: `kube_metrics_server_pod_cpu{node="ip-10-30-78-99",pod="etcd-0",ip="10.30.62.138",container="etcd",namespace="kube-system"} 0.007
 kube_metrics_server_pod_mem{node="ip-10-30-78-99",pod="etcd-0",ip="10.30.62.138",container="etcd",namespace="kube-system"} 128458752
 `},
 		"all containers of a family stand together": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "378089386n 1", "y", "2 2Ki"), podUsage("b", "p", now, "x", "500u 1M")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="x",namespace="a"} 0.378089386
 kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="y",namespace="a"} 2
@@ -182,50 +182,50 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="10.0.0.2",container="x",namespa
 kube_metrics_server_pod_mem{node="",pod="p",ip="",container="x",namespace="a"} 1
 `},
 		"a container with only cpu or only memory gives that": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "y", "- 1", "z", "- -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"} 1
 `},
 		"a negative quantity is dropped, the container's other stays": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "-1 1")},
 			want: `kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"a sample that has reached max-age is not served, a younger one is": {
-			pods:  []podwire.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "old", now.Add(-5*time.Minute), "x", "1 -"), podUsage("a", "young", now.Add(-4*time.Minute-50*time.Second), "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="young",ip="i",container="x",namespace="a"} 1
 `},
 		"usage from before the pod was created is that of its predecessor": {
-			pods:  []podwire.Pod{testPod("a", "db-0", "n", "i", now.Add(-30*time.Second), nil)},
+			pods:  []slim.Pod{testPod("a", "db-0", "n", "i", now.Add(-30*time.Second), nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-40*time.Second), "x", "1 1")},
 		},
 		"no series twice: pods, and containers of a pod": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "x", "2 -"), podUsage("a", "p", now, "x", "3 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"label values are escaped": {
 			set:   settings{podLabels: []string{"app"}},
-			pods:  []podwire.Pod{testPod("a", "p", `back\slash`, "quo\"te", long, map[string]string{"app": "new\nline \x00 \xff ü"})},
+			pods:  []slim.Pod{testPod("a", "p", `back\slash`, "quo\"te", long, map[string]string{"app": "new\nline \x00 \xff ü"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="back\\slash",pod="p",ip="quo\"te",container="x",namespace="a",label_app="new\nline ` + "\uFFFD \uFFFD" + ` ü"} 1
 `},
 		"pod labels come last, as kube-state-metrics names them": {
 			set:   settings{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, map[string]string{"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, map[string]string{"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a",label_app_kubernetes_io_name="shop",label_helm_release="r",label_a_b_conflict1="1",label_a_b_conflict2="2"} 1
 `},
 		"excluded namespaces are left out": {
 			set:   settings{excludeNamespaces: []string{"b", "c"}},
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -"), podUsage("b", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"a number that no float64 has is the nearest that there is": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "- 9007199254740993")},
 			want: `kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="x",namespace="a"} 9.007199254740992e+15
 `},
@@ -261,7 +261,7 @@ func TestDroppedSamplesAreCounted(t *testing.T) {
 	now := time.Now()
 	s, x := newTestServer(t, settings{})
 	run(t, x, cluster{
-		pods: []podwire.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
+		pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
 			podUsage("a", "p", now, "x", "-1 1"), podUsage("a", "p", now, "x", "1 1"), podUsage("a", "old", now.Add(-time.Hour), "x", "1 1", "y", "1 -"), podUsage("a", "new", now, "x", "1 1")}}})
 	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
@@ -290,7 +290,7 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 	old.ResourceVersion, moved.ResourceVersion = "10", "20"
 	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
-	put, del := func(p podwire.Pod) { x.cache.Put(x.cache.Transform(&p)) }, func(p podwire.Pod) { x.cache.Delete(x.cache.Transform(&p)) }
+	put, del := func(p slim.Pod) { x.cache.Put(x.keepPod(&p)) }, func(p slim.Pod) { x.cache.Delete(x.keepPod(&p)) }
 	for _, step := range []struct {
 		what  string
 		event func()
@@ -319,7 +319,7 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 
 func TestNothingOldIsServedAsNew(t *testing.T) {
 	now := time.Now()
-	c := cluster{pods: []podwire.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
+	c := cluster{pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "p", now.Add(-60*time.Second), "x", "1 -"), podUsage("a", "q", now.Add(-10*time.Second), "x", "1 -")}}}
 	failure := &kube.Failure{Reason: kube.Network, Text: "cannot list pods.metrics.k8s.io: refused"}
 	for name, step := range map[string]struct {
@@ -440,7 +440,7 @@ func TestOwnMetricsAreOfTheMomentOfTheScrape(t *testing.T) {
 		{"a failure", `up{resource="pods"} 0`, func() { x.pods.publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Network, Text: "gone"}) }},
 		{"a new pod", `watched_pods 1`, func() {
 			p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
-			x.cache.Put(x.cache.Transform(&p))
+			x.cache.Put(x.keepPod(&p))
 		}},
 		{"a tick", `source_period_seconds 15`, func() { x.tick.Store(int64(15 * time.Second)) }},
 		{"new data", `data_last_new_timestamp_seconds 1.5`, func() { x.lastNew.Store(1.5e9) }},
@@ -687,7 +687,7 @@ func eachSize(b *testing.B, f func(b *testing.B, s *server, x *exporter, c clust
 			s, x := newTestServer(b, settings{})
 			c := bigCluster(n, 2)
 			for i := range c.pods {
-				x.cache.Put(x.cache.Transform(&c.pods[i]))
+				x.cache.Put(x.keepPod(&c.pods[i]))
 			}
 			measured := f(b, s, x, c)
 			b.ReportAllocs()
@@ -704,7 +704,7 @@ func BenchmarkLabels(b *testing.B) {
 	eachSize(b, func(_ *testing.B, _ *server, x *exporter, c cluster) func() {
 		return func() {
 			for i := range c.pods {
-				x.cache.Transform(&c.pods[i])
+				x.keepPod(&c.pods[i])
 			}
 		}
 	})
