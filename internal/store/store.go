@@ -14,8 +14,8 @@ import (
 // Key names an object. Namespace is empty for an object that belongs to none.
 type Key struct{ Namespace, Name string }
 
-// Object is what is kept of an object. Value and Created never change, so that samples can point to it without a lock: a
-// change of either brings a new Object.
+// Object is what is kept of an object. Value and Created never change, so that samples can point to it without a lock:
+// a change of either brings a new Object.
 type Object[V comparable] struct {
 	Value V
 	state
@@ -28,9 +28,9 @@ type state struct {
 }
 
 // before tells whether s is of before t. resourceVersions of one resource can be compared as numbers (Kubernetes API
-// concepts, "Resource versions"), but those of an etcd that was restored from a backup begin again lower. An object that
-// was created later is then known for a successor by that. Of one that was not, and so of the same object, the version
-// decides. A version that is not known is never before another.
+// concepts, "Resource versions"), but those of an etcd that was restored from a backup begin again lower. An object
+// that was created later is then known for a successor by that. Of one that was not, and so of the same object, the
+// version decides. A version that is not known is never before another.
 func (s state) before(t state) bool {
 	return s.version != 0 && s.version < t.version && s.Created <= t.Created
 }
@@ -41,8 +41,8 @@ type Entry[V comparable] struct {
 	*Object[V]
 }
 
-// NewEntry returns an object with its value. name is the object's name as it is to be kept: where it is a substring of a
-// text that the value holds, it takes no memory of its own.
+// NewEntry returns an object with its value. name is the object's name as it is to be kept: where it is a substring of
+// a text that the value holds, it takes no memory of its own.
 func NewEntry[V comparable](object metav1.Object, name string, value V) Entry[V] {
 	version, _ := strconv.ParseUint(object.GetResourceVersion(), 10, 64)
 	created := object.GetCreationTimestamp().Unix()
@@ -114,15 +114,20 @@ func (s *Store[V]) Delete(e Entry[V]) {
 	s.bury(e.Key, last)
 }
 
+// maxTombstones bounds what is kept of deleted objects, far above what any cluster deletes until it is forgotten.
+const maxTombstones = 1_000_000
+
 // bury keeps of an object that it was deleted. The key gets a copy of the name, which may be part of the value's text.
 func (s *Store[V]) bury(key Key, last state) {
-	key.Name = strings.Clone(key.Name)
-	s.deleted[key] = tombstone{last, time.Now()}
+	if len(s.deleted) < maxTombstones {
+		key.Name = strings.Clone(key.Name)
+		s.deleted[key] = tombstone{last, time.Now()}
+	}
 }
 
-// Replace takes a list as the whole state of a namespace, or of the cluster for "". Whatever it says is right: where etcd
-// was restored, an object that was deleted is there again with an earlier version. What it says of other namespaces is
-// ignored.
+// Replace takes a list as the whole state of a namespace, or of the cluster for "". Whatever it says is right: where
+// etcd was restored, an object that was deleted is there again with an earlier version. What it says of other
+// namespaces is ignored.
 func (s *Store[V]) Replace(scope string, list []Entry[V]) {
 	objects := map[string]map[string]*Object[V]{}
 	for _, e := range list {

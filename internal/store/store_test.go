@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -57,36 +58,56 @@ func TestWhatComesLateUndoesNothing(t *testing.T) {
 		events []event
 		want   string
 	}{
-		"a pod that was never seen":                              {nil, ""},
-		"a new pod":                                              {[]event{told(1, "n1")}, "n1"},
-		"a later state":                                          {[]event{told(1, "n1"), told(2, "n2")}, "n2"},
-		"an earlier state that comes late":                       {[]event{told(2, "n2"), told(1, "n1")}, "n2"},
-		"the same version again":                                 {[]event{told(2, "n2"), told(2, "n2 again")}, "n2 again"},
-		"versions are numbers, not text":                         {[]event{told(9, "n9"), told(10, "n10")}, "n10"},
-		"a deletion":                                             {[]event{told(1, "n1"), del(2)}, "deleted"},
-		"a deletion of a pod that was never seen":                {[]event{del(2)}, "deleted"},
-		"a deletion of its predecessor that comes late":          {[]event{told(5, "new"), del(4)}, "new"},
-		"a state from before its deletion that comes late":       {[]event{told(1, "n1"), del(3), told(2, "n2")}, "deleted"},
-		"a state from before the deletion of one never seen":     {[]event{del(3), told(2, "n2")}, "deleted"},
-		"a pod of the same name created after the deletion":      {[]event{told(1, "n1"), del(2), told(3, "new")}, "new"},
-		"its predecessor's whole life after that":                {[]event{del(3), told(4, "new"), told(1, "old"), del(2)}, "new"},
-		"two deletions in the wrong order and then an old state": {[]event{del(9), del(3), told(5, "old")}, "deleted"},
-		"a version that is no number is taken as the latest":     {[]event{told(7, "n7"), told(0, "unversioned")}, "unversioned"},
-		"anything after a version that is no number is later":    {[]event{told(0, "unversioned"), told(1, "n1")}, "n1"},
-		"a deletion without a version":                           {[]event{told(7, "n7"), del(0)}, "deleted"},
-		"a list that has it":                                     {[]event{replace("", pod("a", "p", 3, "listed"))}, "listed"},
-		"a list that does not have it":                           {[]event{told(1, "n1"), replace("")}, "deleted"},
-		"a list that has it again":                               {[]event{told(1, "n1"), del(2), replace("", pod("a", "p", 3, "listed"))}, "listed"},
-		"a state from before the list that does not have it":     {[]event{told(5, "n5"), replace(""), told(4, "n4")}, "deleted"},
-		"a pod of the same name after that list":                 {[]event{told(5, "n5"), replace(""), told(6, "n6")}, "n6"},
-		"a state from before the list that has it":               {[]event{replace("", pod("a", "p", 3, "listed")), told(2, "n2")}, "listed"},
-		"a list that does not have what was deleted before it":   {[]event{told(1, "n1"), del(5), replace(""), told(4, "n4")}, "deleted"},
-		"a list of its namespace that does not have it":          {[]event{told(1, "n1"), replace("a")}, "deleted"},
-		"a list of another namespace":                            {[]event{told(1, "n1"), replace("b", pod("b", "p", 9, "other"))}, "n1"},
-		"a list of another namespace after its deletion":         {[]event{del(2), replace("b", pod("b", "p", 9, "other"))}, "deleted"},
-		"a list of a namespace whose name begins like its own":   {[]event{told(1, "n1"), replace("aa")}, "n1"},
-		"a list of another namespace that has it":                {[]event{told(1, "n1"), replace("b", pod("a", "p", 9, "other"))}, "n1"},
-		"events of other pods":                                   {[]event{told(1, "n1"), func(c *Store[string]) { c.Delete(pod("a", "q", 2, "")); c.Delete(pod("b", "p", 2, "")) }}, "n1"},
+		"a pod that was never seen":        {nil, ""},
+		"a new pod":                        {[]event{told(1, "n1")}, "n1"},
+		"a later state":                    {[]event{told(1, "n1"), told(2, "n2")}, "n2"},
+		"an earlier state that comes late": {[]event{told(2, "n2"), told(1, "n1")}, "n2"},
+		"the same version again": {
+			[]event{told(2, "n2"), told(2, "n2 again")}, "n2 again"},
+		"versions are numbers, not text":                {[]event{told(9, "n9"), told(10, "n10")}, "n10"},
+		"a deletion":                                    {[]event{told(1, "n1"), del(2)}, "deleted"},
+		"a deletion of a pod that was never seen":       {[]event{del(2)}, "deleted"},
+		"a deletion of its predecessor that comes late": {[]event{told(5, "new"), del(4)}, "new"},
+		"a state from before its deletion that comes late": {
+			[]event{told(1, "n1"), del(3), told(2, "n2")}, "deleted"},
+		"a state from before the deletion of one never seen": {[]event{del(3), told(2, "n2")}, "deleted"},
+		"a pod of the same name created after the deletion": {
+			[]event{told(1, "n1"), del(2), told(3, "new")}, "new"},
+		"its predecessor's whole life after that": {
+			[]event{del(3), told(4, "new"), told(1, "old"), del(2)}, "new"},
+		"two deletions in the wrong order and then an old state": {
+			[]event{del(9), del(3), told(5, "old")}, "deleted"},
+		"a version that is no number is taken as the latest": {
+			[]event{told(7, "n7"), told(0, "unversioned")}, "unversioned"},
+		"anything after a version that is no number is later": {
+			[]event{told(0, "unversioned"), told(1, "n1")}, "n1"},
+		"a deletion without a version": {[]event{told(7, "n7"), del(0)}, "deleted"},
+		"a list that has it": {
+			[]event{replace("", pod("a", "p", 3, "listed"))}, "listed"},
+		"a list that does not have it": {[]event{told(1, "n1"), replace("")}, "deleted"},
+		"a list that has it again": {
+			[]event{told(1, "n1"), del(2), replace("", pod("a", "p", 3, "listed"))}, "listed"},
+		"a state from before the list that does not have it": {
+			[]event{told(5, "n5"), replace(""), told(4, "n4")}, "deleted"},
+		"a pod of the same name after that list": {
+			[]event{told(5, "n5"), replace(""), told(6, "n6")}, "n6"},
+		"a state from before the list that has it": {
+			[]event{replace("", pod("a", "p", 3, "listed")), told(2, "n2")}, "listed"},
+		"a list that does not have what was deleted before it": {
+			[]event{told(1, "n1"), del(5), replace(""), told(4, "n4")}, "deleted"},
+		"a list of its namespace that does not have it": {[]event{told(1, "n1"), replace("a")}, "deleted"},
+		"a list of another namespace": {
+			[]event{told(1, "n1"), replace("b", pod("b", "p", 9, "other"))}, "n1"},
+		"a list of another namespace after its deletion": {
+			[]event{del(2), replace("b", pod("b", "p", 9, "other"))}, "deleted"},
+		"a list of a namespace whose name begins like its own": {[]event{told(1, "n1"), replace("aa")}, "n1"},
+		"a list of another namespace that has it": {
+			[]event{told(1, "n1"), replace("b", pod("a", "p", 9, "other"))}, "n1"},
+		"events of other pods": {
+			[]event{told(1, "n1"), func(c *Store[string]) {
+				c.Delete(pod("a", "q", 2, ""))
+				c.Delete(pod("b", "p", 2, ""))
+			}}, "n1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := New[string]()
@@ -113,17 +134,26 @@ func TestRestoredEtcd(t *testing.T) {
 		events []event
 		want   string
 	}{
-		"after its predecessor":                              {[]event{puts(old), puts(restored)}, "restored"},
-		"after the deletion of its predecessor":              {[]event{puts(old), deletes(old), puts(restored)}, "restored"},
-		"after a list without its predecessor":               {[]event{puts(old), replace(""), puts(restored)}, "restored"},
-		"deleted itself":                                     {[]event{puts(old), puts(restored), deletes(restored)}, "deleted"},
-		"changed and changed back late":                      {[]event{puts(restored), puts(born(200, pod("a", "p", 71, "later"))), puts(restored)}, "later"},
-		"deleted and then a late state":                      {[]event{puts(restored), deletes(born(200, pod("a", "p", 71, ""))), puts(restored)}, "deleted"},
-		"a deleted pod that the backup had":                  {[]event{puts(old), deletes(old), replace("", born(100, pod("a", "p", 60, "again")))}, "again"},
-		"a pod recreated within a second":                    {[]event{puts(old), deletes(old), puts(sibling)}, "sibling"},
-		"its predecessor, of a clock that was ahead":         {[]event{puts(restored), puts(old)}, "old"},
-		"a predecessor of lower version and earlier":         {[]event{puts(restored), puts(born(100, pod("a", "p", 60, "late")))}, "restored"},
-		"the deletion of such a predecessor that comes late": {[]event{puts(restored), deletes(born(100, pod("a", "p", 60, "")))}, "restored"},
+		"after its predecessor": {[]event{puts(old), puts(restored)}, "restored"},
+		"after the deletion of its predecessor": {
+			[]event{puts(old), deletes(old), puts(restored)}, "restored"},
+		"after a list without its predecessor": {
+			[]event{puts(old), replace(""), puts(restored)}, "restored"},
+		"deleted itself": {
+			[]event{puts(old), puts(restored), deletes(restored)}, "deleted"},
+		"changed and changed back late": {
+			[]event{puts(restored), puts(born(200, pod("a", "p", 71, "later"))), puts(restored)}, "later"},
+		"deleted and then a late state": {
+			[]event{puts(restored), deletes(born(200, pod("a", "p", 71, ""))), puts(restored)}, "deleted"},
+		"a deleted pod that the backup had": {
+			[]event{puts(old), deletes(old), replace("", born(100, pod("a", "p", 60, "again")))}, "again"},
+		"a pod recreated within a second": {
+			[]event{puts(old), deletes(old), puts(sibling)}, "sibling"},
+		"its predecessor, of a clock that was ahead": {[]event{puts(restored), puts(old)}, "old"},
+		"a predecessor of lower version and earlier": {
+			[]event{puts(restored), puts(born(100, pod("a", "p", 60, "late")))}, "restored"},
+		"the deletion of such a predecessor that comes late": {
+			[]event{puts(restored), deletes(born(100, pod("a", "p", 60, "")))}, "restored"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := New[string]()
@@ -139,7 +169,8 @@ func TestRestoredEtcd(t *testing.T) {
 
 func TestNewEntry(t *testing.T) {
 	object := &metav1.ObjectMeta{Namespace: "a", Name: "p", ResourceVersion: "12", CreationTimestamp: metav1.Unix(34, 0)}
-	if got, want := NewEntry(object, "p", "v"), born(34, pod("a", "p", 12, "v")); got.Key != want.Key || *got.Object != *want.Object {
+	got, want := NewEntry(object, "p", "v"), born(34, pod("a", "p", 12, "v"))
+	if got.Key != want.Key || *got.Object != *want.Object {
 		t.Errorf("%+v %+v, want %+v %+v", got.Key, *got.Object, want.Key, *want.Object)
 	}
 	object.ResourceVersion = "not a number"
@@ -163,7 +194,8 @@ func TestNamespaceAndNameAreNotRunTogether(t *testing.T) {
 	c := New[string]()
 	c.Put(pod("a", "b-c", 1, "one"))
 	c.Put(pod("a-b", "c", 1, "two"))
-	for key, want := range map[Key]string{{"a", "b-c"}: "one", {"a-b", "c"}: "two", {"a-b-c", ""}: "", {"", "a"}: "", {"a", ""}: ""} {
+	for key, want := range map[Key]string{
+		{"a", "b-c"}: "one", {"a-b", "c"}: "two", {"a-b-c", ""}: "", {"", "a"}: "", {"a", ""}: ""} {
 		if got := find(c, key.Namespace, key.Name); got != want {
 			t.Errorf("%v: found %q, want %q", key, got, want)
 		}
@@ -222,6 +254,16 @@ func TestNothingIsKeptOfChurn(t *testing.T) {
 	c.Forget(time.Now().Add(time.Second))
 	if len(c.objects) != 0 || len(c.deleted) != 0 {
 		t.Errorf("%d namespaces and %d deleted pods are kept", len(c.objects), len(c.deleted))
+	}
+}
+
+func TestDeletionsWithoutEnd(t *testing.T) {
+	s := New[string]()
+	for i := range maxTombstones + 10 {
+		s.Delete(pod("a", strconv.Itoa(i), 1, ""))
+	}
+	if len(s.deleted) != maxTombstones {
+		t.Errorf("%d deleted pods are kept, want %d", len(s.deleted), maxTombstones)
 	}
 }
 

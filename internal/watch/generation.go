@@ -37,8 +37,8 @@ const (
 	// falls silent is opened again where it stopped: its connection may be dead without having been closed. (HTTP/2 pings,
 	// on by default in client-go, find dead connections; not a proxy that answers them with nothing behind it.)
 	watchSilence = 150 * time.Second
-	// restoredSilence is after how long without a message, of one watch or several, the objects are listed anew. Where etcd
-	// was restored from a backup, a watch says nothing until etcd has reached the version that was asked for.
+	// restoredSilence is after how long without a message, of one watch or several, the objects are listed anew. Where
+	// etcd was restored from a backup, a watch says nothing until etcd has reached the version that was asked for.
 	restoredSilence = watchSilence + 10*time.Second
 
 	// pageSize is how many objects are asked for in one page of a list.
@@ -64,8 +64,8 @@ func (g *generation[V]) run(ctx context.Context) {
 	}
 }
 
-// follow watches from a resourceVersion or, where that is "", from a list that it makes first. It returns the version from
-// which to go on, "" for a list.
+// follow watches from a resourceVersion or, where that is "", from a list that it makes first. It returns the version
+// from which to go on, "" for a list.
 func (g *generation[V]) follow(ctx context.Context, version string) string {
 	var r *response
 	if version == "" {
@@ -131,8 +131,8 @@ func (g *generation[V]) illegible(err error) bool {
 	return f.Reason == kube.Content
 }
 
-// watchList opens a watch and takes in its initial events; it returns the watch and the version that it has come to. r is
-// nil where that did not work: the server may be one that only lists, or that refuses only watches.
+// watchList opens a watch and takes in its initial events; it returns the watch and the version that it has come to. r
+// is nil where that did not work: the server may be one that only lists, or that refuses only watches.
 func (g *generation[V]) watchList(ctx context.Context) (r *response, version string) {
 	if g.listOnly {
 		return nil, ""
@@ -181,7 +181,8 @@ func (g *generation[V]) initialEvents(r *response) (version string, err error) {
 	return "", g.endless("watch", fmt.Sprintf("it has more than %d objects", g.maxObjects))
 }
 
-// list replaces what the store holds by a list that it reads page by page. It returns the list's version, "" where it failed.
+// list replaces what the store holds by a list that it reads page by page. It returns the list's version, or "" where
+// it failed. pages does the reading.
 func (g *generation[V]) list(ctx context.Context) (version string) {
 	ctx, cancel := context.WithTimeoutCause(ctx, pagesTime, g.timeout("list", "its pages do not end"))
 	defer cancel()
@@ -280,8 +281,8 @@ func (r *response) next(silence time.Duration) (watch.Event, error) {
 	return event, r.explain(err)
 }
 
-// explain tells what has ended the reading of the answer: a limit on its time, the connection, or its content. The regular
-// end of a watch is io.EOF.
+// explain tells what has ended the reading of the answer: a limit on its time, the connection, or its content. The
+// regular end of a watch is io.EOF.
 func (r *response) explain(err error) error {
 	if cause := context.Cause(r.ctx); err != nil && cause != nil {
 		return cause

@@ -33,10 +33,10 @@ type Options[V comparable] struct {
 	Changed func()
 }
 
-// Watch keeps a store in step with a cluster. Each namespace is listed and watched by itself. A first list is streamed (a
-// watch-list); where the server cannot do that it is read page by page. Whole objects are never held longer than it takes to
-// Keep them. client-go's informers and reflectors would hold every object up to three times, and read what they are sent
-// without a limit.
+// Watch keeps a store in step with a cluster. Each namespace is listed and watched by itself. A first list is streamed
+// (a watch-list); where the server cannot do that it is read page by page. Whole objects are never held longer than it
+// takes to Keep them. client-go's informers and reflectors would hold every object up to three times, and read what
+// they are sent without a limit.
 type Watch[V comparable] struct {
 	Options[V]
 	name       string // of the resource as kubectl has it: with its group, but for the core one
@@ -50,7 +50,7 @@ type Watch[V comparable] struct {
 type State struct {
 	Synced  bool          // whether the first list is complete
 	Failure *kube.Failure // of the last request; nil where that worked
-	Since   time.Time     // when the first of the requests failed that have failed since; zero where Failure is nil
+	Since   time.Time     // since when no request has worked; zero where Failure is nil
 }
 
 // scope is one of the namespaces.
@@ -131,7 +131,8 @@ func (w *Watch[V]) Up() bool {
 // Scopes are the namespaces that are watched, each once and in order.
 func (w *Watch[V]) Scopes() []string { return slices.Sorted(maps.Keys(w.scopes)) }
 
-// generation lists and watches a scope until the next Resync. What it does to the store and to the scope, it does by change.
+// generation lists and watches a scope until the next Resync. It changes the store and the scope by its method change
+// only.
 type generation[V comparable] struct {
 	*Watch[V]
 	*scope[V]

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,7 @@ type api struct {
 type request struct {
 	*http.Request
 	answered chan *http.Response
+	refused  chan error
 }
 
 func newAPI(t *testing.T) *api {
@@ -105,7 +107,7 @@ func newAPI(t *testing.T) *api {
 }
 
 func (a *api) RoundTrip(r *http.Request) (*http.Response, error) {
-	q := &request{r, make(chan *http.Response)}
+	q := &request{r, make(chan *http.Response), make(chan error)}
 	select {
 	case a.requests <- q:
 	case <-r.Context().Done():
@@ -114,13 +116,15 @@ func (a *api) RoundTrip(r *http.Request) (*http.Response, error) {
 	select {
 	case resp := <-q.answered:
 		return resp, nil
+	case err := <-q.refused:
+		return nil, err
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}
 }
 
-// next is the next request, described as "watch-list", "watch from VERSION", "list", "list on TOKEN", with the namespace
-// in front where there is one.
+// next is the next request, described as "watch-list", "watch from VERSION", "list", "list on TOKEN", with the
+// namespace in front where there is one.
 func (a *api) next() (q *request, what string) {
 	a.t.Helper()
 	select {
@@ -162,7 +166,7 @@ func (a *api) expect(want string) *request {
 func (q *request) answer(status int, body io.ReadCloser) {
 	header := http.Header{"Content-Type": {"application/json"}}
 	select {
-	case q.answered <- &http.Response{StatusCode: status, Status: http.StatusText(status), Header: header, Body: body, Request: q.Request}:
+	case q.answered <- &http.Response{StatusCode: status, Header: header, Body: body, Request: q.Request}:
 	case <-q.Context().Done():
 	}
 }
@@ -183,13 +187,12 @@ func (q *request) stream(t *testing.T) *stream {
 
 // page sends a page of a list; next is the token of the one that follows.
 func (q *request) page(version, next string, pods ...string) {
-	list := map[string]any{"kind": "PodList", "apiVersion": "v1", "metadata": metav1.ListMeta{ResourceVersion: version, Continue: next}}
 	items := []any{}
 	for _, p := range pods {
 		items = append(items, apiPod(p))
 	}
-	list["items"] = items
-	body, _ := json.Marshal(list)
+	body, _ := json.Marshal(map[string]any{"kind": "PodList", "apiVersion": "v1", "items": items,
+		"metadata": metav1.ListMeta{ResourceVersion: version, Continue: next}})
 	q.answer(200, io.NopCloser(bytes.NewReader(body)))
 	synctest.Wait()
 }
@@ -198,8 +201,9 @@ func (q *request) page(version, next string, pods ...string) {
 func client(t *testing.T, server http.RoundTripper) rest.Interface {
 	scheme, v1 := runtime.NewScheme(), schema.GroupVersion{Version: "v1"}
 	metav1.AddToGroupVersion(scheme, v1)
-	c, err := rest.RESTClientForConfigAndClient(&rest.Config{Host: "http://cluster", APIPath: "/api", QPS: -1, ContentConfig: rest.ContentConfig{
-		GroupVersion: &v1, NegotiatedSerializer: serializer.NewCodecFactory(scheme).WithoutConversion()}}, &http.Client{Transport: server})
+	config := &rest.Config{Host: "http://cluster", APIPath: "/api", QPS: -1}
+	config.GroupVersion, config.NegotiatedSerializer = &v1, serializer.NewCodecFactory(scheme).WithoutConversion()
+	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: server})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +291,8 @@ func TestWatchList(t *testing.T) {
 		w.wantState(false, "")
 		q := w.expect("watch-list")
 		params := q.URL.Query()
-		for name, want := range map[string]string{"allowWatchBookmarks": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": "",
+		for name, want := range map[string]string{
+			"allowWatchBookmarks": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": "",
 			"labelSelector": "app=shop", "fieldSelector": "metadata.namespace!=x"} {
 			if got := params.Get(name); got != want {
 				t.Errorf("%s=%s, want %s", name, got, want)
@@ -328,7 +333,8 @@ func enveloped(kind string, object marshaler) []byte {
 }
 
 func event(kind string, version string, annotations map[string]string) []byte {
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p", ResourceVersion: version, Annotations: annotations}}
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "a", Name: "p", ResourceVersion: version, Annotations: annotations}}
 	b, _ := (&metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: enveloped("Pod", p)}}).Marshal()
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
 }
@@ -343,7 +349,8 @@ func TestProtobuf(t *testing.T) {
 		w.wantPods("a/p@6")
 		w.Resync()
 		w.expect("watch-list").fail(apierrors.NewInvalid(schema.GroupKind{}, "", nil))
-		list := &corev1.PodList{ListMeta: metav1.ListMeta{ResourceVersion: "9"}, Items: []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "q", ResourceVersion: "8"}}}}
+		list := &corev1.PodList{ListMeta: metav1.ListMeta{ResourceVersion: "9"}, Items: []corev1.Pod{
+			{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "q", ResourceVersion: "8"}}}}
 		w.expect("list").answer(200, io.NopCloser(bytes.NewReader(enveloped("PodList", list))))
 		w.expect("watch from 9")
 		w.wantPods("a/q@8")
@@ -356,7 +363,8 @@ func TestServerWithoutWatchLists(t *testing.T) {
 		w.wantState(false, "")
 		q := w.expect("list")
 		params := q.URL.Query()
-		for name, want := range map[string]string{"limit": "250", "resourceVersion": "", "resourceVersionMatch": "", "labelSelector": "app=shop", "fieldSelector": "metadata.namespace!=x"} {
+		for name, want := range map[string]string{"limit": "250", "resourceVersion": "", "resourceVersionMatch": "",
+			"labelSelector": "app=shop", "fieldSelector": "metadata.namespace!=x"} {
 			if got := params.Get(name); got != want {
 				t.Errorf("%s=%s, want %s", name, got, want)
 			}
@@ -435,6 +443,45 @@ func TestSilentWatchIsOpenedAnewWhereItStopped(t *testing.T) {
 		w.wantPods("a/q@7")
 		w.wantState(true, "")
 	})
+}
+
+func TestWatchThatSaysSomethingGoesOn(t *testing.T) {
+	watchPods(t, func(t *testing.T, w watching) {
+		q := w.expect("watch-list")
+		events := q.stream(t)
+		events.send("COMPLETE 5")
+		for i, event := range []string{"ADDED a/p@6", "BOOKMARK 7", "DELETED a/p@8", "BOOKMARK 8"} {
+			time.Sleep(watchSilence - time.Second)
+			if q.Context().Err() != nil {
+				t.Fatalf("it was ended before message %d", i)
+			}
+			events.send(event)
+		}
+		w.wantState(true, "")
+	})
+}
+
+func TestServerWithoutRoomForAWatchIsNotAskedForAList(t *testing.T) {
+	for name, refuse := range map[string]func(q *request){
+		"429":                func(q *request) { q.fail(apierrors.NewTooManyRequestsError("")) },
+		"connection refused": func(q *request) { q.refused <- syscall.ECONNREFUSED; synctest.Wait() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			watchPods(t, func(t *testing.T, w watching) {
+				events := w.expect("watch-list").stream(t)
+				events.send("COMPLETE 5", "ADDED a/p@6")
+				events.Close()
+				for range 3 {
+					refuse(w.expect("watch from 6"))
+					if s := w.State(""); s.Failure == nil {
+						t.Error("it is not seen as a failure")
+					}
+				}
+				w.expect("watch from 6").stream(t)
+				w.wantState(true, "")
+			})
+		})
+	}
 }
 
 // A reader may be slow, such as one that waits for the processor: that is no silence of the server.
@@ -523,14 +570,25 @@ func TestRequestsThatFailAreRepeatedAndExplained(t *testing.T) {
 		reason string
 		text   string
 	}{
-		"the server is starting": {func(q *request) { q.fail(apierrors.NewServiceUnavailable("starting")) }, kube.Unavailable, "503"},
+		"the server is starting": {func(q *request) {
+			q.fail(apierrors.NewServiceUnavailable("starting"))
+		}, kube.Unavailable, "503"},
 		"the rights are missing": {func(q *request) {
 			q.fail(apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no")))
 		}, kube.Forbidden, `grant {apiGroups: [""], resources: ["pods"], verbs: ["`},
-		"the token has expired":     {func(q *request) { q.fail(apierrors.NewUnauthorized("expired")) }, kube.Unauthorized, "renew it"},
-		"every version is gone":     {func(q *request) { q.fail(apierrors.NewResourceExpired("")) }, kube.Unavailable, "410"},
-		"the server is overloaded":  {func(q *request) { q.fail(apierrors.NewTooManyRequestsError("")) }, kube.Throttled, "429"},
-		"the answers are illegible": {func(q *request) { q.answer(200, io.NopCloser(strings.NewReader("<html>"))); synctest.Wait() }, kube.Content, "cannot"},
+		"the token has expired": {func(q *request) {
+			q.fail(apierrors.NewUnauthorized("expired"))
+		}, kube.Unauthorized, "renew it"},
+		"every version is gone": {func(q *request) {
+			q.fail(apierrors.NewResourceExpired(""))
+		}, kube.Unavailable, "410"},
+		"the server is overloaded": {func(q *request) {
+			q.fail(apierrors.NewTooManyRequestsError(""))
+		}, kube.Throttled, "429"},
+		"the answers are illegible": {func(q *request) {
+			q.answer(200, io.NopCloser(strings.NewReader("<html>")))
+			synctest.Wait()
+		}, kube.Content, "cannot"},
 		"the first events fail": {func(q *request) {
 			if q.URL.Query().Get("watch") == "" {
 				q.fail(apierrors.NewServiceUnavailable("starting"))
@@ -557,7 +615,8 @@ func TestRequestsThatFailAreRepeatedAndExplained(t *testing.T) {
 						t.Fatal("more than 100 requests in two minutes")
 					}
 				}
-				if s := w.State(""); c.reason != "" && (!s.Since.Equal(start) || !strings.Contains(s.Failure.Text, c.text)) {
+				s := w.State("")
+				if c.reason != "" && (!s.Since.Equal(start) || !strings.Contains(s.Failure.Text, c.text)) {
 					t.Errorf("failing since %s, want %s: %s", s.Since, start, s.Failure.Text)
 				}
 				for w.State("").Synced == false {
@@ -581,7 +640,8 @@ func TestRequestsThatFailAreRepeatedAndExplained(t *testing.T) {
 	}
 }
 
-// A server that takes a request and never answers, or that stops in the middle, is left after a while, whatever was asked.
+// A server that takes a request and never answers, or that stops in the middle, is left after a while, whatever was
+// asked.
 func TestServerThatFallsSilent(t *testing.T) {
 	invalid := apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil)
 	for name, c := range map[string]struct {
@@ -590,7 +650,9 @@ func TestServerThatFallsSilent(t *testing.T) {
 		next   string
 		within time.Duration
 	}{
-		"before the header of a watch-list": {func(t *testing.T, w watching) { w.expect("watch-list") }, false, "list", headerSilence},
+		"before the header of a watch-list": {func(t *testing.T, w watching) {
+			w.expect("watch-list")
+		}, false, "list", headerSilence},
 		"before the header of a list": {func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)
 			w.expect("list")
@@ -726,7 +788,8 @@ func TestListWithoutEnd(t *testing.T) {
 				if s.Synced || w.Store.Len() != 0 {
 					t.Errorf("synced %t with %d pods", s.Synced, w.Store.Len())
 				}
-				if s.Failure == nil || !strings.Contains(s.Failure.Text, "end") || !strings.Contains(s.Failure.Text, "cannot list pods: ") {
+				if s.Failure == nil || !strings.HasPrefix(s.Failure.Text, "cannot list pods: ") ||
+					!strings.Contains(s.Failure.Text, "not end") {
 					t.Fatalf("failure %v", s.Failure)
 				}
 				q.stream(t).send("ADDED a/p@1")
@@ -853,7 +916,7 @@ func TestNamespacesFailOneByOne(t *testing.T) {
 			w.wantState(true, "", "a")
 		}, namespaces...)
 	}
-	if s := New(Options[string]{Client: client(t, nil)}).State("of another"); s != (State{}) {
+	if s := New(Options[string]{}).State("of another"); s != (State{}) {
 		t.Errorf("state %+v of what is not watched", s)
 	}
 }
@@ -957,7 +1020,7 @@ func TestResyncBeforeRun(t *testing.T) {
 
 func TestForeignObjectsDoNoHarm(t *testing.T) {
 	for name, foreign := range map[string]string{
-		"a list":               `{"type":"ADDED","object":{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"6"}}}`,
+		"a list":               `{"type":"ADDED","object":{"kind":"PodList","apiVersion":"v1","metadata":{}}}`,
 		"a status":             `{"type":"ADDED","object":{"kind":"Status","apiVersion":"v1"}}`,
 		"a pod that is cut":    `{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v1","metadata":"a"}}`,
 		"an unknown event":     `{"type":"OTHER","object":{"kind":"Pod","apiVersion":"v1","metadata":{"name":"x"}}}`,
@@ -1000,12 +1063,12 @@ func TestOtherResource(t *testing.T) {
 			t.Fatalf("request of %s", what)
 		}
 		events := q.stream(t)
-		for _, e := range []string{
-			`{"type":"ADDED","object":{"kind":"Node","apiVersion":"v1","metadata":{"name":"n1","resourceVersion":"1","labels":{"a":"b"}}}}`,
-			`{"type":"BOOKMARK","object":{"kind":"Node","apiVersion":"v1","metadata":{"resourceVersion":"5","annotations":{"k8s.io/initial-events-end":"true"}}}}`,
-			`{"type":"MODIFIED","object":{"kind":"Node","apiVersion":"v1","metadata":{"name":"n1","resourceVersion":"6","labels":{"a":"b","c":"d"}}}}`,
+		for _, e := range [][2]string{
+			{"ADDED", `"name":"n1","resourceVersion":"1","labels":{"a":"b"}`},
+			{"BOOKMARK", `"resourceVersion":"5","annotations":{"k8s.io/initial-events-end":"true"}`},
+			{"MODIFIED", `"name":"n1","resourceVersion":"6","labels":{"a":"b","c":"d"}`},
 		} {
-			io.WriteString(events, e)
+			fmt.Fprintf(events, `{"type":%q,"object":{"kind":"Node","apiVersion":"v1","metadata":{%s}}}`, e[0], e[1])
 		}
 		synctest.Wait()
 		if n, _ := w.Store.Find(nil, []byte("n1")); n == nil || n.Value != 2 || w.Store.Len() != 1 || !w.Up() {
