@@ -16,9 +16,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/homedir"
-	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
-
-	"metrics-server-prom/internal/podwire"
 )
 
 // MountedKubeconfig is where a container finds its kubeconfig by default, as in the original tool.
@@ -178,7 +175,7 @@ func client(config *rest.Config, group schema.GroupVersion, t *transport) (*rest
 	}
 	c.ContentType = Protobuf
 	c.AcceptContentTypes = Protobuf + ",application/json"
-	c.NegotiatedSerializer = podwire.Codec(codecs.WithoutConversion())
+	c.NegotiatedSerializer = codecs.WithoutConversion()
 	c.QPS = -1 // the refresh interval is the limit
 	return rest.RESTClientForConfigAndClient(c, t.client)
 }
@@ -186,15 +183,12 @@ func client(config *rest.Config, group schema.GroupVersion, t *transport) (*rest
 // The group versions that client knows.
 var (
 	Core    = schema.GroupVersion{Version: "v1"}
-	Metrics = metricsv1beta1.SchemeGroupVersion
+	Metrics = schema.GroupVersion{Group: "metrics.k8s.io", Version: "v1beta1"}
 )
 
+// codecs knows what client-go decodes by itself: Status, which is in v1 for all groups. All else is read as a stream.
 var codecs = func() serializer.CodecFactory {
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypeWithName(Core.WithKind("Pod"), &podwire.Pod{})
-	scheme.AddKnownTypeWithName(Core.WithKind("PodList"), &podwire.List{})
-	scheme.AddKnownTypes(Metrics, &metricsv1beta1.PodMetrics{}, &metricsv1beta1.NodeMetrics{})
-	metav1.AddToGroupVersion(scheme, Core) // Status and WatchEvent, which live in v1
-	metav1.AddToGroupVersion(scheme, Metrics)
+	metav1.AddToGroupVersion(scheme, Core)
 	return serializer.NewCodecFactory(scheme)
 }()
