@@ -12,12 +12,12 @@ import (
 
 	"metrics-server-prom/internal/gzpage"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/podcache"
 	"metrics-server-prom/internal/podwire"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/rhythm"
 	"metrics-server-prom/internal/sample"
-	"metrics-server-prom/internal/usage"
 )
 
 // pod is what is kept of a Pod, up to 100 KB of it turned into some 200 bytes.
@@ -56,12 +56,12 @@ type resource struct {
 	families [2]family
 	scopes   []string // namespaces to list, "" for all; a resource without namespaces has ""
 	selector string
-	kind     usage.Kind
+	kind     metricsapi.Kind
 	x        *exporter
 	loop     refresh.Loop
 	view     atomic.Pointer[snapshot]
 
-	decoder usage.Decoder
+	decoder metricsapi.Decoder
 	joiner  sample.Joiner[podText]
 	zip     gzpage.Compressor
 }
@@ -93,8 +93,8 @@ func newExporter(set *settings, own *telemetry, core, metrics rest.Interface) *e
 		not = append(not, fields.OneTermNotEqualSelector("metadata.namespace", namespace))
 	}
 	x.watch = kube.NewPodWatch(core, set.scopes(), set.selector, fields.AndSelectors(not...).String(), x.cache, x.watchChanged)
-	x.nodes = &resource{name: "nodes", families: nodeFamilies, scopes: []string{""}, kind: usage.NodeMetricsList}
-	x.pods = &resource{name: "pods", families: podFamilies, scopes: set.scopes(), selector: set.selector, kind: usage.PodMetricsList}
+	x.nodes = &resource{name: "nodes", families: nodeFamilies, scopes: []string{""}, kind: metricsapi.NodeMetricsList}
+	x.pods = &resource{name: "pods", families: podFamilies, scopes: set.scopes(), selector: set.selector, kind: metricsapi.PodMetricsList}
 	for _, r := range x.resources() {
 		r.x = x
 		r.joiner = sample.Joiner[podText]{MaxAge: set.maxAge, Escape: escape, Drop: own.drop, NodePod: &nodePod}
@@ -258,13 +258,13 @@ func (r *resource) list(ctx context.Context, namespace string) error {
 
 // follow finds the source's rhythm by looking at one object, and has both lists read right after each of its ticks.
 func (x *exporter) follow(ctx context.Context) {
-	var decoder usage.Decoder
+	var decoder metricsapi.Decoder
 	lost := func() { x.probed = podcache.Key{}; x.tick.Store(0) }
 	rhythm.Follow(ctx, func(ctx context.Context) (string, int64, error) { return x.probe(ctx, &decoder) }, lost, x.ticked)
 }
 
 // probe reads one small object: the node whose sample is the newest or, where nodes are not to be had, the pod.
-func (x *exporter) probe(ctx context.Context, decoder *usage.Decoder) (object string, stamp int64, err error) {
+func (x *exporter) probe(ctx context.Context, decoder *metricsapi.Decoder) (object string, stamp int64, err error) {
 	for x.probed == (podcache.Key{}) {
 		nodesEnded, podsEnded := x.nodes.loop.Ended(), x.pods.loop.Ended()
 		if nodes := x.nodes.view.Load(); nodes.failure == nil && nodes.newest != 0 {
@@ -280,9 +280,9 @@ func (x *exporter) probe(ctx context.Context, decoder *usage.Decoder) (object st
 			}
 		}
 	}
-	key, kind, r := x.probed, usage.PodMetrics, x.pods
+	key, kind, r := x.probed, metricsapi.PodMetrics, x.pods
 	if key.Namespace == "" {
-		kind, r = usage.NodeMetrics, x.nodes
+		kind, r = metricsapi.NodeMetrics, x.nodes
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -291,7 +291,7 @@ func (x *exporter) probe(ctx context.Context, decoder *usage.Decoder) (object st
 		return "", 0, err
 	}
 	defer body.Close()
-	err = decoder.Read(body, kind, func(item *usage.Item) error { stamp = item.Timestamp.UnixNano(); return nil })
+	err = decoder.Read(body, kind, func(item *metricsapi.Item) error { stamp = item.Timestamp.UnixNano(); return nil })
 	return key.Namespace + "/" + key.Name, stamp, err
 }
 

@@ -24,11 +24,11 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/podwire"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/setting"
-	"metrics-server-prom/internal/usage"
 )
 
 // cluster is what goes in: pods by way of the watch, usage as the metrics API writes it.
@@ -716,7 +716,7 @@ func BenchmarkDecodeAndJoin(b *testing.B) {
 		b.SetBytes(int64(len(body)))
 		return func() {
 			x.pods.joiner.Begin()
-			if err := x.pods.decoder.Read(bytes.NewReader(body), usage.PodMetricsList, x.pods.joiner.Join); err != nil {
+			if err := x.pods.decoder.Read(bytes.NewReader(body), metricsapi.PodMetricsList, x.pods.joiner.Join); err != nil {
 				b.Fatal(err)
 			}
 			x.pods.joiner.Done()

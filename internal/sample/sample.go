@@ -9,8 +9,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/podcache"
-	"metrics-server-prom/internal/usage"
 )
 
 // The reasons for which samples are dropped.
@@ -141,7 +141,7 @@ func (j *Joiner[T]) Done() *Batch[T] {
 }
 
 // Join adds the samples of one item. An error says that the list as a whole cannot be true.
-func (j *Joiner[T]) Join(item *usage.Item) error {
+func (j *Joiner[T]) Join(item *metricsapi.Item) error {
 	p := j.NodePod
 	if j.Cache != nil {
 		if j.Excluded != nil && j.Excluded(item.Namespace) {
@@ -193,9 +193,9 @@ func (j *Joiner[T]) Join(item *usage.Item) error {
 }
 
 // container adds one sample.
-func (j *Joiner[T]) container(item *usage.Item, c *usage.Container, p *podcache.Pod[T], at int64) {
-	if item.HasWindow && item.Window <= 0 && c.CPU.State == usage.Valid {
-		c.CPU.State = usage.Invalid // a rate over no time is no number
+func (j *Joiner[T]) container(item *metricsapi.Item, c *metricsapi.Container, p *podcache.Pod[T], at int64) {
+	if item.HasWindow && item.Window <= 0 && c.CPU.State == metricsapi.Valid {
+		c.CPU.State = metricsapi.Invalid // a rate over no time is no number
 	}
 	s := Sample[T]{Pod: p, CPU: j.value(c.CPU), Memory: j.value(c.Memory), at: uint32(at)}
 	name := c.Name
@@ -220,7 +220,7 @@ func (j *Joiner[T]) container(item *usage.Item, c *usage.Container, p *podcache.
 
 // moment returns the item's timestamp and the moment from which its age counts: the same, but for a timestamp from the
 // future, which may stay in the future for hours however old the value gets. Its age counts from when it was first seen.
-func (j *Joiner[T]) moment(id uint64, item *usage.Item) (at, stamp int64) {
+func (j *Joiner[T]) moment(id uint64, item *metricsapi.Item) (at, stamp int64) {
 	stamp = item.Timestamp.Unix()
 	if stamp <= j.now+maxAhead {
 		return stamp, stamp
@@ -233,7 +233,7 @@ func (j *Joiner[T]) moment(id uint64, item *usage.Item) (at, stamp int64) {
 	return first.seen, stamp
 }
 
-func (j *Joiner[T]) id(item *usage.Item) uint64 {
+func (j *Joiner[T]) id(item *metricsapi.Item) uint64 {
 	j.hash.Reset()
 	j.hash.Write(item.Namespace)
 	j.hash.WriteByte('/')
@@ -242,11 +242,11 @@ func (j *Joiner[T]) id(item *usage.Item) uint64 {
 }
 
 // value is a usage, or NaN where there is none or none that means anything.
-func (j *Joiner[T]) value(v usage.Value) float64 {
+func (j *Joiner[T]) value(v metricsapi.Value) float64 {
 	switch v.State {
-	case usage.Valid:
+	case metricsapi.Valid:
 		return v.V
-	case usage.Invalid:
+	case metricsapi.Invalid:
 		j.Drop(Invalid, 1)
 	}
 	return math.NaN()
@@ -263,11 +263,11 @@ func values[T comparable](s Sample[T]) (n int) {
 }
 
 // drop counts the samples that an item would have given.
-func (j *Joiner[T]) drop(reason string, item *usage.Item) {
+func (j *Joiner[T]) drop(reason string, item *metricsapi.Item) {
 	n := 0
 	for i := range item.Containers {
-		for _, v := range [...]usage.Value{item.Containers[i].CPU, item.Containers[i].Memory} {
-			if v.State != usage.Absent {
+		for _, v := range [...]metricsapi.Value{item.Containers[i].CPU, item.Containers[i].Memory} {
+			if v.State != metricsapi.Absent {
 				n++
 			}
 		}
