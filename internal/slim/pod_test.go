@@ -171,12 +171,12 @@ func TestMessagesThatAreNone(t *testing.T) {
 	}{
 		"a pod that ends in a tag":           {[]byte{0x80}, "Pod: unexpected EOF"},
 		"a length beyond the end":            {[]byte{0x0a, 5, 1}, "Pod: a length goes beyond the message that it is in"},
-		"metadata that are a number":         {number(1), "field 1 of Pod has wire type 0"},
-		"a name that is a number":            {field(1, number(1)...), "field 1 of ObjectMeta has wire type 0"},
-		"a node that is a number":            {field(2, number(10)...), "field 10 of PodSpec has wire type 0"},
-		"an IP that is a number":             {field(3, number(6)...), "field 6 of PodStatus has wire type 0"},
-		"a time whose seconds are text":      {field(1, field(8, field(1, 'x')...)...), "field 1 of Time has wire type 2"},
-		"a label that is a number":           {field(1, number(11)...), "field 11 of ObjectMeta has wire type 0"},
+		"metadata that are a number":         {number(1), "Pod: field 1 has wire type 0"},
+		"a name that is a number":            {field(1, number(1)...), "ObjectMeta: field 1 has wire type 0"},
+		"a node that is a number":            {field(2, number(10)...), "PodSpec: field 10 has wire type 0"},
+		"an IP that is a number":             {field(3, number(6)...), "PodStatus: field 6 has wire type 0"},
+		"a time whose seconds are text":      {field(1, field(8, field(1, 'x')...)...), "Time: field 1 has wire type 2"},
+		"a label that is a number":           {field(1, number(11)...), "ObjectMeta: field 11 has wire type 0"},
 		"an annotation that is cut":          {field(1, field(12, 0x0a)...), "an entry: unexpected EOF"},
 		"the end of a group without a begin": {[]byte{0x24}, "Pod: the end of a group that has not begun"},
 	} {

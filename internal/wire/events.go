@@ -76,22 +76,22 @@ func (e *Events) readProtobuf() (event watch.EventType, raw []byte, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	m := NewMessage(frame, "WatchEvent")
+	m := NewMessage(frame)
 	for m.Next() {
 		switch m.Num {
 		case 1:
 			event = watch.EventType(m.Bytes())
 		case 2:
-			extension := NewMessage(m.Bytes(), "RawExtension")
+			extension := NewMessage(m.Bytes())
 			for extension.Next() {
 				if extension.Num == 1 {
 					raw = extension.Bytes()
 				}
 			}
-			m.Check(extension.Err())
+			m.Check(extension.Err("RawExtension"))
 		}
 	}
-	return event, raw, m.Err()
+	return event, raw, m.Err("WatchEvent")
 }
 
 // protobufObject takes an object out of its envelope and verifies what that says.
@@ -101,7 +101,7 @@ func protobufObject(raw []byte, want metav1.TypeMeta) (o Object, err error) {
 		return o, fmt.Errorf("its object is not Kubernetes protobuf; it begins with %.60q", raw)
 	}
 	var is metav1.TypeMeta
-	m := NewMessage(envelope, "Unknown")
+	m := NewMessage(envelope)
 	for m.Next() {
 		switch m.Num {
 		case 1:
@@ -110,8 +110,8 @@ func protobufObject(raw []byte, want metav1.TypeMeta) (o Object, err error) {
 			o.Protobuf = m.Bytes()
 		}
 	}
-	if m.Err() != nil {
-		return o, m.Err()
+	if err := m.Err("Unknown"); err != nil {
+		return o, err
 	}
 	return o, verifyProtobuf(want, is, o.Protobuf)
 }

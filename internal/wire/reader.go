@@ -316,7 +316,7 @@ func (r *Reader) fields(message string, end int64, last int32, visit func(num in
 		case num > last:
 			err = r.skip(typ, end)
 		case typ != protowire.BytesType:
-			return errWireType(message, num, typ)
+			return fmt.Errorf("%s: %w", message, errWireType(num, typ))
 		default:
 			var size int64
 			if size, err = r.contentSize(typ, end); err == nil {

@@ -1,4 +1,4 @@
-// Package usage decodes what the resource metrics API (metrics.k8s.io/v1beta1) answers: lists of PodMetrics and
+// Package metricsapi decodes what the resource metrics API (metrics.k8s.io/v1beta1) answers: lists of PodMetrics and
 // NodeMetrics, and single objects of them, in protobuf or JSON.
 //
 // A body is read as a stream: one item at a time is in memory, in buffers that are kept from one body to the next. Only
@@ -12,14 +12,16 @@
 //   - What is skipped unread is not checked either, so it cannot fail a list.
 //   - The kind and the apiVersion must be there, must be the expected ones, and must come once: no body is taken for an
 //     empty list because it is some other object.
-package usage
+package metricsapi
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"metrics-server-prom/internal/wire"
 )
 
 // Kind is the kind of object that a body is expected to hold.
@@ -38,7 +40,6 @@ func (k Kind) String() string {
 	return [...]string{"PodMetricsList", "NodeMetricsList", "PodMetrics", "NodeMetrics"}[k]
 }
 
-func (k Kind) isList() bool { return k == PodMetricsList || k == NodeMetricsList }
 func (k Kind) isNode() bool { return k == NodeMetricsList || k == NodeMetrics }
 
 // State tells whether a Value can be used.
@@ -77,33 +78,29 @@ type Item struct {
 	Containers []Container
 }
 
-// Limits on what a body may make the Decoder hold or do.
+// Limits on what a body may make the Decoder hold or do, besides those of wire.
 const (
-	// DefaultMaxBody is the largest body that is read where Decoder.MaxBody is not set. It is twelve times the list of
-	// Kubernetes' own limit of 150,000 pods.
-	DefaultMaxBody = 1 << 30
-
-	// maxItem bounds one item, or another value that must be held as a whole. An object in etcd has at most 1.5 MiB.
-	maxItem = 4 << 20
-
 	// maxContainers bounds what the containers of one item take: without it two bytes of body would become 56 of memory.
 	maxContainers = 10_000
 
-	// The largest buffers that are kept for the next body: bytes, and containers.
-	keptBuffer     = 256 << 10
+	// keptContainers is the largest buffer of containers that is kept for the next body.
 	keptContainers = 1_000
 )
 
-// Decoder reads bodies. Its buffers are kept from one to the next, so that a list of any length allocates the same. The
-// zero value is ready for use, by one goroutine at a time.
+var errManyContainers = fmt.Errorf("more than %d containers", maxContainers)
+
+// Decoder reads bodies. Its buffers are kept from one to the next, so that a list of any length in protobuf allocates the
+// same. The zero value is ready for use, by one goroutine at a time.
 type Decoder struct {
-	// MaxBody is the largest body in bytes that is read; a larger one is an error. 0 means DefaultMaxBody.
+	// MaxBody is the largest body in bytes that is read; a larger one is an error. 0 means wire.DefaultMaxBody.
 	MaxBody int64
 
-	body  stream
-	item  Item
-	names []byte // What the names of an Item decoded from JSON alias.
+	body wire.Reader
+	item Item
 }
+
+// apiVersion is the only one whose format this package knows.
+const apiVersion = "metrics.k8s.io/v1beta1"
 
 // Read reads one object of the kind from r until r ends, and calls visit for each item in the order of the list, once
 // for a single object. It tells protobuf from JSON by the first bytes, whatever the content type says.
@@ -111,69 +108,21 @@ type Decoder struct {
 // An error of visit or of r ends it and is returned wrapped. After any error, what was visited before is void: it may be
 // the beginning of a list that was cut off. r is not closed, and not read to its end after an error.
 func (d *Decoder) Read(r io.Reader, kind Kind, visit func(*Item) error) error {
-	limit := d.MaxBody
-	if limit == 0 {
-		limit = DefaultMaxBody
+	d.body.MaxBody = d.MaxBody
+	want := metav1.TypeMeta{Kind: kind.String(), APIVersion: apiVersion}
+	err := d.body.Read(r, want, nil, func(o wire.Object) error {
+		d.item = Item{Containers: d.item.Containers[:0]}
+		if kind.isNode() {
+			d.item.Containers = append(d.item.Containers, Container{})
+		}
+		err := d.item.decode(o, kind.isNode())
+		if err != nil {
+			return fmt.Errorf("%.100q: %w", d.item.Name, err)
+		}
+		return visit(&d.item)
+	})
+	if cap(d.item.Containers) > keptContainers {
+		d.item = Item{} // What one large item has needed would stay for good.
 	}
-	d.body.reset(r, limit)
-	err := d.read(kind, visit)
-	d.body.r = nil
-	if cap(d.body.buf) > keptBuffer || cap(d.names) > keptBuffer || cap(d.item.Containers) > keptContainers {
-		*d = Decoder{MaxBody: d.MaxBody} // What one large item has needed would stay for good.
-	}
-	if err != nil {
-		return fmt.Errorf("reading a %s: %w", kind, err)
-	}
-	return nil
+	return err
 }
-
-func (d *Decoder) read(kind Kind, visit func(*Item) error) error {
-	start, err := d.body.window(len(magic))
-	if err != nil {
-		return err
-	}
-	if bytes.Equal(start, magic) {
-		return d.readProtobuf(kind, visit)
-	}
-	switch c, err := d.body.nextByte(); {
-	case err == io.EOF:
-		return errors.New("the body is empty")
-	case err != nil:
-		return err
-	case c == '{':
-		return d.readJSON(kind, visit)
-	}
-	start, err = d.body.window(60)
-	if err != nil {
-		return err
-	}
-	return fmt.Errorf("the body is neither Kubernetes protobuf nor a JSON object; it begins with %q. "+
-		"Does the server's address lead to a Kubernetes API server?", start)
-}
-
-// apiVersion is the only one whose format this package knows.
-const apiVersion = "metrics.k8s.io/v1beta1"
-
-// verify checks what the object says it is. statusMessage is that of a Status, which API servers send for failures.
-func (k Kind) verify(gotAPIVersion, gotKind, statusMessage string) error {
-	const maxQuoted = 300
-	switch {
-	case gotKind == "Status":
-		return fmt.Errorf("the server sent a Status with the message %.*q", maxQuoted, statusMessage)
-	case gotKind != k.String() || gotAPIVersion != apiVersion:
-		return fmt.Errorf("the server sent something else: its kind is %.*q and its apiVersion %.*q, for %q and %q",
-			maxQuoted, gotKind, maxQuoted, gotAPIVersion, k, apiVersion)
-	}
-	return nil
-}
-
-// begin makes d.item an empty one.
-func (d *Decoder) begin(kind Kind) *Item {
-	d.item = Item{Containers: d.item.Containers[:0]}
-	if kind.isNode() {
-		d.item.Containers = append(d.item.Containers, Container{})
-	}
-	return &d.item
-}
-
-var errManyContainers = fmt.Errorf("more than %d containers", maxContainers)
