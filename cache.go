@@ -1,17 +1,13 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/VictoriaMetrics/metrics"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 
@@ -25,6 +21,7 @@ import (
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/slim"
 	"metrics-server-prom/internal/store"
+	"metrics-server-prom/internal/usage"
 	"metrics-server-prom/internal/watch"
 )
 
@@ -150,13 +147,22 @@ func newConnection(c *cluster, core, metrics rest.Interface) *connection {
 	n.watch = watch.New(watch.Options[sample.Text]{
 		Client: core, Resource: pods, Kind: "Pod", New: func() slim.Object { return &slim.Pod{} },
 		Namespaces: c.set.scopes(), LabelSelector: c.set.selector, FieldSelector: fields.AndSelectors(not...).String(),
-		Keep: n.keep, Store: n.store, Changed: n.watchChanged,
+		Keep: n.keep, Store: n.store, Self: n.self, Health: &c.health,
+		Changed: func(namespace string) { // what could not be read without the watch is read now
+			for _, l := range n.lists {
+				if l.Resource == pods && l.Namespace == namespace && !l.Working() && n.watch.State(namespace).Working() {
+					l.Loop.Wake()
+				}
+			}
+		},
 	})
 	n.newList(nodes, "", metricsapi.NodeMetricsList, sample.Joiner{MaxAge: c.set.maxAge, Escape: escape})
 	for _, namespace := range c.set.scopes() {
 		n.newList(pods, namespace, metricsapi.PodMetricsList, sample.Joiner{MaxAge: c.set.maxAge, Escape: escape,
 			Store: n.store, Unknown: n.labeler.unknown, Excluded: c.set.excluded})
 	}
+	n.self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
+		func() float64 { return float64(n.store.Len()) })
 	registerServed(n.self, n.snapshots)
 	n.fresh.Register(n.self)
 	return n
@@ -172,7 +178,7 @@ func (n *connection) keep(o slim.Object) store.Entry[sample.Text] {
 func (n *connection) things() (keys []string) {
 	for _, l := range n.lists {
 		if keys = append(keys, l.What); l.Resource == pods {
-			keys = append(keys, "watch of "+l.What)
+			keys = append(keys, n.watch.What(l.Namespace))
 		}
 	}
 	return keys
@@ -253,15 +259,6 @@ var noPatience = func() context.Context {
 	cancel()
 	return ctx
 }()
-
-// watchChanged has the lists read that could not be without the watch.
-func (n *connection) watchChanged(namespace string) {
-	for _, l := range n.lists {
-		if l.Resource == pods && l.Namespace == namespace && !l.Working() && n.watch.State(namespace).Working() {
-			l.Loop.Wake()
-		}
-	}
-}
 
 // frozen is how long the process has to have stood still for its watch to be distrusted: it may be dead without knowing it,
 // so that the pods are listed anew.
@@ -349,7 +346,7 @@ func (n *connection) ticked(since time.Time, period time.Duration) {
 
 // list is a list of metrics.k8s.io and what scrapes see of it.
 type list struct {
-	*usagelist.List
+	*usage.List
 	present atomic.Pointer[snapshot]
 }
 
@@ -357,9 +354,9 @@ type list struct {
 func (n *connection) newList(resource, namespace string, kind metricsapi.Kind, joiner sample.Joiner) *list {
 	l := &list{}
 	l.present.Store(&snapshot{})
-	o := usagelist.Options{Client: n.metrics, Resource: resource, Kind: kind, Namespace: namespace, Joiner: joiner,
+	o := usage.Options{Client: n.metrics, Resource: resource, Kind: kind, Namespace: namespace, Joiner: joiner,
 		Optional: resource == nodes, Absent: len(n.set.namespaces) > 0, Self: n.cluster.self, Health: &n.cluster.health,
-		Show: func(b *sample.Batch, s usagelist.Status) { n.show(l, b, s) }}
+		Show: func(b *sample.Batch, s usage.Status) { n.show(l, b, s) }}
 	if resource == pods {
 		o.Selector = n.set.selector
 		o.Ready = func(ctx context.Context) error {
@@ -368,7 +365,7 @@ func (n *connection) newList(resource, namespace string, kind metricsapi.Kind, j
 			return n.watch.Ready(ctx, namespace, n.set.maxAge)
 		}
 	}
-	l.List = usagelist.New(o, n.self)
+	l.List = usage.New(o, n.self)
 	l.Loop.Interval, l.Loop.Pulse = n.interval, n.cluster.pulse
 	l.Loop.Cutoff = min(max(n.set.refreshInterval, 10*time.Second), time.Minute)
 	n.lists = append(n.lists, l)
@@ -376,7 +373,7 @@ func (n *connection) newList(resource, namespace string, kind metricsapi.Kind, j
 }
 
 // show makes what has become of a list what scrapes see.
-func (n *connection) show(l *list, b *sample.Batch, status usagelist.Status) {
+func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
 	old := l.present.Load()
 	next := *old
 	if b != nil {

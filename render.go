@@ -14,7 +14,7 @@ import (
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/slim"
 	"metrics-server-prom/internal/store"
-	"metrics-server-prom/internal/usagelist"
+	"metrics-server-prom/internal/usage"
 )
 
 // contentType is the text exposition format, version 0.0.4:
@@ -91,7 +91,7 @@ func (f *family) render(c *page.Compressor, b *sample.Batch, partLen int) (parts
 
 // snapshot is what a scrape sees of a list. It never changes; each attempt to refresh publishes a new one.
 type snapshot struct {
-	usagelist.Status
+	usage.Status
 	source         string                      // nodes or pods
 	parts          [len(families)][]*page.Part // by family
 	served         [len(families)]int          // samples, by family

@@ -1,6 +1,6 @@
-// Package usagelist keeps what a list of metrics.k8s.io says up to date: it reads the list again and again, joins it with the
+// Package usage keeps what a list of metrics.k8s.io says up to date: it reads the list again and again, joins it with the
 // pods' metadata, and tells of all that is lost on the way.
-package usagelist
+package usage
 
 import (
 	"context"
