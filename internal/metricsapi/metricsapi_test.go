@@ -82,7 +82,8 @@ func resources(cpu, memory string) corev1.ResourceList {
 
 func node(name, cpu, memory string) v1beta1.NodeMetrics {
 	p := pod("", name)
-	return v1beta1.NodeMetrics{ObjectMeta: p.ObjectMeta, Timestamp: p.Timestamp, Window: p.Window, Usage: resources(cpu, memory)}
+	return v1beta1.NodeMetrics{
+		ObjectMeta: p.ObjectMeta, Timestamp: p.Timestamp, Window: p.Window, Usage: resources(cpu, memory)}
 }
 
 // objects has one object of each kind with its type set, as an API server encodes it.
@@ -91,9 +92,10 @@ func objects() map[Kind]kruntime.Object {
 		pod("default", "web-1", container("app", "378089386n", "125448Ki"), container("sidecar", "7m", "61Mi")),
 		pod("kube-system", "dns", container("dns", "0", "")),
 	}}
-	nodes := &v1beta1.NodeMetricsList{Items: []v1beta1.NodeMetrics{node("node-1", "1500m", "2Gi"), node("node-2", "2", "1e9")}}
-	list := map[Kind]kruntime.Object{PodMetricsList: pods, NodeMetricsList: nodes, PodMetrics: &pods.Items[0], NodeMetrics: &nodes.Items[0]}
-	return list
+	nodes := &v1beta1.NodeMetricsList{Items: []v1beta1.NodeMetrics{
+		node("node-1", "1500m", "2Gi"), node("node-2", "2", "1e9")}}
+	return map[Kind]kruntime.Object{PodMetricsList: pods, NodeMetricsList: nodes,
+		PodMetrics: &pods.Items[0], NodeMetrics: &nodes.Items[0]}
 }
 
 var wantObjects = map[Kind][]string{
@@ -317,7 +319,8 @@ func protobufSeeds() []protobufCase {
 		if err := protobuf.NewSerializer(nil, nil).Encode(object, &b); err != nil {
 			panic(err)
 		}
-		cases = append(cases, protobufCase{name: "a regular " + kind.String(), kind: kind, body: b.Bytes()[len(magic):], want: wantObjects[kind]})
+		cases = append(cases, protobufCase{
+			name: "a regular " + kind.String(), kind: kind, body: b.Bytes()[len(magic):], want: wantObjects[kind]})
 	}
 	return cases
 }
@@ -431,7 +434,8 @@ func jsonSeeds() []jsonCase {
 		if err != nil {
 			panic(err)
 		}
-		cases = append(cases, jsonCase{name: "a regular " + kind.String(), kind: kind, body: string(b), want: wantObjects[kind]})
+		cases = append(cases, jsonCase{
+			name: "a regular " + kind.String(), kind: kind, body: string(b), want: wantObjects[kind]})
 	}
 	return cases
 }
@@ -499,7 +503,8 @@ func TestBodyThatIsSomethingElse(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, kind := range []Kind{PodMetricsList, NodeMetrics} {
 				got, err := decode(strings.NewReader(tt.body), kind)
-				if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "reading a "+kind.String()) {
+				if err == nil || !strings.Contains(err.Error(), tt.want) ||
+					!strings.Contains(err.Error(), "reading a "+kind.String()) {
 					t.Errorf("%s: error %v, want one with %q", kind, err, tt.want)
 				}
 				if got != nil {
@@ -550,12 +555,12 @@ func bodyOf(parts ...any) io.Reader {
 	return io.MultiReader(readers...)
 }
 
-// The bodies here are large, endless or lie about their size. None of them may make the Decoder hold more than some of the
-// largest item, nor keep anything of that.
+// The bodies here are large, endless or lie about their size. None of them may make the Decoder hold more than some of
+// the largest item, nor keep anything of that.
 func TestHostileBodiesStayInBounds(t *testing.T) {
 	const (
 		limit   = 8 << 20
-		memory  = 64 << 20 // The largest item in buffers that have grown by doubling, and what encoding/json makes of it.
+		memory  = 64 << 20 // The largest item in buffers grown by doubling, and what encoding/json makes of it.
 		small   = 256 << 10
 		garbage = 256 << 20 // What 130,000 JSON items leave behind one after the other.
 	)
@@ -631,6 +636,15 @@ func TestHostileBodiesStayInBounds(t *testing.T) {
 	}
 }
 
+// failsOnce is a reader that fails, and is at its end from then on.
+type failsOnce struct{ err error }
+
+func (f *failsOnce) Read([]byte) (int, error) {
+	err := f.err
+	f.err = io.EOF
+	return 0, err
+}
+
 func TestErrorsOfReaderAndVisit(t *testing.T) {
 	broken := errors.New("broken")
 	for name, s := range serializers() {
@@ -638,7 +652,8 @@ func TestErrorsOfReaderAndVisit(t *testing.T) {
 			body := encode(t, PodMetricsList, objects()[PodMetricsList], s)
 			var d Decoder
 			for n := range body {
-				_, err := decodeWith(&d, io.MultiReader(bytes.NewReader(body[:n]), iotest.ErrReader(broken)), PodMetricsList)
+				r := io.MultiReader(bytes.NewReader(body[:n]), &failsOnce{broken}, bytes.NewReader(body[n:]))
+				_, err := decodeWith(&d, r, PodMetricsList)
 				if !errors.Is(err, broken) {
 					t.Fatalf("the reader breaks after %d of %d bytes: error %v", n, len(body), err)
 				}

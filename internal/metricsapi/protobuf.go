@@ -26,8 +26,8 @@ func (i *Item) decode(o wire.Object, node bool) error {
 	return i.unmarshal(o.Protobuf, "PodMetrics", node)
 }
 
-// unmarshal reads a PodMetrics or NodeMetrics. A message that comes again is merged into the one before, but a Time takes
-// its place.
+// unmarshal reads a PodMetrics or NodeMetrics. A message that comes again is merged into the one before, but a Time
+// takes its place.
 func (i *Item) unmarshal(b []byte, name string, node bool) (err error) {
 	m := wire.NewMessage(b)
 	for m.Next() {
@@ -94,8 +94,8 @@ func (c *Container) unmarshal(b []byte) error {
 	return m.Err("ContainerMetrics")
 }
 
-// unmarshalUsage reads the current field, an entry of the map usage. Of several values the last one counts, but an invalid
-// one is not made good by another.
+// unmarshalUsage reads the current field, an entry of the map usage. Of several values the last one counts, but an
+// invalid one is not made good by another.
 func (c *Container) unmarshalUsage(of *wire.Message) error {
 	var key []byte
 	var value Value

@@ -68,7 +68,9 @@ type unmarshaler interface {
 }
 
 func newReference(kind Kind) unmarshaler {
-	return [...]unmarshaler{&v1beta1.PodMetricsList{}, &v1beta1.NodeMetricsList{}, &v1beta1.PodMetrics{}, &v1beta1.NodeMetrics{}}[kind]
+	return [...]unmarshaler{
+		&v1beta1.PodMetricsList{}, &v1beta1.NodeMetricsList{}, &v1beta1.PodMetrics{}, &v1beta1.NodeMetrics{},
+	}[kind]
 }
 
 var magic = []byte("k8s\x00")
@@ -114,7 +116,8 @@ func referenceJSON(data []byte, kind Kind) (unmarshaler, error) {
 	if err := json.Unmarshal(data, object); err != nil {
 		return nil, err
 	}
-	if gvk := object.GetObjectKind().GroupVersionKind(); gvk.Kind != kind.String() || gvk.GroupVersion().String() != apiVersion {
+	gvk := object.GetObjectKind().GroupVersionKind()
+	if gvk.Kind != kind.String() || gvk.GroupVersion().String() != apiVersion {
 		return nil, errReference
 	}
 	return object, nil
@@ -141,7 +144,8 @@ func compare(object unmarshaler, got []decoded, lenient bool) error {
 	for i, want := range pods {
 		got := got[i]
 		if got.namespace != want.Namespace || got.name != want.Name || !got.timestamp.Equal(want.Timestamp.Time) ||
-			got.window != want.Window.Duration || !got.hasWindow && got.window != 0 || len(got.containers) != len(want.Containers) {
+			got.window != want.Window.Duration || !got.hasWindow && got.window != 0 ||
+			len(got.containers) != len(want.Containers) {
 			return fmt.Errorf("item %d is %+v, the reference has %+v", i, got, want)
 		}
 		for j, want := range want.Containers {
@@ -168,8 +172,8 @@ func nodeAsPod(n v1beta1.NodeMetrics) v1beta1.PodMetrics {
 }
 
 // compareValue holds a Value against the reference's Quantity. Where the reference has a zero, Invalid is right for a
-// quantity that is missing, null or without a digit; FuzzParseQuantity makes sure that it is wrong for all others. lenient
-// is for bodies that can hold quantities longer than maxQuantity.
+// quantity that is missing, null or without a digit; FuzzParseQuantity makes sure that it is wrong for all others.
+// lenient is for bodies that can hold quantities longer than maxQuantity.
 func compareValue(want resource.Quantity, present bool, got Value, lenient bool) error {
 	switch {
 	case !present && got == Value{}, present && want.IsZero() && got == Value{State: Invalid}:
@@ -251,7 +255,8 @@ func checkAgainstProtobuf(t *testing.T, data []byte, kind Kind, got []decoded, e
 		}
 		want, refErr2 := referenceObject(scrub(unknown.Raw, kind), kind)
 		if isQuantityError(refErr2) {
-			return // the quantity begins in its entry and ends behind it, which the reference allows and scrub cannot take out
+			// The quantity begins in its entry and ends behind it, which the reference allows and scrub cannot take out.
+			return
 		}
 		if refErr2 != nil {
 			t.Fatalf("accepted, the reference refuses: %v; without what is not read: %v", refErr, refErr2)
@@ -274,8 +279,8 @@ func checkAgainstProtobuf(t *testing.T, data []byte, kind Kind, got []decoded, e
 	}
 }
 
-// isUnusual tells that a body's envelope is not a TypeMeta and after it one object: a TypeMeta follows an object, or another
-// object does.
+// isUnusual tells that a body's envelope is not a TypeMeta and after it one object: a TypeMeta follows an object, or
+// another object does.
 func isUnusual(data []byte) bool {
 	found := false
 	for b := data[len(magic):]; len(b) > 0; {
@@ -292,8 +297,8 @@ func isUnusual(data []byte) bool {
 	return false
 }
 
-// scrub takes out of an object what is not read of it, and quantities that the reference refuses. It changes nothing else:
-// what it keeps is kept byte by byte.
+// scrub takes out of an object what is not read of it, and quantities that the reference refuses. It changes nothing
+// else: what it keeps is kept byte by byte.
 func scrub(b []byte, kind Kind) []byte {
 	if !isList(kind) {
 		return scrubItem(b, kind)
@@ -339,7 +344,8 @@ func scrubMeta(b []byte) []byte {
 }
 
 func isQuantityError(err error) bool {
-	return errors.Is(err, resource.ErrFormatWrong) || errors.Is(err, resource.ErrNumeric) || errors.Is(err, resource.ErrSuffix)
+	return errors.Is(err, resource.ErrFormatWrong) || errors.Is(err, resource.ErrNumeric) ||
+		errors.Is(err, resource.ErrSuffix)
 }
 
 // scrubUsage leaves the quantities out of an entry of a usage where they are what the reference refuses.
@@ -561,7 +567,8 @@ func scrubJSON(b []byte, kind Kind) []byte {
 	})
 }
 
-// rewriteJSON replaces each value of an object, and takes out those for which replace returns nil. Keys that come twice stay so.
+// rewriteJSON replaces each value of an object, and takes out those for which replace returns nil. Keys that come twice
+// stay so.
 func rewriteJSON(b []byte, replace func(string, stdjson.RawMessage) stdjson.RawMessage) stdjson.RawMessage {
 	d := stdjson.NewDecoder(bytes.NewReader(b))
 	if start, err := d.Token(); err != nil || start != stdjson.Delim('{') {

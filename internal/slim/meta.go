@@ -7,8 +7,9 @@ import (
 	"metrics-server-prom/internal/wire"
 )
 
-// unmarshalMeta adds what a message says to the metadata. The field numbers are from k8s.io/apimachinery/pkg/apis/meta/v1's
-// generated.proto: ObjectMeta{name=1 namespace=3 uid=5 resourceVersion=6 creationTimestamp=8 labels=11 annotations=12}.
+// unmarshalMeta adds what a message says to the metadata. The field numbers are from
+// k8s.io/apimachinery/pkg/apis/meta/v1's generated.proto: ObjectMeta{name=1 namespace=3 uid=5 resourceVersion=6
+// creationTimestamp=8 labels=11 annotations=12}.
 func unmarshalMeta(b []byte, meta *metav1.ObjectMeta) (err error) {
 	m := wire.NewMessage(b)
 	for m.Next() {

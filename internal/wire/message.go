@@ -1,5 +1,6 @@
-// Package wire reads what Kubernetes' API servers send: objects and lists of them, and the events of watches, in protobuf
-// or JSON, as streams. One item at a time is in memory, and of that only what the caller reads is turned into anything.
+// Package wire reads what Kubernetes' API servers send: objects and lists of them, and the events of watches, in
+// protobuf or JSON, as streams. One item at a time is in memory, and of that only what the caller reads is turned into
+// anything.
 //
 // Protobuf is read with the meaning that the generated code of Kubernetes' types (gogo/protobuf) gives it, also where
 // other decoders refuse; JSON with that of apimachinery's decoder, whose keys are case-sensitive.
@@ -232,7 +233,8 @@ func contentSize(b []byte, typ protowire.Type) (prefix int, size uint64, err err
 	return 0, 0, errType
 }
 
-// nest returns how many groups are open behind a tag. The generated code does not compare the numbers at their two ends.
+// nest returns how many groups are open behind a tag. The generated code does not compare the numbers at their two
+// ends.
 func nest(depth int, typ protowire.Type) (int, error) {
 	switch typ {
 	case protowire.StartGroupType:
