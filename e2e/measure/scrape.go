@@ -16,7 +16,7 @@ import (
 // refresh interval keeps the background refresh out of the count; what it leaves is the question for the source's next
 // tick, around the tick only, so the scrapes begin right after one.
 func (r *real) scrape(ctx context.Context) ([]result, error) {
-	e, _, _, err := r.launch(ctx, exporter.Options{Args: []string{"--refresh-interval=10m"}})
+	e, _, _, err := r.launch(ctx, exporter.Options{Args: []string{"--refresh-interval=10m", "--max-age=1h"}})
 	if err != nil {
 		return nil, err
 	}
