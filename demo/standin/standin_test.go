@@ -83,6 +83,11 @@ func TestReflectorSeesExactlyThePods(t *testing.T) {
 					s.Compact()
 					return errors.Join(err, s.Restart())
 				}},
+				{"etcd is restored from a backup: versions start lower", func() error {
+					s.Restore(900)
+					return errors.Join(s.DeletePod(pods[6].Namespace, pods[6].Name),
+						s.RecreatePod(pods[7].Namespace, pods[7].Name, "node-0001"))
+				}},
 				{"many changes of all kinds", func() error {
 					for range kind.pods {
 						s.ChurnOnce()
@@ -614,6 +619,15 @@ func TestBehaviorOfTheMetricsAPI(t *testing.T) {
 		{"a clock an hour ahead", Behavior{ClockSkew: time.Hour}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {
 			if got := items[0].Timestamp.Sub(before[0].Timestamp.Time); got != time.Hour {
 				t.Errorf("timestamps moved by %s", got)
+			}
+		}},
+		{"the clock of one pod an hour ahead", Behavior{SkewOf: func(_, name string) time.Duration {
+			return map[bool]time.Duration{true: time.Hour}[name == before[1].Name]
+		}}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {
+			for i, ahead := range map[int]time.Duration{0: 0, 1: time.Hour} {
+				if got := items[i].Timestamp.Sub(before[i].Timestamp.Time); got != ahead {
+					t.Errorf("timestamps of pod %d moved by %s, want %s", i, got, ahead)
+				}
 			}
 		}},
 		{"a negative window", Behavior{Window: &window}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {

@@ -55,7 +55,7 @@ type Expect struct {
 	MayRefuse bool
 	// Refused says that there is no page but a 503.
 	Refused bool
-	// Notice, if not nil, is what /healthz tells without being unwell, and one line of the log.
+	// Notice, if not nil, is what /healthz tells without being unwell, and one line of the log for each resource.
 	Notice *regexp.Regexp
 	// Behind is the one namespace that does not keep up with the API, where the others do (Fresh).
 	Behind string
@@ -91,7 +91,7 @@ func (f Fault) Run(ctx context.Context, h *Harness, long bool) error {
 	refuse := f.While.Refused || f.While.MayRefuse
 	allowed := leniency{values: maxAge + clockSlack, labels: maxAge + clockSlack, refuse: refuse, lose: refuse || f.While.Expires,
 		behind: f.While.Behind}
-	if f.While.Fresh {
+	if f.While.Fresh && f.While.Behind == "" {
 		allowed.values, allowed.labels = behind+h.slow, behind+h.slow
 	}
 	if f.While.Labels != 0 {
@@ -182,8 +182,8 @@ func (f Fault) log(text string) error {
 			begins++
 		}
 	}
-	if f.While.Notice != nil && notices != 1 {
-		return fmt.Errorf("the log has %d lines of %q, not one:\n%s", notices, f.While.Notice, text)
+	if f.While.Notice != nil && (notices < 1 || notices > 2) {
+		return fmt.Errorf("the log has %d lines of %q, not one for each resource:\n%s", notices, f.While.Notice, text)
 	}
 	least, most, closing := 1, 1+f.While.Again, 1
 	if f.While.Says == "" {

@@ -62,9 +62,9 @@ var Simulatable = []Fault{
 	}),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Fresh: true}},
 	{Name: "metrics-server returns the same timestamps", Cause: lies(func(l *standin.Behavior) { l.FreezeMetrics = true }), MaxAge: 20 * time.Second, Alone: true,
-		Short: 15 * time.Second, Long: 10 * time.Minute, While: Expect{Within: 30 * time.Second, Page: has(0, 0)}},
+		Short: 15 * time.Second, Long: 10 * time.Minute, While: Expect{Within: 30 * time.Second, Page: has(0, 0), Notice: staleNotice}},
 	{Name: "clock of the source an hour behind", Cause: lies(func(l *standin.Behavior) { l.ClockSkew = -time.Hour }),
-		Short: 10 * time.Second, While: Expect{Within: behind, Page: has(0, 0)}},
+		Short: 10 * time.Second, While: Expect{Within: behind, Page: has(0, 0), Notice: staleNotice}},
 	{Name: "clock of the source an hour ahead", Cause: lies(func(l *standin.Behavior) { l.ClockSkew = time.Hour }),
 		Short: 10 * time.Second, While: Expect{Fresh: true, Page: notAhead}},
 	{Name: "clock of one pod's node an hour ahead", Cause: oneAhead,
@@ -79,8 +79,8 @@ var Simulatable = []Fault{
 		Short: 30 * time.Second, While: Expect{Fresh: true}},
 }
 
-// windowNotice tells of usage whose CPU is no rate.
-var windowNotice = regexp.MustCompile(`window`)
+// windowNotice tells of usage whose CPU is no rate, staleNotice of usage that is too old.
+var windowNotice, staleNotice = regexp.MustCompile(`window`), regexp.MustCompile(`max-age`)
 
 // killed ends the simulated API server as kill -9 does.
 func killed(_ context.Context, h *Harness) (func(context.Context) error, error) {
