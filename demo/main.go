@@ -78,8 +78,8 @@ func parse(args []string) (options, error) {
 	}
 	o.exporterArgs = f.Args()
 	if o.nodes < 1 || o.pods < 0 || o.containers < 1 || o.resolution < time.Millisecond || o.churn < 0 {
-		return o, fmt.Errorf("--nodes %d --pods %d --containers %d --resolution %s --churn %g: at least one node and container, "+
-			"no negative number, a resolution of 1ms or more", o.nodes, o.pods, o.containers, o.resolution, o.churn)
+		return o, fmt.Errorf("--nodes %d --pods %d --containers %d --resolution %s --churn %g: at least one node and "+
+			"container, no negative number, a resolution of 1ms or more", o.nodes, o.pods, o.containers, o.resolution, o.churn)
 	}
 	return o, nil
 }

@@ -154,7 +154,8 @@ func TestSelfMetricsTellTheState(t *testing.T) {
 		} {
 			value, series := page.Sum("metrics_server_prom_"+self.family, self.labels)
 			if series == 0 || value < self.min || value > self.max {
-				return fmt.Errorf("%s%v is %v (%d series), expected %v to %v", self.family, self.labels, value, series, self.min, self.max)
+				return fmt.Errorf("%s%v is %v (%d series), expected %v to %v", self.family, self.labels, value, series,
+					self.min, self.max)
 			}
 		}
 		return nil
@@ -201,7 +202,8 @@ func TestPrometheusStoresTheSameValues(t *testing.T) {
 			}
 			// Prometheus may still be on the page before; it scrapes once a second.
 			if differences := check.Diff(want, got); differences != nil {
-				return fmt.Errorf("Prometheus and the page differ:\n%s", strings.Join(differences[:min(len(differences), 10)], "\n"))
+				return fmt.Errorf("Prometheus and the page differ:\n%s",
+					strings.Join(differences[:min(len(differences), 10)], "\n"))
 			}
 			return nil
 		})
@@ -222,7 +224,10 @@ func TestSIGTERMEndsWithExitCode0Within5Seconds(t *testing.T) {
 		"before there is any data": func(t *testing.T) *exporter.Exporter {
 			return startExporter(t, account(t, "team-a", "without-rights"))
 		},
-		"while its API server does not answer": func(t *testing.T) *exporter.Exporter { return startExporter(t, silentServer(t)) },
+		"while its API server does not answer": func(t *testing.T) *exporter.Exporter {
+			return startExporter(t,
+				silentServer(t))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

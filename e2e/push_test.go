@@ -58,7 +58,8 @@ func TestReceiverHasThePagesValues(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
 			url := r.start(t)
-			e := startExporter(t, deployed(t), "--push.url="+url+r.path, "--push.interval=1s", `--push.extra-labels=cluster="e2e",site="x y"`)
+			e := startExporter(t, deployed(t), "--push.url="+url+r.path, "--push.interval=1s",
+				`--push.extra-labels=cluster="e2e",site="x y"`)
 			eventually(t, 2*aTick, func(ctx context.Context) error {
 				page, err := e.Scrape(ctx)
 				if err != nil {
@@ -80,7 +81,8 @@ func TestReceiverHasThePagesValues(t *testing.T) {
 					}
 				}
 				if len(differences) > 0 {
-					return fmt.Errorf("the receiver and the page differ:\n%s", strings.Join(differences[:min(len(differences), 10)], "\n"))
+					return fmt.Errorf("the receiver and the page differ:\n%s",
+						strings.Join(differences[:min(len(differences), 10)], "\n"))
 				}
 				if ok, _ := page.Sum("metrics_server_prom_pushes_total", map[string]string{"result": "ok"}); ok == 0 {
 					return errors.New("the page counts no push that worked")
@@ -110,7 +112,8 @@ func TestPushesThatFailHarmNobodyAndTellNoSecret(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 
-	e := startReady(t, deployed(t), fmt.Sprintf("--push.url=http://pusher:%s@%s/push?key=%s", password, server.Listener.Addr(), key),
+	e := startReady(t, deployed(t), fmt.Sprintf("--push.url=http://pusher:%s@%s/push?key=%s", password,
+		server.Listener.Addr(), key),
 		"--push.interval=1s", "--push.header=X-Token: Bearer "+token, "--log.level=debug")
 	for range 2 { // the second refusal follows only when the first has been dealt with
 		select {

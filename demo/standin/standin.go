@@ -138,7 +138,8 @@ func New(o Options) (*Server, error) {
 		o.Resolution = 15 * time.Second
 	}
 	if o.Nodes < 0 || o.Pods < 0 || o.Containers < 0 || o.Resolution < 0 {
-		return nil, fmt.Errorf("stand-in API server: %d nodes, %d pods, %d containers, resolution %s: none may be negative",
+		return nil, fmt.Errorf("stand-in API server: %d nodes, %d pods, %d containers, resolution %s: none may be "+
+			"negative",
 			o.Nodes, o.Pods, o.Containers, o.Resolution)
 	}
 	if o.Now == nil {
@@ -179,7 +180,8 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.log.Info("SIMULATED Kubernetes API server: no value it serves is of a real cluster",
-		"url", s.URL(), "nodes", o.Nodes, "pods", o.Pods, "containers_per_pod", o.Containers, "resolution", o.Resolution)
+		"url", s.URL(), "nodes", o.Nodes, "pods", o.Pods, "containers_per_pod", o.Containers, "resolution",
+		o.Resolution)
 	return s, nil
 }
 

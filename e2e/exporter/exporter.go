@@ -50,7 +50,8 @@ var Binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	// A name for each checkout, so that two of them do not run each other's.
-	path := filepath.Join(cache, fmt.Sprintf("exporter-%x", sha256.Sum256([]byte(root)))[:len("exporter-")+len(cache)+1+8])
+	path := filepath.Join(cache, fmt.Sprintf("exporter-%x",
+		sha256.Sum256([]byte(root)))[:len("exporter-")+len(cache)+1+8])
 	work := fmt.Sprintf("%s.%d", path, os.Getpid())
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", work, ".")
 	cmd.Dir = root

@@ -52,7 +52,9 @@ var Bodies = []Fault{
 			write(w, good)
 		})},
 	{Name: "length of an item beyond the end of the list", Short: 10 * time.Second, While: refused,
-		Cause: body(func(w http.ResponseWriter, _ []byte) { write(w, envelope([]byte("\x12\xff\xff\xff\xff\x7fabc"))) })},
+		Cause: body(func(w http.ResponseWriter, _ []byte) {
+			write(w, envelope([]byte("\x12\xff\xff\xff\xff\x7fabc")))
+		})},
 	{Name: "web page in place of a list", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
 			w.Header().Set("Content-Type", "text/html")
@@ -186,9 +188,11 @@ func trickling(ctx context.Context, h *Harness) (func(context.Context) error, er
 
 // more adds items with this name, and one whose container has it, to the list.
 func more(name string, count int) cause {
-	usage := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Mi")}
+	usage := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"),
+		corev1.ResourceMemory: resource.MustParse("1Mi")}
 	item := func(namespace, pod, container string) metricsv1beta1.PodMetrics {
-		return metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: pod}, Timestamp: metav1.Now(), Window: metav1.Duration{Duration: interval},
+		return metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: pod},
+			Timestamp: metav1.Now(), Window: metav1.Duration{Duration: interval},
 			Containers: []metricsv1beta1.ContainerMetrics{{Name: container, Usage: usage}}}
 	}
 	return func(_ context.Context, h *Harness) (func(context.Context) error, error) {
@@ -220,7 +224,8 @@ func drops(_ *Harness, page *exporter.Page) error {
 const odd = "quote\" backslash\\ newline\n nul\x00 brace} {a=\"b\"} 1\n# TYPE x gauge\nx 1"
 
 func oddPods(ctx context.Context, h *Harness) (func(context.Context) error, error) {
-	err := h.API.AddPod(standin.Pod{Namespace: "odd", Name: odd, Containers: []string{odd, "plain"}, Labels: map[string]string{"team": odd + "\xff"}})
+	err := h.API.AddPod(standin.Pod{Namespace: "odd", Name: odd, Containers: []string{odd, "plain"},
+		Labels: map[string]string{"team": odd + "\xff"}})
 	return func(ctx context.Context) error {
 		return errors.Join(h.API.DeletePod("odd", odd), h.Look(ctx))
 	}, errors.Join(err, h.Look(ctx))
@@ -242,7 +247,8 @@ func hasOdd(_ *Harness, page *exporter.Page) error {
 }
 
 // notUsage are quantities that no usage can be.
-var notUsage = []string{"-5m", "", "1e400", "-1e400", strings.Repeat("9", 400), "abc", "1.2.3", "NaN", "Inf", "0x10", "1Ki1", "1 ", "\"", "\n"}
+var notUsage = []string{"-5m", "", "1e400", "-1e400", strings.Repeat("9", 400), "abc", "1.2.3", "NaN", "Inf", "0x10",
+	"1Ki1", "1 ", "\"", "\n"}
 
 func oddQuantities(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	const namespace, name = "odd", "usage"

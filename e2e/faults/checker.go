@@ -122,7 +122,8 @@ func (c *checker) judge(page *exporter.Page, began, ended time.Time, allowed len
 				all[who] = f
 			}
 			if f.node != label["node"] || f.ip != label["ip"] {
-				c.blame(ended, fmt.Sprintf("doubled: %v is on node %q with ip %q and on node %q with ip %q", who, f.node, f.ip, label["node"], label["ip"]))
+				c.blame(ended, fmt.Sprintf("doubled: %v is on node %q with ip %q and on node %q with ip %q", who,
+					f.node, f.ip, label["node"], label["ip"]))
 			}
 			values, ok := f.containers[container]
 			if !ok {
@@ -160,7 +161,8 @@ func (c *checker) sample(who owner, f *found, began, ended time.Time, allowed le
 		}
 	}
 	if it == nil && !(f.node == "" && f.ip == "") {
-		return fmt.Sprintf("%v is on node %q with ip %q, where the API had no such pod within %s", who, f.node, f.ip, allowed.labels)
+		return fmt.Sprintf("%v is on node %q with ip %q, where the API had no such pod within %s", who, f.node, f.ip,
+			allowed.labels)
 	}
 	reason := "the API never had these values"
 	for _, v := range slices.Backward(c.history.usages[who]) {
@@ -169,7 +171,8 @@ func (c *checker) sample(who owner, f *found, began, ended time.Time, allowed le
 		}
 		switch stamp := time.Unix(v.value.stamp, 0); {
 		case !v.perhaps(began.Add(-allowed.values), ended):
-			reason = fmt.Sprintf("the API has not had these values since %s, longer ago than %s", v.until.UTC().Format("15:04:05"), allowed.values)
+			reason = fmt.Sprintf("the API has not had these values since %s, longer ago than %s",
+				v.until.UTC().Format("15:04:05"), allowed.values)
 		case began.Sub(stamp) > c.maxAge+clockSlack:
 			reason = fmt.Sprintf("this is of %s and older than max-age", stamp.UTC().Format("15:04:05"))
 		case it != nil && v.value.stamp < it.value.created-1: // a creation is known to the second
@@ -203,7 +206,8 @@ func (c *checker) lost(who owner, began, ended time.Time, allowed leniency) {
 	there := identities[len(identities)-1]
 	if now.until.IsZero() && !old && !usages[0].seen.After(after) && now.value.stamp >= there.value.created &&
 		len(now.value.served()) > 0 && there.surely(after, ended) && c.continuous(usages, after, there.value.created) {
-		c.blame(ended, fmt.Sprintf("lost: %v, which the API has had for longer than %s", who, max(allowed.values, allowed.labels)))
+		c.blame(ended, fmt.Sprintf("lost: %v, which the API has had for longer than %s", who,
+			max(allowed.values, allowed.labels)))
 	}
 }
 

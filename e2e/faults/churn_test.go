@@ -19,7 +19,8 @@ func (h *Harness) holdsTheLivePods(ctx context.Context, memory int64) error {
 			if err != nil {
 				return err
 			}
-			if watched, _ := page.Sum("metrics_server_prom_watched_objects", podsLabel); int(watched) != len(h.API.Pods()) {
+			if watched, _ := page.Sum("metrics_server_prom_watched_objects",
+				podsLabel); int(watched) != len(h.API.Pods()) {
 				return fmt.Errorf("%v pods are watched, of %d", watched, len(h.API.Pods()))
 			}
 			now, err := h.figures(ctx)
@@ -31,8 +32,8 @@ func (h *Harness) holdsTheLivePods(ctx context.Context, memory int64) error {
 	})
 }
 
-// TestChurn changes pods far faster than the source has readings of them. The checker looks at each change, so that it knows
-// all that there was.
+// TestChurn changes pods far faster than the source has readings of them. The checker looks at each change, so that it
+// knows all that there was.
 func TestChurn(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -42,10 +43,12 @@ func TestChurn(t *testing.T) {
 	}{
 		{"10,000 pods created, moved, relabelled and deleted", func(h *Harness, i int) error {
 			name := fmt.Sprint("visitor-", i)
-			p := standin.Pod{Namespace: fmt.Sprint("ns-", i%7), Name: name, Labels: map[string]string{"team": "one"}, Containers: []string{"app"}}
+			p := standin.Pod{Namespace: fmt.Sprint("ns-", i%7), Name: name, Labels: map[string]string{"team": "one"},
+				Containers: []string{"app"}}
 			errs := []error{h.API.AddPod(p)}
 			if i%2 == 0 {
-				errs = append(errs, h.API.UpdatePod(p.Namespace, name, func(p *standin.Pod) { p.Labels["team"] = "two" }))
+				errs = append(errs, h.API.UpdatePod(p.Namespace, name,
+					func(p *standin.Pod) { p.Labels["team"] = "two" }))
 			}
 			if i%3 == 0 {
 				errs = append(errs, h.API.RecreatePod(p.Namespace, name, h.API.Nodes()[i%3]))
@@ -91,7 +94,8 @@ func TestChurn(t *testing.T) {
 				h.checker.judged(ctx, time.Now().Add(behind)))
 			pages, samples, wrongs, wrong := h.checker.verdict()
 			if err != nil || wrongs > 0 {
-				t.Errorf("%v; %d wrong:\n%v\nend of the log:\n%s", err, wrongs, wrong, process.Tail(h.Exporter.Log(), 10))
+				t.Errorf("%v; %d wrong:\n%v\nend of the log:\n%s", err, wrongs, wrong,
+					process.Tail(h.Exporter.Log(), 10))
 			}
 			t.Logf("%d pages and %d samples checked", pages, samples)
 		})

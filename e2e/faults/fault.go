@@ -47,7 +47,8 @@ type Expect struct {
 	Within time.Duration // when it is noticed at the latest; 0 is within one interval
 	Says   string        // part of /healthz and of the one log line; none where it is no failure
 	Down   string        // what has an up of 0: resources, or resource/namespace
-	// Fresh says that pages keep up with the API all the same; else they keep the last values until these reach max-age.
+	// Fresh says that pages keep up with the API all the same; else they keep the last values until these reach
+	// max-age.
 	Fresh bool
 	// Labels is how long the labels of a pod that has moved may be old; 0 is behind where Fresh and max-age where not.
 	Labels time.Duration
@@ -89,8 +90,8 @@ func (f Fault) Run(ctx context.Context, h *Harness, long bool) error {
 	}
 	maxAge := h.checker.maxAge
 	refuse := f.While.Refused || f.While.MayRefuse
-	allowed := leniency{values: maxAge + clockSlack, labels: maxAge + clockSlack, refuse: refuse, lose: refuse || f.While.Expires,
-		behind: f.While.Behind}
+	allowed := leniency{values: maxAge + clockSlack, labels: maxAge + clockSlack,
+		refuse: refuse, lose: refuse || f.While.Expires, behind: f.While.Behind}
 	if f.While.Fresh && f.While.Behind == "" {
 		allowed.values, allowed.labels = behind+h.slow, behind+h.slow
 	}
@@ -114,7 +115,8 @@ func (f Fault) Run(ctx context.Context, h *Harness, long bool) error {
 	if f.Hangs {
 		recovery += 10 * time.Second
 	}
-	if err := within(ctx, recovery, "everything is right again", func(ctx context.Context) error { return h.awaitHealth(ctx, Expect{}) }); err != nil {
+	if err := within(ctx, recovery, "everything is right again",
+		func(ctx context.Context) error { return h.awaitHealth(ctx, Expect{}) }); err != nil {
 		return errors.Join(problem, err)
 	}
 	if rest := recovery - time.Since(mended); rest > 0 {
@@ -136,7 +138,8 @@ func (f Fault) Run(ctx context.Context, h *Harness, long bool) error {
 	}
 	problem = errors.Join(problem, f.log(h.Exporter.Log()[logged:]), h.alive(), h.memory(cmp.Or(f.Memory, MaxMemory)))
 	if _, _, wrongs, wrong := h.checker.verdict(); wrongs > wrongBefore {
-		problem = errors.Join(problem, fmt.Errorf("%d samples or pages were wrong (fault from %s to %s):\n%s", wrongs-wrongBefore,
+		problem = errors.Join(problem, fmt.Errorf("%d samples or pages were wrong (fault from %s to %s):\n%s",
+			wrongs-wrongBefore,
 			began.UTC().Format("15:04:05.000"), mended.UTC().Format("15:04:05.000"), strings.Join(wrong, "\n")))
 	}
 	return problem
@@ -148,13 +151,15 @@ func (f Fault) watch(ctx context.Context, h *Harness, lasts time.Duration) error
 	if limit == 0 {
 		limit = notice
 	}
-	if err := within(ctx, limit, "the fault is told of", func(ctx context.Context) error { return h.awaitHealth(ctx, f.While) }); err != nil {
+	if err := within(ctx, limit, "the fault is told of",
+		func(ctx context.Context) error { return h.awaitHealth(ctx, f.While) }); err != nil {
 		return err
 	}
 	end := time.Now().Add(lasts)
 	for tick := time.NewTicker(200 * time.Millisecond); time.Now().Before(end); {
 		if err := h.health(ctx, f.While); err != nil && !f.While.Flickers {
-			return fmt.Errorf("%s before its end the fault is told of no more: %w", time.Until(end).Round(time.Second), err)
+			return fmt.Errorf("%s before its end the fault is told of no more: %w", time.Until(end).Round(time.Second),
+				err)
 		}
 		select {
 		case <-tick.C:
@@ -171,7 +176,8 @@ func (f Fault) log(text string) error {
 	begins, ends, notices := 0, strings.Count(text, "everything works again"), 0
 	if f.While.Begins != "" {
 		if strings.Count(text, f.While.Begins) != 1 || strings.Count(text, f.While.Ends) != 1 {
-			return fmt.Errorf("the log has not one line with %q and one with %q:\n%s", f.While.Begins, f.While.Ends, text)
+			return fmt.Errorf("the log has not one line with %q and one with %q:\n%s", f.While.Begins, f.While.Ends,
+				text)
 		}
 	}
 	for line := range strings.Lines(text) {

@@ -46,8 +46,8 @@ func TestSimulated(t *testing.T) {
 	}
 }
 
-// TestReal runs the faults of a real control plane, one after the other on the same exporter, and those of certificates on
-// another.
+// TestReal runs the faults of a real control plane, one after the other on the same exporter, and those of certificates
+// on another.
 func TestReal(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)

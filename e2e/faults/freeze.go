@@ -33,8 +33,8 @@ type Freeze struct {
 // answerTime is how long a scrape may take that ends a freeze. The exporter waits 10 s where the scraper says nothing.
 const answerTime = 20 * time.Second
 
-// Run freezes and thaws an exporter and returns what was wrong with its pages, and how many of the answers to the scrapes
-// that thawed it were pages.
+// Run freezes and thaws an exporter and returns what was wrong with its pages, and how many of the answers to the
+// scrapes that thawed it were pages.
 func (f Freeze) Run(ctx context.Context, h *Harness) (pages int, err error) {
 	if err := f.When(ctx, h); err != nil {
 		return 0, err
@@ -77,8 +77,8 @@ func problems(wrong []string) error {
 	return errors.New(strings.Join(wrong, "\n"))
 }
 
-// thaw sends a scrape to a frozen exporter, lets it run when the scrape is on its way, and holds the answer against what
-// the API has said since.
+// thaw sends a scrape to a frozen exporter, lets it run when the scrape is on its way, and holds the answer against
+// what the API has said since.
 func (h *Harness) thaw(ctx context.Context) (isPage bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, fmt.Errorf("no answer within %s of the thaw", answerTime))
 	defer cancel()
@@ -101,7 +101,8 @@ func (h *Harness) thaw(ctx context.Context) (isPage bool, err error) {
 	return true, h.judge(ctx, page, thawed, leniency{})
 }
 
-// judge holds a page that was asked for at a moment against what the API has said since, and as long before as is allowed.
+// judge holds a page that was asked for at a moment against what the API has said since, and as long before as is
+// allowed.
 func (h *Harness) judge(ctx context.Context, page *exporter.Page, asked time.Time, allowed leniency) error {
 	if err := page.Parse(); err != nil {
 		return err
@@ -140,7 +141,8 @@ func (f Freeze) watch(ctx context.Context, h *Harness) error {
 	return nil
 }
 
-// shiftClock sets the frozen exporter's clock back. A thread of it that was stopped at a bad place goes on for a moment.
+// shiftClock sets the frozen exporter's clock back. A thread of it that was stopped at a bad place goes on for a
+// moment.
 func (h *Harness) shiftClock(back time.Duration) error {
 	for attempt := 0; ; attempt++ {
 		err := h.Exporter.ShiftClock(back)

@@ -25,17 +25,18 @@ func TestFreezeBeforeTheSecondTick(t *testing.T) {
 		Frozen: pick(70*time.Second, 600*time.Second), Watched: pick(60*time.Second, 6*time.Minute)})
 }
 
-// TestAliveForASecondBetweenFreezes gives the exporter a second of life for each scrape, as where CPU is given to requests
-// only, which looks like a source that ticks that rarely.
+// TestAliveForASecondBetweenFreezes gives the exporter a second of life for each scrape, as where CPU is given to
+// requests only, which looks like a source that ticks that rarely.
 func TestAliveForASecondBetweenFreezes(t *testing.T) {
 	t.Parallel()
 	rounds := pick(6, 20)
-	frozen(t, rounds/2, Freeze{Resolution: 15 * time.Second, When: afterTheFirstTick, Rounds: rounds, Alive: time.Second,
+	frozen(t, rounds/2, Freeze{Resolution: 15 * time.Second, When: afterTheFirstTick, Rounds: rounds,
+		Alive:  time.Second,
 		Frozen: pick(25*time.Second, 60*time.Second), Watched: 40 * time.Second})
 }
 
-// TestLongFreeze freezes an exporter that knows the source's period: for longer than it keeps data, and than connections
-// and watches live.
+// TestLongFreeze freezes an exporter that knows the source's period: for longer than it keeps data, and than
+// connections and watches live.
 func TestLongFreeze(t *testing.T) {
 	t.Parallel()
 	frozen(t, 1, Freeze{Resolution: interval, When: knowsThePeriod, Rounds: 1,
@@ -68,5 +69,6 @@ func frozen(t *testing.T, atLeast int, f Freeze) {
 		t.Errorf("%d of %d scrapes that thawed the exporter got a page", pages, f.Rounds)
 	}
 	_, samples, wrong, _ := h.checker.verdict()
-	t.Logf("%d of %d scrapes that thawed the exporter got a page; %d samples checked, %d wrong", pages, f.Rounds, samples, wrong)
+	t.Logf("%d of %d scrapes that thawed the exporter got a page; %d samples checked, %d wrong", pages, f.Rounds,
+		samples, wrong)
 }

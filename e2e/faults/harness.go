@@ -28,11 +28,11 @@ import (
 )
 
 const (
-	// interval is the exporter's --refresh-interval, and the resolution of the metrics source: short, so that faults need
-	// not last long, and the same, as by default.
+	// interval is the exporter's --refresh-interval, and the resolution of the metrics source: short, so that faults
+	// need not last long, and the same, as by default.
 	interval = 5 * time.Second
-	// behind is how old what a page has may be while all works: the interval, the slack of a known period, the time from a
-	// probe to the page, and what a busy machine takes.
+	// behind is how old what a page has may be while all works: the interval, the slack of a known period, the time
+	// from a probe to the page, and what a busy machine takes.
 	behind = interval + 6*time.Second
 	// recovery is how long after its cause is gone a fault may be felt: two intervals, and what a busy machine takes.
 	recovery = 2*interval + 2*time.Second
@@ -176,7 +176,8 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 			return err
 		}
 	}
-	args := []string{"--kubeconfig=" + h.config, "--refresh-interval=" + o.Resolution.String(), "--max-age=" + o.MaxAge.String(),
+	args := []string{"--kubeconfig=" + h.config, "--refresh-interval=" + o.Resolution.String(),
+		"--max-age=" + o.MaxAge.String(),
 		"--pod-labels=team", "--namespaces=" + strings.Join(o.Namespaces, ",")}
 	if h.Exporter, err = exporter.Start(ctx, exporter.Options{Args: append(args, o.Args...), Env: o.Env}); err != nil {
 		return err
@@ -275,15 +276,17 @@ func (h *Harness) Look(ctx context.Context) error {
 	return nil
 }
 
-// simulated reads the simulated cluster itself, not its API, which may lie, and adds those lies that are true for a client.
+// simulated reads the simulated cluster itself, not its API, which may lie, and adds those lies that are true for a
+// client.
 func (h *Harness) simulated() *check.Reading {
 	if h.other != nil {
 		return simulated(h.other)
 	}
 	r := simulated(h.API)
 	if len(h.namespaces) > 0 {
-		r.Pods = slices.DeleteFunc(r.Pods, func(m metricsv1beta1.PodMetrics) bool { return !slices.Contains(h.namespaces, m.Namespace) })
-		maps.DeleteFunc(r.Metadata, func(_ string, p *corev1.Pod) bool { return !slices.Contains(h.namespaces, p.Namespace) })
+		unserved := func(namespace string) bool { return !slices.Contains(h.namespaces, namespace) }
+		r.Pods = slices.DeleteFunc(r.Pods, func(m metricsv1beta1.PodMetrics) bool { return unserved(m.Namespace) })
+		maps.DeleteFunc(r.Metadata, func(_ string, p *corev1.Pod) bool { return unserved(p.Namespace) })
 	}
 	return r
 }
@@ -295,8 +298,9 @@ func simulated(api *standin.Server) *check.Reading {
 	r := &check.Reading{Metadata: make(map[string]*corev1.Pod, len(pods))}
 	for _, p := range pods {
 		r.Metadata[p.Namespace+"/"+p.Name] = &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, CreationTimestamp: metav1.NewTime(p.Created)},
-			Spec:       corev1.PodSpec{NodeName: p.Node}, Status: corev1.PodStatus{PodIP: p.IP},
+			ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name,
+				CreationTimestamp: metav1.NewTime(p.Created)},
+			Spec: corev1.PodSpec{NodeName: p.Node}, Status: corev1.PodStatus{PodIP: p.IP},
 		}
 	}
 	omitted := func(namespace, name string) bool { return lies.OmitUsage != nil && lies.OmitUsage(namespace, name) }
@@ -313,14 +317,16 @@ func simulated(api *standin.Server) *check.Reading {
 		m := metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: u.Namespace, Name: u.Name},
 			Timestamp: metav1.NewTime(u.Timestamp.Add(lies.Skew(u.Namespace, u.Name))), Window: window(u.Window)}
 		for _, c := range u.Containers {
-			m.Containers = append(m.Containers, metricsv1beta1.ContainerMetrics{Name: c.Name, Usage: quantities(c.CPU, c.Memory)})
+			m.Containers = append(m.Containers,
+				metricsv1beta1.ContainerMetrics{Name: c.Name, Usage: quantities(c.CPU, c.Memory)})
 		}
 		r.Pods = append(r.Pods, m)
 	}
 	for _, u := range nodeUsage {
 		if !omitted("", u.Name) {
 			r.Nodes = append(r.Nodes, metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: u.Name},
-				Timestamp: metav1.NewTime(u.Timestamp.Add(lies.Skew("", u.Name))), Window: window(u.Window), Usage: quantities(u.CPU, u.Memory)})
+				Timestamp: metav1.NewTime(u.Timestamp.Add(lies.Skew("", u.Name))), Window: window(u.Window),
+				Usage: quantities(u.CPU, u.Memory)})
 		}
 	}
 	return r
@@ -390,9 +396,11 @@ func (h *Harness) health(ctx context.Context, want Expect) error {
 			labels["namespace"] = s.namespace
 		}
 		up, series := page.Sum("metrics_server_prom_up", labels)
-		down := slices.ContainsFunc(strings.Fields(want.Down), func(d string) bool { return d == s.resource || d == s.String() })
+		down := slices.ContainsFunc(strings.Fields(want.Down),
+			func(d string) bool { return d == s.resource || d == s.String() })
 		if series != 1 || (up == 1) == down {
-			return fmt.Errorf("metrics_server_prom_up of %s is %v in %d series, down is to be %q", s, up, series, want.Down)
+			return fmt.Errorf("metrics_server_prom_up of %s is %v in %d series, down is to be %q", s, up, series,
+				want.Down)
 		}
 	}
 	if want.Page != nil {
@@ -417,7 +425,8 @@ func within(ctx context.Context, limit time.Duration, what string, ready func(co
 func (h *Harness) alive() error {
 	select {
 	case <-h.Exporter.Done():
-		return fmt.Errorf("the exporter has ended with code %d:\n%s", h.Exporter.ExitCode(), process.Tail(h.Exporter.Log(), 30))
+		return fmt.Errorf("the exporter has ended with code %d:\n%s", h.Exporter.ExitCode(),
+			process.Tail(h.Exporter.Log(), 30))
 	default:
 	}
 	if strings.Contains(h.Exporter.Log(), "panic") {

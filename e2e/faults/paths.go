@@ -35,12 +35,15 @@ const (
 // Endless are the answers that never end, on each path but that of the pods' usage, which is in Bodies.
 var Endless = []Fault{
 	{Name: "list of pods that never ends", Cause: listing(endlessList), Alone: true, Memory: endlessMemory, Lasts: endlessBound,
-		Short: 10 * time.Second, While: Expect{Within: endlessBound, Says: "pods", Labels: 5 * time.Minute, Page: watchIs(0)}},
+		Short: 10 * time.Second, While: Expect{Within: endlessBound, Says: "pods", Labels: 5 * time.Minute,
+			Page: watchIs(0)}},
 	{Name: "list of pods of which there is always another page", Cause: listing(endlessPages), Alone: true, Memory: endlessMemory,
 		Lasts: endlessBound,
-		Short: 10 * time.Second, While: Expect{Within: endlessBound, Says: "pods", Labels: 5 * time.Minute, Page: watchIs(0)}},
+		Short: 10 * time.Second, While: Expect{Within: endlessBound, Says: "pods", Labels: 5 * time.Minute,
+			Page: watchIs(0)}},
 	{Name: "list of pods with one object of 500 MB", Cause: listing(hugePod), Alone: true, Lasts: 10 * time.Second,
-		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "pods", Labels: 5 * time.Minute, Page: watchIs(0)}},
+		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "pods", Labels: 5 * time.Minute,
+			Page: watchIs(0)}},
 	{Name: "usage of a node, asked for alone, that never ends", Alone: true, Short: 20 * time.Second, While: Expect{Fresh: true, Page: keeps},
 		Cause: path(one("nodes"), func(w http.ResponseWriter, _ *http.Request) {
 			hugeIn(w, envelopeOf("metrics.k8s.io/v1beta1", "NodeMetrics", nil), nobody, 2<<30)
@@ -55,19 +58,25 @@ var Endless = []Fault{
 // Silent are the requests whose answer's header never comes, on each path.
 var Silent = []Fault{
 	{Name: "watch of pods without an answer", Cause: unwatched(silent(watches)), Alone: true, Lasts: headerBound,
-		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "pods", Labels: 5 * time.Minute, Page: watchIs(0)}},
+		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "pods", Labels: 5 * time.Minute,
+			Page: watchIs(0)}},
 	{Name: "watch of pods without an answer from the start", Cause: unwatched(silent(watches)), Alone: true, FromStart: true,
-		Lasts: headerBound, Short: headerBound, While: Expect{Within: headerBound, Says: "pods", Down: "pods", MayRefuse: true, Flickers: true}},
+		Lasts: headerBound, Short: headerBound,
+		While: Expect{Within: headerBound, Says: "pods", Down: "pods", MayRefuse: true, Flickers: true}},
 	{Name: "list of pods without an answer", Cause: listing(silence), Alone: true, Lasts: headerBound,
-		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "pods", Labels: 5 * time.Minute, Page: watchIs(0)}},
+		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "pods", Labels: 5 * time.Minute,
+			Page: watchIs(0)}},
 	{Name: "list of the pods' usage without an answer", Cause: silent(exactly(podList)), Hangs: true,
-		Short: 10 * time.Second, While: Expect{Within: hangs, Says: "no complete answer in time", Down: "pods", Page: keeps}},
+		Short: 10 * time.Second, While: Expect{Within: hangs, Says: "no complete answer in time", Down: "pods",
+			Page: keeps}},
 	{Name: "list of the nodes' usage without an answer", Cause: silent(exactly(nodeList)), Hangs: true,
-		Short: 10 * time.Second, While: Expect{Within: hangs, Says: "no complete answer in time", Down: "nodes", Page: keeps}},
+		Short: 10 * time.Second, While: Expect{Within: hangs, Says: "no complete answer in time", Down: "nodes",
+			Page: keeps}},
 	{Name: "usage of a node, asked for alone, without an answer", Cause: silent(one("nodes")),
 		Short: 20 * time.Second, While: Expect{Fresh: true, Page: keeps}},
 	{Name: "exec plugin that hangs", Cause: pluginHangs, Plugin: true, Alone: true, Lasts: 15 * time.Second,
-		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "plugin.sh", Down: "pods nodes", Page: keeps, Again: 1}},
+		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "plugin.sh", Down: "pods nodes", Page: keeps,
+			Again: 1}},
 }
 
 // Two namespaces of the simulated cluster, of which one has the fault.
@@ -76,18 +85,22 @@ const sound, ill = "checkout-000", "search-000"
 // Namespaced are the faults of one namespace of two. The other keeps up with the API.
 var Namespaced = []Fault{
 	{Name: "one namespace of two refused", Cause: refusedNamespace, Namespaces: []string{sound, ill}, MaxAge: 20 * time.Second,
-		Short: 30 * time.Second, While: Expect{Within: notice + 5*time.Second, Says: ofNamespace, Down: "pods/" + ill, Fresh: true,
+		Short: 30 * time.Second, While: Expect{Within: notice + 5*time.Second, Says: ofNamespace, Down: "pods/" + ill,
+			Fresh:  true,
 			Behind: ill, Expires: true, Again: 1}},
 	{Name: "one namespace of two refused from the start", Cause: refusedNamespace, Namespaces: []string{sound, ill}, FromStart: true,
-		Short: 15 * time.Second, While: Expect{Within: notice + 10*time.Second, Says: ofNamespace, Down: "pods/" + ill, Fresh: true,
+		Short: 15 * time.Second, While: Expect{Within: notice + 10*time.Second, Says: ofNamespace, Down: "pods/" + ill,
+			Fresh:  true,
 			Behind: ill, Expires: true, Again: 1, Page: hasNamespace(sound)}},
 	{Name: "one namespace of two slow", Cause: silent(exactly(strings.Replace(podList, "pods", "namespaces/"+ill+"/pods", 1))),
 		Namespaces: []string{sound, ill}, Hangs: true,
-		Short: 15 * time.Second, While: Expect{Within: hangs, Says: ofNamespace, Down: "pods/" + ill, Fresh: true, Behind: ill}},
+		Short: 15 * time.Second, While: Expect{Within: hangs, Says: ofNamespace, Down: "pods/" + ill, Fresh: true,
+			Behind: ill}},
 	{Name: "one namespace of two whose watch has no answer", Cause: unwatched(silent(func(r *http.Request) bool {
 		return strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/"+ill+"/")
 	})), Namespaces: []string{sound, ill}, Alone: true, Lasts: headerBound,
-		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: ofNamespace, Fresh: true, Behind: ill, Labels: 5 * time.Minute}},
+		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: ofNamespace, Fresh: true, Behind: ill,
+			Labels: 5 * time.Minute}},
 }
 
 const ofNamespace = "pods of namespace " + ill
@@ -144,7 +157,8 @@ func listing(f func(http.ResponseWriter, *http.Request)) cause {
 			case r.URL.Path != podPath:
 				return false
 			case r.URL.Query().Has("sendInitialEvents"):
-				standin.WriteError(w, r, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "sendInitialEvents", nil))
+				standin.WriteError(w, r, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"},
+					"sendInitialEvents", nil))
 			case watches(r):
 				standin.WriteError(w, r, apierrors.NewResourceExpired("too old resource version"))
 			default:
@@ -212,7 +226,8 @@ func refusedNamespace(ctx context.Context, h *Harness) (func(context.Context) er
 // hasNamespace looks for samples of a namespace.
 func hasNamespace(namespace string) func(*Harness, *exporter.Page) error {
 	return func(_ *Harness, page *exporter.Page) error {
-		if !strings.Contains(page.Text, `namespace="`+namespace+`"} `) && !strings.Contains(page.Text, `namespace="`+namespace+`",`) {
+		if !strings.Contains(page.Text, `namespace="`+namespace+`"} `) &&
+			!strings.Contains(page.Text, `namespace="`+namespace+`",`) {
 			return fmt.Errorf("the page has no samples of namespace %s", namespace)
 		}
 		return nil

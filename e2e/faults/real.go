@@ -34,20 +34,25 @@ const (
 // RealFaults are the faults of a real control plane. They run one after the other.
 var RealFaults = []Fault{
 	{Name: "API server killed and stopped for a while", Cause: component(func(p *controlplane.ControlPlane) *controlplane.Component { return p.APIServer }),
-		Short: 15 * time.Second, Long: 3 * time.Minute, While: Expect{Within: told, Says: "connection refused", Down: "pods nodes", Page: keepsReal}},
+		Short: 15 * time.Second, Long: 3 * time.Minute,
+		While: Expect{Within: told, Says: "connection refused", Down: "pods nodes", Page: keepsReal}},
 	{Name: "API server killed 10 times at random moments", Cause: killedTenTimes,
-		Short: time.Second, While: Expect{Within: told, Says: "connection refused", Down: "pods nodes", Flickers: true, Again: 10}},
+		Short: time.Second, While: Expect{Within: told, Says: "connection refused", Down: "pods nodes", Flickers: true,
+			Again: 10}},
 	{Name: "etcd compacted while the watch is down: 410 Gone", Cause: compactedEtcd,
 		Short: time.Second, While: Expect{Within: told, Says: "403 ", Flickers: true, Again: 6}},
 	{Name: "metrics-server gone and back", Cause: component(func(p *controlplane.ControlPlane) *controlplane.Component { return p.MetricsServer }),
-		Short: 15 * time.Second, Long: 2 * time.Minute, While: Expect{Within: told, Says: "metrics-server is not running", Down: "pods nodes", Page: keepsReal}},
+		Short: 15 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Within: told, Says: "metrics-server is not running", Down: "pods nodes", Page: keepsReal}},
 	{Name: "rights to the pods' usage taken away and given back", Cause: withoutRight("pods"),
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Within: told, Says: "403 ", Down: "pods", Page: keepsReal}},
+		Short: 10 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Within: told, Says: "403 ", Down: "pods", Page: keepsReal}},
 	{Name: "rights to the nodes' usage taken away and given back", Cause: withoutRight("nodes"),
 		Short: 20 * time.Second, Long: 2 * time.Minute, While: Expect{Within: told, Down: "nodes", Page: keepsReal,
 			Begins: "no metrics of nodes are served", Ends: "the metrics of nodes are served again"}},
 	{Name: "token expired and replaced on disk", Cause: tokenExpired,
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
+		Short: 10 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
 	{Name: "kubeconfig replaced by one for another cluster", Cause: anotherCluster,
 		Short: 15 * time.Second, While: Expect{Within: told, MayRefuse: true, Page: oneCluster}},
 }
@@ -55,14 +60,15 @@ var RealFaults = []Fault{
 // CertificateFaults are the faults of a real control plane where the exporter has a client certificate, once each.
 var CertificateFaults = []Fault{
 	{Name: "client certificate expired and replaced on disk", Cause: certificateExpired,
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
+		Short: 10 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
 }
 
 // account is who the exporter is in a real cluster.
 const accountNamespace, account = "metrics-server-prom", "metrics-server-prom"
 
-// Real starts a harness with a real control plane, where the exporter has a token, and returns when the exporter's pages are
-// complete and right.
+// Real starts a harness with a real control plane, where the exporter has a token, and returns when the exporter's
+// pages are complete and right.
 func Real(ctx context.Context, plane *controlplane.ControlPlane, o Options) (*Harness, error) {
 	return realHarness(ctx, plane, o, func(h *Harness) (controlplane.Credentials, error) {
 		h.token = filepath.Join(h.dir, "token")
@@ -78,7 +84,8 @@ func RealCertificate(ctx context.Context, plane *controlplane.ControlPlane, o Op
 	})
 }
 
-func realHarness(ctx context.Context, plane *controlplane.ControlPlane, o Options, credentials func(*Harness) (controlplane.Credentials, error)) (*Harness, error) {
+func realHarness(ctx context.Context, plane *controlplane.ControlPlane, o Options,
+	credentials func(*Harness) (controlplane.Credentials, error)) (*Harness, error) {
 	o.setDefaults()
 	h := &Harness{Plane: plane, slow: resolution}
 	direct, err := plane.MetricsServerClient()
@@ -107,7 +114,8 @@ func realHarness(ctx context.Context, plane *controlplane.ControlPlane, o Option
 		if h.other == nil {
 			return last, nil
 		}
-		// Until the exporter has seen the change it goes on with the one, then with the other: oneCluster tells them apart.
+		// Until the exporter has seen the change it goes on with the one, then with the other: oneCluster tells them
+		// apart.
 		both, second := reading, simulated(h.other)
 		both.Nodes, both.Pods = slices.Concat(reading.Nodes, second.Nodes), slices.Concat(reading.Pods, second.Pods)
 		both.Metadata = maps.Clone(reading.Metadata)
@@ -143,7 +151,8 @@ func (h *Harness) writeToken(ctx context.Context) error {
 }
 
 func pairIn(dir string) controlplane.Credentials {
-	return controlplane.Credentials{CertificateFile: filepath.Join(dir, "client.crt"), KeyFile: filepath.Join(dir, "client.key")}
+	return controlplane.Credentials{CertificateFile: filepath.Join(dir, "client.crt"),
+		KeyFile: filepath.Join(dir, "client.key")}
 }
 
 // writePair puts a new certificate and key on disk, as a kubelet mounts a Secret: by one link that changes.
@@ -153,7 +162,8 @@ func (h *Harness) writePair(valid time.Duration) error {
 		return err
 	}
 	h.ends = time.Now().Add(valid)
-	if err := h.Plane.WriteClientCertificate(pairIn(dir), h.ends, "system:serviceaccount:"+accountNamespace+":"+account); err != nil {
+	if err := h.Plane.WriteClientCertificate(pairIn(dir), h.ends,
+		"system:serviceaccount:"+accountNamespace+":"+account); err != nil {
 		return err
 	}
 	if err := os.Symlink(dir, h.pair+".new"); err != nil {
@@ -194,9 +204,10 @@ func populate(ctx context.Context, plane *controlplane.ControlPlane, manifests s
 	}
 	var pods []controlplane.Pod
 	for i := range 12 {
-		pods = append(pods, controlplane.Pod{Namespace: "shop", Name: fmt.Sprint("web-", i), Node: fmt.Sprint("node-", i%2), Containers: []controlplane.Container{
-			{Name: "app", CPU: fmt.Sprintf("%dm", 10+i), Memory: fmt.Sprintf("%dMi", 20+i)},
-			{Name: "proxy", CPU: fmt.Sprintf("%dm", 50+i), Memory: fmt.Sprintf("%dMi", 90+i)}}})
+		pods = append(pods, controlplane.Pod{Namespace: "shop", Name: fmt.Sprint("web-", i),
+			Node: fmt.Sprint("node-", i%2), Containers: []controlplane.Container{
+				{Name: "app", CPU: fmt.Sprintf("%dm", 10+i), Memory: fmt.Sprintf("%dMi", 20+i)},
+				{Name: "proxy", CPU: fmt.Sprintf("%dm", 50+i), Memory: fmt.Sprintf("%dMi", 90+i)}}})
 	}
 	if err := plane.CreatePods(ctx, pods...); err != nil {
 		return err
@@ -227,8 +238,8 @@ func component(which func(*controlplane.ControlPlane) *controlplane.Component) c
 	}
 }
 
-// killedTenTimes kills the API server until the exporter has told of it, and then nine times more while it starts or has
-// just started.
+// killedTenTimes kills the API server until the exporter has told of it, and then nine times more while it starts or
+// has just started.
 func killedTenTimes(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	h.Plane.APIServer.Kill()
 	return func(ctx context.Context) error {
@@ -244,7 +255,8 @@ func killedTenTimes(ctx context.Context, h *Harness) (func(context.Context) erro
 }
 
 // setRules gives the exporter's role these rules and returns the old ones.
-func (h *Harness) setRules(ctx context.Context, change func([]rbacv1.PolicyRule) []rbacv1.PolicyRule) (func(context.Context) error, error) {
+func (h *Harness) setRules(ctx context.Context,
+	change func([]rbacv1.PolicyRule) []rbacv1.PolicyRule) (func(context.Context) error, error) {
 	roles := h.Plane.Admin.RbacV1().ClusterRoles()
 	role, err := roles.Get(ctx, "metrics-server-prom", metav1.GetOptions{})
 	if err != nil {
@@ -278,8 +290,8 @@ func withoutRight(resource string) cause {
 	}
 }
 
-// compactedEtcd takes the right to watch away, ends the watch with the API server, moves a pod, compacts etcd, and starts
-// the API server again, whose history begins after what the exporter has seen.
+// compactedEtcd takes the right to watch away, ends the watch with the API server, moves a pod, compacts etcd, and
+// starts the API server again, whose history begins after what the exporter has seen.
 func compactedEtcd(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	mend, err := h.setRules(ctx, func(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 		for i := range rules {
@@ -302,8 +314,9 @@ func compactedEtcd(ctx context.Context, h *Harness) (func(context.Context) error
 	if err := h.Plane.DeletePod(ctx, "shop", "web-11"); err != nil {
 		return nil, err
 	}
-	if err := h.Plane.CreatePods(ctx, controlplane.Pod{Namespace: "shop", Name: "web-11", Node: "node-0", Containers: []controlplane.Container{
-		{Name: "app", CPU: "77m", Memory: "77Mi"}, {Name: "proxy", CPU: "78m", Memory: "78Mi"}}}); err != nil {
+	if err := h.Plane.CreatePods(ctx, controlplane.Pod{Namespace: "shop", Name: "web-11", Node: "node-0",
+		Containers: []controlplane.Container{
+			{Name: "app", CPU: "77m", Memory: "77Mi"}, {Name: "proxy", CPU: "78m", Memory: "78Mi"}}}); err != nil {
 		return nil, err
 	}
 	return mend, errors.Join(h.Plane.Compact(ctx), restart())
@@ -311,7 +324,8 @@ func compactedEtcd(ctx context.Context, h *Harness) (func(context.Context) error
 
 // tokenExpired makes the token of now worthless, as after its expiry; a new one comes on disk.
 func tokenExpired(ctx context.Context, h *Harness) (func(context.Context) error, error) {
-	return h.writeToken, h.Plane.Admin.CoreV1().ServiceAccounts(accountNamespace).Delete(ctx, account, metav1.DeleteOptions{})
+	return h.writeToken, h.Plane.Admin.CoreV1().ServiceAccounts(accountNamespace).Delete(ctx, account,
+		metav1.DeleteOptions{})
 }
 
 // certificateExpired waits for the end of the certificate that the exporter began with; a new one comes on disk.
@@ -330,7 +344,8 @@ func anotherCluster(ctx context.Context, h *Harness) (func(context.Context) erro
 	if err != nil {
 		return nil, err
 	}
-	server, err := standin.New(standin.Options{Nodes: 4, Pods: 30, Resolution: interval, Seed: 99, Log: slog.New(slog.DiscardHandler)})
+	server, err := standin.New(standin.Options{Nodes: 4, Pods: 30, Resolution: interval, Seed: 99,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}

@@ -77,8 +77,9 @@ func (h *Harness) churnReal(ctx context.Context) {
 		if i >= 10 {
 			_ = h.Plane.DeletePod(ctx, churned, name)
 		}
-		_ = h.Plane.CreatePods(ctx, controlplane.Pod{Namespace: churned, Name: name, Node: fmt.Sprint("node-", i/10%2), Containers: []controlplane.Container{
-			{Name: "job", CPU: fmt.Sprintf("%dm", 100+i), Memory: fmt.Sprintf("%dMi", 100+i)}}})
+		_ = h.Plane.CreatePods(ctx, controlplane.Pod{Namespace: churned, Name: name, Node: fmt.Sprint("node-", i/10%2),
+			Containers: []controlplane.Container{
+				{Name: "job", CPU: fmt.Sprintf("%dm", 100+i), Memory: fmt.Sprintf("%dMi", 100+i)}}})
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
@@ -87,7 +88,8 @@ func (h *Harness) churnReal(ctx context.Context) {
 }
 
 // soak brings about one of the faults after the other for that long.
-func (h *Harness) soak(ctx context.Context, length time.Duration, seed uint64, faults []Fault, churn func(context.Context), out io.Writer) error {
+func (h *Harness) soak(ctx context.Context, length time.Duration, seed uint64, faults []Fault,
+	churn func(context.Context), out io.Writer) error {
 	random := rand.New(rand.NewPCG(seed, 0))
 	busy, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
@@ -120,7 +122,8 @@ func (h *Harness) soak(ctx context.Context, length time.Duration, seed uint64, f
 			first = now
 		}
 		_, samples, wrong, _ := h.checker.verdict()
-		fmt.Fprintf(out, "%6s  %-60s %9d samples, %d wrong, RSS %.1f MiB, %d goroutines\n", time.Since(began).Round(time.Second), f.Name, samples, wrong, mib(now.memory), now.goroutines)
+		fmt.Fprintf(out, "%6s  %-60s %9d samples, %d wrong, RSS %.1f MiB, %d goroutines\n",
+			time.Since(began).Round(time.Second), f.Name, samples, wrong, mib(now.memory), now.goroutines)
 	}
 	cancel()
 	work.Wait()
@@ -148,8 +151,10 @@ func (h *Harness) soak(ctx context.Context, length time.Duration, seed uint64, f
 		problems = append(problems, "its memory has grown")
 	}
 	pages, samples, wrong, which := h.checker.verdict()
-	fmt.Fprintf(out, "\nsoak of %s, %d faults, GOMEMLIMIT %s\npages checked    %d\nsamples checked  %d\nwrong            %d\nrestarts         0\nRSS              %.1f MiB first, %.1f MiB last\ngoroutines       %d first, %d last\n",
-		time.Since(began).Round(time.Second), made, memoryLimit, pages, samples, wrong, mib(first.memory), mib(last.memory), first.goroutines, last.goroutines)
+	fmt.Fprintf(out, "\nsoak of %s, %d faults, GOMEMLIMIT %s\npages checked    %d\nsamples checked  %d\nwrong            "+
+		"%d\nrestarts         0\nRSS              %.1f MiB first, %.1f MiB last\ngoroutines       %d first, %d last\n",
+		time.Since(began).Round(time.Second), made, memoryLimit, pages, samples, wrong, mib(first.memory),
+		mib(last.memory), first.goroutines, last.goroutines)
 	if wrong > 0 {
 		problems = append(problems, which...)
 	}

@@ -22,7 +22,8 @@ import (
 // Simulatable are the faults of a simulated cluster.
 var Simulatable = []Fault{
 	{Name: "API server killed and gone for a while", Cause: killed,
-		Short: 15 * time.Second, Long: 3 * time.Minute, While: Expect{Says: "connection refused", Down: "pods nodes", Page: keeps}},
+		Short: 15 * time.Second, Long: 3 * time.Minute,
+		While: Expect{Says: "connection refused", Down: "pods nodes", Page: keeps}},
 	{Name: "API server answers 500", Cause: answers(internalError),
 		Short: 10 * time.Second, Long: time.Minute, While: Expect{Says: "500 ", Down: "pods nodes", Page: keeps}},
 	{Name: "API server answers 503", Cause: answers(unavailable),
@@ -30,9 +31,12 @@ var Simulatable = []Fault{
 	{Name: "API server is overloaded: 429, asking for 4 s of rest", Cause: overloaded,
 		Short: 12 * time.Second, Long: time.Minute, While: Expect{Says: "429 ", Down: "pods nodes", Page: keeps}},
 	{Name: "no rights to watch pods", Cause: watchForbidden,
-		Short: 10 * time.Second, Long: time.Minute, While: Expect{Within: notice + 5*time.Second, Says: "403 ", Page: watchIs(0)}},
+		Short: 10 * time.Second, Long: time.Minute,
+		While: Expect{Within: notice + 5*time.Second, Says: "403 ", Page: watchIs(0)}},
 	{Name: "no rights to list the nodes' usage", Cause: forbids("list", "/apis/metrics.k8s.io/v1beta1/nodes"),
-		Short: 15 * time.Second, Long: time.Minute, While: Expect{Down: "nodes", Page: keeps, Begins: "no metrics of nodes are served", Ends: "the metrics of nodes are served again"}},
+		Short: 15 * time.Second, Long: time.Minute,
+		While: Expect{Down: "nodes", Page: keeps, Begins: "no metrics of nodes are served",
+			Ends: "the metrics of nodes are served again"}},
 	{Name: "no rights to list the pods' usage", Cause: forbids("list", "/apis/metrics.k8s.io/v1beta1/pods"),
 		Short: 10 * time.Second, Long: time.Minute, While: Expect{Says: "403 ", Down: "pods", Page: keeps}},
 	{Name: "token expired and given back", Cause: unknownToken,
@@ -50,11 +54,15 @@ var Simulatable = []Fault{
 	{Name: "bookmarks missing", Cause: lies(func(l *standin.Behavior) { l.NoBookmarks = true }),
 		Short: 10 * time.Second, Long: 10 * time.Minute, While: Expect{Fresh: true}},
 	{Name: "connections that lose every packet", Cause: lies(func(l *standin.Behavior) { l.HangConnections = true }),
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods nodes", Page: keeps}},
+		Short: 10 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods nodes", Page: keeps}},
 	{Name: "metrics-server gone", Cause: metricsAPI(unavailable),
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Says: "metrics-server is not running", Down: "pods nodes", Page: keeps}},
+		Short: 10 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Says: "metrics-server is not running", Down: "pods nodes", Page: keeps}},
 	{Name: "metrics-server gone for longer than max-age", Cause: metricsAPI(unavailable), MaxAge: 20 * time.Second,
-		Short: 10 * time.Second, Long: time.Minute, While: Expect{Within: 30 * time.Second, Says: "metrics-server is not running", Down: "pods nodes", Expires: true, Page: has(0, 0)}},
+		Short: 10 * time.Second, Long: time.Minute,
+		While: Expect{Within: 30 * time.Second, Says: "metrics-server is not running", Down: "pods nodes",
+			Expires: true, Page: has(0, 0)}},
 	{Name: "metrics-server returns an empty list", Cause: lies(func(l *standin.Behavior) { l.OmitUsage = func(string, string) bool { return true } }),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Within: behind, Fresh: true, Page: has(0, 0)}},
 	{Name: "metrics-server returns half of the pods", Cause: lies(func(l *standin.Behavior) {
@@ -62,7 +70,8 @@ var Simulatable = []Fault{
 	}),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Fresh: true}},
 	{Name: "metrics-server returns the same timestamps", Cause: lies(func(l *standin.Behavior) { l.FreezeMetrics = true }), MaxAge: 20 * time.Second, Alone: true,
-		Short: 15 * time.Second, Long: 10 * time.Minute, While: Expect{Within: 30 * time.Second, Page: has(0, 0), Notice: staleNotice}},
+		Short: 15 * time.Second, Long: 10 * time.Minute,
+		While: Expect{Within: 30 * time.Second, Page: has(0, 0), Notice: staleNotice}},
 	{Name: "clock of the source an hour behind", Cause: lies(func(l *standin.Behavior) { l.ClockSkew = -time.Hour }),
 		Short: 10 * time.Second, While: Expect{Within: behind, Page: has(0, 0), Notice: staleNotice}},
 	{Name: "clock of the source an hour ahead", Cause: lies(func(l *standin.Behavior) { l.ClockSkew = time.Hour }),
@@ -74,7 +83,8 @@ var Simulatable = []Fault{
 	{Name: "windows of negative length", Cause: lies(func(l *standin.Behavior) { l.Window = new(-15 * time.Second) }),
 		Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: has(0, 1), Notice: windowNotice}},
 	{Name: "the same pod twice in a list", Cause: twice,
-		Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: keeps, Notice: regexp.MustCompile(`twice|more than once`)}},
+		Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: keeps,
+			Notice: regexp.MustCompile(`twice|more than once`)}},
 	{Name: "etcd restored from a backup", Cause: restored, Alone: true, Still: true,
 		Short: 30 * time.Second, While: Expect{Fresh: true}},
 }
@@ -89,7 +99,8 @@ func killed(_ context.Context, h *Harness) (func(context.Context) error, error) 
 }
 
 // intercepts answers the requests that f answers.
-func intercepts(h *Harness, f func(w http.ResponseWriter, r *http.Request) (answered bool)) (func(context.Context) error, error) {
+func intercepts(h *Harness,
+	f func(w http.ResponseWriter, r *http.Request) (answered bool)) (func(context.Context) error, error) {
 	h.API.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if !f(w, r) {
 			next.ServeHTTP(w, r)
@@ -216,7 +227,8 @@ func keeps(h *Harness, page *exporter.Page) error {
 // has looks for samples of CPU and memory: none (0) or some (1).
 func has(cpu, memory int) func(*Harness, *exporter.Page) error {
 	return func(_ *Harness, page *exporter.Page) error {
-		for family, want := range map[string]int{check.PodCPU: cpu, check.NodeCPU: cpu, check.PodMemory: memory, check.NodeMemory: memory} {
+		for family, want := range map[string]int{check.PodCPU: cpu, check.NodeCPU: cpu, check.PodMemory: memory,
+			check.NodeMemory: memory} {
 			if n := len(page.Family(family)); min(n, 1) != want {
 				return fmt.Errorf("the page has %d samples of %s", n, family)
 			}

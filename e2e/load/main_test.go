@@ -184,8 +184,9 @@ func settled(t *testing.T, e *exporter.Exporter) figures {
 	return before
 }
 
-// backTo waits until the exporter, scraped as usual, uses no more than before a load, but for what noise there is in these
-// figures, and what Go keeps of it. Without scrapes the garbage collector has no reason to run within the next two minutes.
+// backTo waits until the exporter, scraped as usual, uses no more than before a load, but for what noise there is in
+// these figures, and what Go keeps of it. Without scrapes the garbage collector has no reason to run within the next
+// two minutes.
 func backTo(t *testing.T, e *exporter.Exporter, before figures, kept int64) {
 	t.Helper()
 	const someMemory, someGoroutines, someFiles = 16 << 20, 6, 4
@@ -199,7 +200,8 @@ func backTo(t *testing.T, e *exporter.Exporter, before figures, kept int64) {
 		if after, err = measure(ctx, e); err != nil {
 			return err
 		}
-		if after.memory > before.memory+someMemory+kept || after.goroutines > before.goroutines+someGoroutines || after.files > before.files+someFiles {
+		if after.memory > before.memory+someMemory+kept || after.goroutines > before.goroutines+someGoroutines ||
+			after.files > before.files+someFiles {
 			return fmt.Errorf("not back to %s: %s", before, after)
 		}
 		return nil

@@ -20,8 +20,8 @@ import (
 )
 
 // TestStopCutsNoScrape has 100 scrapers in the middle of a page that does not fit into the buffers between them and the
-// exporter, and ends the exporter then. From then on they read as fast as scrapers do: the time that the exporter has to
-// end is not to be spent on a reader of 4 KiB at a time.
+// exporter, and ends the exporter then. From then on they read as fast as scrapers do: the time that the exporter has
+// to end is not to be spent on a reader of 4 KiB at a time.
 func TestStopCutsNoScrape(t *testing.T) {
 	t.Parallel()
 	const scrapers = 100
@@ -100,8 +100,8 @@ func slowConnection(e *exporter.Exporter) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
-// hurry gives a slow connection as much room as its handshake allows, of which the exporter learns with the next byte that
-// is read.
+// hurry gives a slow connection as much room as its handshake allows, of which the exporter learns with the next byte
+// that is read.
 func hurry(conn *net.TCPConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -134,7 +134,8 @@ func wholePage(response *http.Response) error {
 		}
 		text = string(plain)
 	}
-	if response.StatusCode != http.StatusOK || int64(len(body)) != response.ContentLength || !strings.HasSuffix(text, "\n") {
+	if response.StatusCode != http.StatusOK || int64(len(body)) != response.ContentLength ||
+		!strings.HasSuffix(text, "\n") {
 		return fmt.Errorf("status %d, %d bytes of %d", response.StatusCode, len(body), response.ContentLength)
 	}
 	return nil
@@ -196,7 +197,8 @@ func TestStopWhileTheAPIServerHangs(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer conn.Close()
-				io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n\r\n")
+				io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: "+
+					"60\r\n\r\n")
 				go func() {
 					response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 					if err != nil {

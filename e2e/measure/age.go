@@ -89,7 +89,8 @@ func (r *real) podLists() (lists int, err error) {
 type witness struct{ containerCPU, nodeCPU float64 }
 
 func usageOf(ctx context.Context, plane *controlplane.ControlPlane) (witness, error) {
-	pods, err := plane.Metrics.MetricsV1beta1().PodMetricses(firstPod.Namespace).Get(ctx, firstPod.Name, metav1.GetOptions{})
+	pods, err := plane.Metrics.MetricsV1beta1().PodMetricses(firstPod.Namespace).Get(ctx, firstPod.Name,
+		metav1.GetOptions{})
 	if err != nil {
 		return witness{}, err
 	}
@@ -148,7 +149,8 @@ func (r *real) ageAdded(ctx context.Context, e *exporter.Exporter) (time.Duratio
 		if err != nil {
 			return err
 		}
-		if !served(text, fmt.Sprintf(`%s{node="%s",pod="%s",`, check.PodCPU, firstPod.Node, firstPod.Name), now.containerCPU) ||
+		if !served(text, fmt.Sprintf(`%s{node="%s",pod="%s",`, check.PodCPU, firstPod.Node, firstPod.Name),
+			now.containerCPU) ||
 			!served(text, fmt.Sprintf(`%s{node="%s"} `, check.NodeCPU, firstPod.Node), now.nodeCPU) {
 			return errors.New("the page has not the new reading")
 		}

@@ -17,8 +17,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// What the exporter is compared with runs in processes of its own, as the exporter does: this program, with one of these
-// as its first argument and a path as its second.
+// What the exporter is compared with runs in processes of its own, as the exporter does: this program, with one of
+// these as its first argument and a path as its second.
 const (
 	staticServer = "internal-static-server" // path is that of a compressed page
 	bareReader   = "internal-bare-reader"   // path is that of a kubeconfig
@@ -86,8 +86,8 @@ func serveChild(args []string) error {
 	return fmt.Errorf("unexpected arguments %q", args)
 }
 
-// serveBareReads reads the list of the pods' usage once for each line of its input, over one connection that stays open,
-// throws it away, and prints how long that took.
+// serveBareReads reads the list of the pods' usage once for each line of its input, over one connection that stays
+// open, throws it away, and prints how long that took.
 func serveBareReads(kubeconfig string) error {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {

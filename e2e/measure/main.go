@@ -1,12 +1,12 @@
-// Command measure holds the exporter against its goals, prints what it measured, and ends with exit code 1 if a goal was
-// missed. All load goes to this machine's loopback.
+// Command measure holds the exporter against its goals, prints what it measured, and ends with exit code 1 if a goal
+// was missed. All load goes to this machine's loopback.
 //
 //	go -C e2e run ./measure                          # on a real control plane with 10,000 pods
 //	go -C e2e run ./measure -simulated               # on simulated clusters of 100, 10,000 and 150,000 pods
 //	go -C e2e run ./measure -simulated -pods 10000
 //
-// The real one tells what is served and how soon, the simulated ones what that costs at sizes that this machine could not
-// run otherwise. Ratios are taken in one run, in turns, so that whatever else the machine does hits both sides.
+// The real one tells what is served and how soon, the simulated ones what that costs at sizes that this machine could
+// not run otherwise. Ratios are taken in one run, in turns, so that whatever else the machine does hits both sides.
 package main
 
 import (
@@ -129,7 +129,8 @@ func machine() string {
 			}
 		}
 	}
-	return fmt.Sprintf("%d cores, %s, %s/%s, %s", runtime.NumCPU(), model, runtime.GOOS, runtime.GOARCH, runtime.Version())
+	return fmt.Sprintf("%d cores, %s, %s/%s, %s", runtime.NumCPU(), model, runtime.GOOS, runtime.GOARCH,
+		runtime.Version())
 }
 
 // cluster is what exporters are started for.
@@ -141,7 +142,8 @@ type cluster struct {
 
 // launch starts an exporter and returns its first page, which must be complete, and how long that took from exec to the
 // page's last byte.
-func (c *cluster) launch(ctx context.Context, o exporter.Options) (*exporter.Exporter, *exporter.Page, time.Duration, error) {
+func (c *cluster) launch(ctx context.Context, o exporter.Options) (*exporter.Exporter, *exporter.Page, time.Duration,
+	error) {
 	o.Args = append([]string{"--kubeconfig=" + c.kubeconfig}, o.Args...)
 	e, err := exporter.Launch(o)
 	if err != nil {
@@ -191,7 +193,8 @@ func countSamples(text string) (n int) {
 // cgroupPeak is the row of the most memory that a cgroup has had; c is nil where there is none, for the reason why.
 func cgroupPeak(c *process.Cgroup, why error, when string, goal int64) (result, error) {
 	if c == nil {
-		return fact("peak of the exporter's cgroup", "not available: %s", strings.ReplaceAll(why.Error(), "\n", "; ")), nil
+		return fact("peak of the exporter's cgroup", "not available: %s", strings.ReplaceAll(why.Error(), "\n", "; ")),
+			nil
 	}
 	peak, err := c.Peak()
 	r := fact(fmt.Sprintf("peak of the exporter's cgroup (%s) %s", c.Kind, when), "%s", size(peak))

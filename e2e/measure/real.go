@@ -102,7 +102,8 @@ func pod(i, nodes int) controlplane.Pod {
 	}
 	for c := range *containers {
 		pod.Containers = append(pod.Containers, controlplane.Container{
-			Name: fmt.Sprintf("container-%d", c), CPU: fmt.Sprintf("%dm", 1+(i*7+c*13)%900), Memory: fmt.Sprintf("%dKi", 10_000+i*5+c),
+			Name: fmt.Sprintf("container-%d", c), CPU: fmt.Sprintf("%dm", 1+(i*7+c*13)%900),
+			Memory: fmt.Sprintf("%dKi", 10_000+i*5+c),
 		})
 	}
 	return pod

@@ -51,7 +51,8 @@ func (r *real) scrape(ctx context.Context) ([]result, error) {
 	return []result{
 		{fmt.Sprintf("gzip scrape of an unchanged page, %.1f MB of text in %.2f MB: median",
 			float64(len(page.Text))/1e6, float64(len(page.Wire))/1e6), "< 20 ms",
-			fmt.Sprintf("%.1f ms (p99 %.1f ms)", 1000*middle.Seconds(), 1000*slow.Seconds()), middle < 20*time.Millisecond},
+			fmt.Sprintf("%.1f ms (p99 %.1f ms)", 1000*middle.Seconds(), 1000*slow.Seconds()),
+			middle < 20*time.Millisecond},
 		{fmt.Sprintf("API requests during %d scrapes, counted by the API server", *scrapes), "0",
 			fmt.Sprint(after.server - before.server), after.server == before.server},
 		{"the same, counted by the exporter", "0", fmt.Sprint(after.own - before.own), after.own == before.own},
@@ -78,8 +79,8 @@ func (r *real) requests(ctx context.Context, e *exporter.Exporter) (requestCount
 	return requestCount{len(seen), int(own)}, nil
 }
 
-// awaitPeriod returns after so many new readings of metrics-server, by when the exporter knows their period, and not sooner
-// than two seconds after the last, when it has dealt with that.
+// awaitPeriod returns after so many new readings of metrics-server, by when the exporter knows their period, and not
+// sooner than two seconds after the last, when it has dealt with that.
 func awaitPeriod(ctx context.Context, plane *controlplane.ControlPlane, ticks int) error {
 	for range ticks {
 		if err := awaitNewUsage(ctx, plane); err != nil {

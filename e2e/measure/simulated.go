@@ -59,8 +59,9 @@ func measureSimulated(ctx context.Context, nodes, pods int) (title string, resul
 	}
 	defer os.RemoveAll(s.dir)
 	// Uncompressed, as an exporter in a cluster asks for it: so that the bytes read bare are those that it decodes.
-	s.api, err = standin.New(standin.Options{Nodes: nodes, Pods: pods, Containers: *containers, Resolution: s.resolution,
-		Seed: 1, Behavior: standin.Behavior{NoGzip: true}, Log: slog.New(slog.DiscardHandler)})
+	s.api, err = standin.New(standin.Options{Nodes: nodes, Pods: pods, Containers: *containers,
+		Resolution: s.resolution,
+		Seed:       1, Behavior: standin.Behavior{NoGzip: true}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return "", nil, err
 	}
@@ -82,14 +83,15 @@ func measureSimulated(ctx context.Context, nodes, pods int) (title string, resul
 		nodes, pods, *containers, s.resolution), append(results, rows...), err
 }
 
-// serve has the list of a tick made before anybody waits for it, so that what a read costs is the reading, and counts the
-// lists that the exporter reads.
+// serve has the list of a tick made before anybody waits for it, so that what a read costs is the reading, and counts
+// the lists that the exporter reads.
 func (s *simulated) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	s.mu.Lock()
 	if tick := s.api.NextTick(); tick != s.warmed {
 		s.warmed = tick
-		next.ServeHTTP(nowhere{}, (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: podUsage}, Header: http.Header{
-			"Accept": {protobufType}, "Authorization": {"Bearer " + s.config.BearerToken}}}).WithContext(r.Context()))
+		next.ServeHTTP(nowhere{}, (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: podUsage},
+			Header: http.Header{
+				"Accept": {protobufType}, "Authorization": {"Bearer " + s.config.BearerToken}}}).WithContext(r.Context()))
 	}
 	s.mu.Unlock()
 	next.ServeHTTP(w, r)
@@ -247,7 +249,8 @@ func (s *simulated) refreshes(ctx context.Context) ([]result, error) {
 		return nil, err
 	}
 	ratio := median(reads).Seconds() / median(bares).Seconds()
-	read := fact("refresh of the pods over HTTP, against reading and discarding the same bytes", "%.2fx of %s", ratio, short(median(bares)))
+	read := fact("refresh of the pods over HTTP, against reading and discarding the same bytes", "%.2fx of %s", ratio,
+		short(median(bares)))
 	if s.samples > 10_000 { // less is read faster than this can tell
 		read.goal, read.reached = "≤ 1.2x", ratio <= 1.2
 	}
@@ -291,7 +294,8 @@ func (s *simulated) refresh(ctx context.Context) error {
 	case <-s.lists:
 	default:
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*s.resolution+time.Minute, errors.New("the exporter does not refresh"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*s.resolution+time.Minute,
+		errors.New("the exporter does not refresh"))
 	defer cancel()
 	select {
 	case <-s.lists:
@@ -343,7 +347,8 @@ func (s *simulated) unchanged(ctx context.Context) (rows []result, err error) {
 			took = append(took, time.Since(began))
 		}
 		rows = append(rows, fact("page, "+encoding, "%s", size(length)),
-			fact("scrape of an unchanged snapshot, "+encoding+", median / p95", "%s / %s", short(median(took)), short(quantile(took, 0.95))))
+			fact("scrape of an unchanged snapshot, "+encoding+", median / p95", "%s / %s", short(median(took)),
+				short(quantile(took, 0.95))))
 	}
 	return rows, nil
 }
@@ -362,7 +367,8 @@ func (s *simulated) get(ctx context.Context, url, encoding string) (length int64
 	}
 	defer response.Body.Close()
 	length, err = io.Copy(io.Discard, response.Body)
-	if got := response.Header.Get("Content-Encoding"); err == nil && (response.StatusCode != 200 || (encoding == "gzip") != (got == "gzip")) {
+	if got := response.Header.Get("Content-Encoding"); err == nil &&
+		(response.StatusCode != 200 || (encoding == "gzip") != (got == "gzip")) {
 		err = fmt.Errorf("%s: %s, Content-Encoding %q", url, response.Status, got)
 	}
 	return length, err
@@ -418,7 +424,8 @@ func (s *simulated) compare(ctx context.Context, pods int) (rows []result, err e
 		}
 		if s.listed.Load() != listed {
 			if discarded++; discarded > rounds {
-				return nil, fmt.Errorf("a resolution of %s leaves no time to compare between two refreshes", s.resolution)
+				return nil, fmt.Errorf("a resolution of %s leaves no time to compare between two refreshes",
+					s.resolution)
 			}
 			continue
 		}

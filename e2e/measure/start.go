@@ -26,8 +26,8 @@ const (
 )
 
 // start measures how long the exporter takes from exec to the last byte of its first complete page, against the least
-// that anybody must read for that: one watch-list of the pods and one list of their usage, read and thrown away. They take
-// turns.
+// that anybody must read for that: one watch-list of the pods and one list of their usage, read and thrown away. They
+// take turns.
 func (c *cluster) start(ctx context.Context) ([]result, error) {
 	var pages, bares []time.Duration
 	for range *starts {
@@ -87,7 +87,8 @@ func bareRead(ctx context.Context, config *rest.Config) (time.Duration, error) {
 	return time.Since(begin), err
 }
 
-// readInitialEvents reads frames, each behind its length in four bytes, up to the bookmark behind the last initial event.
+// readInitialEvents reads frames, each behind its length in four bytes, up to the bookmark behind the last initial
+// event.
 func readInitialEvents(watch io.Reader) error {
 	var (
 		length [4]byte

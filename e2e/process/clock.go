@@ -97,7 +97,8 @@ func (p *Process) outside(start, end int64) error {
 		fields := strings.Fields(string(text)) // the last is the program counter; see proc_pid_syscall(5)
 		at, err := strconv.ParseInt(strings.TrimPrefix(fields[len(fields)-1], "0x"), 16, 64)
 		if err != nil || at >= start && at < end {
-			return fmt.Errorf("thread %s of %s is running, or in the code to be replaced: %s", thread.Name(), p.Name, text)
+			return fmt.Errorf("thread %s of %s is running, or in the code to be replaced: %s", thread.Name(), p.Name,
+				text)
 		}
 	}
 	return nil

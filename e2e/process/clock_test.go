@@ -26,12 +26,14 @@ func TestClockOfOneProcessIsSetBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clock, err := Start(Command{Name: "clock", Path: self, Args: []string{"clock"}, Log: filepath.Join(t.TempDir(), "log")})
+	clock, err := Start(Command{Name: "clock", Path: self, Args: []string{"clock"},
+		Log: filepath.Join(t.TempDir(), "log")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(clock.Kill)
-	// last is the last line that was written after a moment: seconds of the wall clock, nanoseconds of the monotonic one.
+	// last is the last line that was written after a moment: seconds of the wall clock, nanoseconds of the monotonic
+	// one.
 	last := func(lines int) (wall, monotonic int64, all int) {
 		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			log := strings.Split(strings.TrimSuffix(clock.Log(), "\n"), "\n")

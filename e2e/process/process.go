@@ -122,7 +122,8 @@ func Tail(log string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// Await asks every 50 ms until ready says nil. It fails when ctx ends, with ready's last answer, or when the program ends.
+// Await asks every 50 ms until ready says nil. It fails when ctx ends, with ready's last answer, or when the program
+// ends.
 func (p *Process) Await(ctx context.Context, ready func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -47,7 +47,8 @@ func (p *Process) Memory() (Memory, error) { return MemoryOf(p.PID()) }
 // ticksPerSecond is USER_HZ of /proc/PID/stat, 100 on all Linux platforms of Go.
 const ticksPerSecond = 100
 
-// CPUOf is the CPU time of a process so far, in steps of 10 ms: fields 14 and 15 of /proc/PID/stat, see proc_pid_stat(5).
+// CPUOf is the CPU time of a process so far, in steps of 10 ms: fields 14 and 15 of /proc/PID/stat, see
+// proc_pid_stat(5).
 func CPUOf(pid int) (time.Duration, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
