@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -28,6 +29,9 @@ const podList, nodeList = "/apis/metrics.k8s.io/v1beta1/pods", "/apis/metrics.k8
 
 // refused is what is to be seen where the list of the pods' usage cannot be used.
 var refused = Expect{Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
+
+// invalidNotice tells of usage that is dropped for what it is.
+var invalidNotice = regexp.MustCompile(`are not served`)
 
 // refusedLate is the same where only time tells.
 var refusedLate = Expect{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
@@ -86,13 +90,13 @@ var Bodies = []Fault{
 		While: Expect{Within: hangs, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
 	{Name: "protobuf nested a million times", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { write(w, envelope(bytes.Repeat([]byte{0x3b}, 1<<20))) })},
-	{Name: "names of a megabyte", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops},
+	{Name: "names of a megabyte", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops, Notice: invalidNotice},
 		Alone: true, Cause: more(strings.Repeat("n", 1<<20), 3)},
-	{Name: "names that are not UTF-8", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops},
+	{Name: "names that are not UTF-8", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops, Notice: invalidNotice},
 		Cause: more("a\xffb", 1)},
 	{Name: "NUL, quotes, backslashes and newlines in names and labels", Short: 10 * time.Second, While: Expect{Within: 2 * behind, Fresh: true, Page: hasOdd},
 		Cause: oddPods},
-	{Name: "quantities that are no usage", Short: 10 * time.Second, While: Expect{Within: 2 * behind, Fresh: true, Page: drops},
+	{Name: "quantities that are no usage", Short: 10 * time.Second, While: Expect{Within: 2 * behind, Fresh: true, Page: drops, Notice: invalidNotice},
 		Cause: oddQuantities},
 }
 

@@ -26,6 +26,8 @@ const (
 	podPath = "/api/v1/pods"
 	// headerBound is how long an answer may take to begin, 30 s, with what it takes to tell of it.
 	headerBound = 30*time.Second + notice + 5*time.Second
+	// watchBoundTwice is the same for a watch: what is mended by the next attempt, 30 s later, is not told of.
+	watchBoundTwice = headerBound + 35*time.Second
 	// endlessBound is how soon something without an end is seen as that.
 	endlessBound = 90 * time.Second
 	// endlessMemory is what the exporter may have of something without an end before it sees that.
@@ -58,11 +60,12 @@ var Endless = []Fault{
 // Silent are the requests whose answer's header never comes, on each path.
 var Silent = []Fault{
 	{Name: "watch of pods without an answer", Cause: unwatched(silent(watches)), Alone: true, Lasts: headerBound,
-		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "pods", Labels: 5 * time.Minute,
+		Short: 10 * time.Second, While: Expect{Within: watchBoundTwice, Says: "pods", Labels: 5 * time.Minute,
 			Page: watchIs(0)}},
 	{Name: "watch of pods without an answer from the start", Cause: unwatched(silent(watches)), Alone: true, FromStart: true,
 		Lasts: headerBound, Short: headerBound,
-		While: Expect{Within: headerBound, Says: "pods", Down: "pods", MayRefuse: true, Flickers: true}},
+		While: Expect{Within: watchBoundTwice, Says: "pods", Down: "pods", MayRefuse: true, Flickers: true,
+			Again: 1}},
 	{Name: "list of pods without an answer", Cause: listing(silence), Alone: true, Lasts: headerBound,
 		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "pods", Labels: 5 * time.Minute,
 			Page: watchIs(0)}},
@@ -99,7 +102,7 @@ var Namespaced = []Fault{
 	{Name: "one namespace of two whose watch has no answer", Cause: unwatched(silent(func(r *http.Request) bool {
 		return strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/"+ill+"/")
 	})), Namespaces: []string{sound, ill}, Alone: true, Lasts: headerBound,
-		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: ofNamespace, Fresh: true, Behind: ill,
+		Short: 10 * time.Second, While: Expect{Within: watchBoundTwice, Says: ofNamespace, Fresh: true, Behind: ill,
 			Labels: 5 * time.Minute}},
 }
 
