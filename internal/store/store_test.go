@@ -103,6 +103,8 @@ func TestWhatComesLateUndoesNothing(t *testing.T) {
 		"a list of a namespace whose name begins like its own": {[]event{told(1, "n1"), replace("aa")}, "n1"},
 		"a list of another namespace that has it": {
 			[]event{told(1, "n1"), replace("b", pod("a", "p", 9, "other"))}, "n1"},
+		"a list of another namespace that has it, unseen before": {[]event{replace("b", pod("a", "p", 9, "x"))}, ""},
+		"a state from before a change that was none":             {[]event{told(1, "n1"), told(5, "n1"), told(3, "n3")}, "n1"},
 		"events of other pods": {
 			[]event{told(1, "n1"), func(c *Store[string]) {
 				c.Delete(pod("a", "q", 2, ""))
@@ -345,7 +347,10 @@ func TestObjectsNeverChange(t *testing.T) {
 	held, _ := s.Find([]byte("a"), []byte("p"))
 	s.Put(born(10, pod("a", "p", 2, "n1")))
 	s.Put(born(10, pod("a", "p", 3, "n2")))
-	s.Put(born(20, pod("a", "p", 4, "n1")))
+	s.Put(born(20, pod("a", "p", 4, "n2")))
+	if now, _ := s.Find([]byte("a"), []byte("p")); now.Value != "n2" || now.Created != 20 {
+		t.Errorf("a pod that was created anew is %+v", *now)
+	}
 	s.Delete(born(20, pod("a", "p", 5, "n1")))
 	if held.Value != "n1" || held.Created != 10 {
 		t.Errorf("a pod that a sample points to has become %+v", *held)
