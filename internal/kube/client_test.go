@@ -23,7 +23,7 @@ func TestClientAsksForProtobufAndUnderstandsAStatus(t *testing.T) {
 		return &http.Response{StatusCode: http.StatusGone, Header: http.Header{"Content-Type": {"application/json"}},
 			Body: io.NopCloser(strings.NewReader(body)), Request: r}
 	})
-	c, err := client(&rest.Config{Host: "http://cluster"}, Core, &transport{&http.Client{Transport: server}})
+	c, err := client(&rest.Config{Host: "http://cluster"}, Core, &transport{client: &http.Client{Transport: server}})
 	if err != nil {
 		t.Fatal(err)
 	}

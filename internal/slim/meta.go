@@ -7,10 +7,11 @@ import (
 	"metrics-server-prom/internal/wire"
 )
 
-// unmarshalMeta adds what a message says to the metadata. The field numbers are from k8s.io/apimachinery/pkg/apis/meta/v1's
-// generated.proto: ObjectMeta{name=1 namespace=3 uid=5 resourceVersion=6 creationTimestamp=8 labels=11 annotations=12}.
+// unmarshalMeta adds what a message says to the metadata. The field numbers are from
+// k8s.io/apimachinery/pkg/apis/meta/v1's generated.proto: ObjectMeta{name=1 namespace=3 uid=5 resourceVersion=6
+// creationTimestamp=8 labels=11 annotations=12}.
 func unmarshalMeta(b []byte, meta *metav1.ObjectMeta) (err error) {
-	m := wire.NewMessage(b, "ObjectMeta")
+	m := wire.NewMessage(b)
 	for m.Next() {
 		switch m.Num {
 		case 1:
@@ -40,7 +41,7 @@ func unmarshalMeta(b []byte, meta *metav1.ObjectMeta) (err error) {
 			}
 		}
 	}
-	return m.Err()
+	return m.Err("ObjectMeta")
 }
 
 // unmarshalEntry reads an entry of a map of strings.
@@ -53,5 +54,5 @@ func unmarshalEntry(m wire.Message) (key, value []byte, err error) {
 			value = m.Bytes()
 		}
 	}
-	return key, value, m.Err()
+	return key, value, m.Err("an entry")
 }

@@ -36,7 +36,7 @@ func (p *Pod) DeepCopyObject() runtime.Object { return p }
 // Unmarshal adds what a message says to the pod. The field numbers are from k8s.io/api/core/v1's generated.proto:
 // Pod{metadata=1 spec=2 status=3}, PodSpec{nodeName=10}, PodStatus{podIP=6}.
 func (p *Pod) Unmarshal(b []byte) error {
-	m := wire.NewMessage(b, "Pod")
+	m := wire.NewMessage(b)
 	for m.Next() {
 		switch m.Num {
 		case 1:
@@ -47,5 +47,5 @@ func (p *Pod) Unmarshal(b []byte) error {
 			m.Check(wire.Texts(m.Bytes(), "PodStatus", wire.Text{Num: 6, Into: &p.Status.PodIP}))
 		}
 	}
-	return m.Err()
+	return m.Err("Pod")
 }

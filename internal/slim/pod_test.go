@@ -22,7 +22,8 @@ func full(i int) corev1.Pod {
 	created := metav1.Unix(1_700_000_000+int64(i), 0)
 	digest := strings.Repeat("0123456789abcdef", 4)
 	container := func(name string) corev1.Container {
-		fieldRef := &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "spec.nodeName"}}
+		fieldRef := &corev1.EnvVarSource{
+			FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "spec.nodeName"}}
 		return corev1.Container{
 			Name: name, Image: "registry.example.com/shop/" + name + "@sha256:" + digest,
 			Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080, Protocol: "TCP"}},
@@ -51,7 +52,8 @@ func full(i int) corev1.Pod {
 	} {
 		conditions = append(conditions, corev1.PodCondition{Type: c, Status: "True", LastTransitionTime: created})
 	}
-	managed := metav1.NewFieldsV1(`{"f:status":{"f:conditions":{".":{},"k:{\"type\":\"Ready\"}":{".":{},"f:status":{}}},"f:podIP":{}}}`)
+	managed := metav1.NewFieldsV1(
+		`{"f:status":{"f:conditions":{".":{},"k:{\"type\":\"Ready\"}":{".":{},"f:status":{}}},"f:podIP":{}}}`)
 	config := corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: "checkout"}}}
 	return corev1.Pod{
@@ -65,7 +67,8 @@ func full(i int) corev1.Pod {
 			Annotations: map[string]string{"prometheus.io/scrape": "true",
 				"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet",
-				Name: "checkout-service-5d8f7c9b6d", UID: "0c5b7d4e-4d8c-4f0e-9b9d-9d8d7d6d5d4d", Controller: new(bool)}},
+				Name: "checkout-service-5d8f7c9b6d", UID: "0c5b7d4e-4d8c-4f0e-9b9d-9d8d7d6d5d4d",
+				Controller: new(bool)}},
 			Finalizers: []string{"example.com/finalizer"},
 			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubelet", Operation: "Update", APIVersion: "v1",
 				Time: &created, FieldsType: "FieldsV1", FieldsV1: managed, Subresource: "status"}},
@@ -150,7 +153,8 @@ func TestPodIsAnObjectToClientGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if accessor.GetName() != p.Name || accessor.GetUID() != p.UID || accessor.GetResourceVersion() != p.ResourceVersion {
+	if accessor.GetName() != p.Name || accessor.GetUID() != p.UID ||
+		accessor.GetResourceVersion() != p.ResourceVersion {
 		t.Errorf("got %+v", accessor)
 	}
 	if got := o.GetObjectKind().GroupVersionKind(); got != corev1.SchemeGroupVersion.WithKind("Pod") {
@@ -171,12 +175,12 @@ func TestMessagesThatAreNone(t *testing.T) {
 	}{
 		"a pod that ends in a tag":           {[]byte{0x80}, "Pod: unexpected EOF"},
 		"a length beyond the end":            {[]byte{0x0a, 5, 1}, "Pod: a length goes beyond the message that it is in"},
-		"metadata that are a number":         {number(1), "field 1 of Pod has wire type 0"},
-		"a name that is a number":            {field(1, number(1)...), "field 1 of ObjectMeta has wire type 0"},
-		"a node that is a number":            {field(2, number(10)...), "field 10 of PodSpec has wire type 0"},
-		"an IP that is a number":             {field(3, number(6)...), "field 6 of PodStatus has wire type 0"},
-		"a time whose seconds are text":      {field(1, field(8, field(1, 'x')...)...), "field 1 of Time has wire type 2"},
-		"a label that is a number":           {field(1, number(11)...), "field 11 of ObjectMeta has wire type 0"},
+		"metadata that are a number":         {number(1), "Pod: field 1 has wire type 0"},
+		"a name that is a number":            {field(1, number(1)...), "ObjectMeta: field 1 has wire type 0"},
+		"a node that is a number":            {field(2, number(10)...), "PodSpec: field 10 has wire type 0"},
+		"an IP that is a number":             {field(3, number(6)...), "PodStatus: field 6 has wire type 0"},
+		"a time whose seconds are text":      {field(1, field(8, field(1, 'x')...)...), "Time: field 1 has wire type 2"},
+		"a label that is a number":           {field(1, number(11)...), "ObjectMeta: field 11 has wire type 0"},
 		"an annotation that is cut":          {field(1, field(12, 0x0a)...), "an entry: unexpected EOF"},
 		"the end of a group without a begin": {[]byte{0x24}, "Pod: the end of a group that has not begun"},
 	} {
@@ -199,8 +203,8 @@ func TestMessagesThatAreNone(t *testing.T) {
 	}
 }
 
-// FuzzPod holds the pod against the generated type: it accepts what that accepts, and what both accept they read alike. It
-// may accept more, as it does not look into what it steps over.
+// FuzzPod holds the pod against the generated type: it accepts what that accepts, and what both accept they read alike.
+// It may accept more, as it does not look into what it steps over.
 func FuzzPod(f *testing.F) {
 	for _, p := range []corev1.Pod{
 		{}, full(1), {Spec: corev1.PodSpec{NodeName: "n"}},
@@ -226,7 +230,8 @@ func FuzzPod(f *testing.F) {
 	})
 }
 
-// BenchmarkUnmarshal compares reading a pod with what else can be done with its bytes: the decoding that client-go does.
+// BenchmarkUnmarshal compares reading a pod with what else can be done with its bytes: the decoding that client-go
+// does.
 func BenchmarkUnmarshal(b *testing.B) {
 	p := full(12345)
 	body := marshal(b, &p)

@@ -114,7 +114,8 @@ func TestReadListRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ReadList(strings.NewReader(c.body), "PodList", newPod, func(Object) error { return nil })
-			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "reading a PodList: ") {
+			if err == nil || !strings.Contains(err.Error(), c.want) ||
+				!strings.Contains(err.Error(), "reading a PodList: ") {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}
 		})
@@ -342,7 +343,8 @@ func jsonEvents(t testing.TB) []eventCase {
 	pod := asJSON(t, &p)
 	event := func(kind, object string) string { return `{"type":"` + kind + `","object":` + object + "}\n" }
 	status := `{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","code":410}`
-	end := `{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}`
+	end := `{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"9",` +
+		`"annotations":{"k8s.io/initial-events-end":"true"}}}`
 	return []eventCase{
 		{"a pod", []watch.EventType{"ADDED"}, []byte(event("ADDED", pod)), ""},
 		{"several", []watch.EventType{"ADDED", "BOOKMARK"}, []byte(event("ADDED", pod) + event("BOOKMARK", end)), ""},
@@ -380,7 +382,8 @@ func TestEventsAreReadAsClientGoReadsThem(t *testing.T) {
 				if !reflect.DeepEqual(types, c.events) {
 					t.Errorf("read %q, want %q", types, c.events)
 				}
-				again, err2 := readEvents(NewEvents(iotest.OneByteReader(bytes.NewReader(c.body)), contentType, newPod).Next)
+				slow := iotest.OneByteReader(bytes.NewReader(c.body))
+				again, err2 := readEvents(NewEvents(slow, contentType, newPod).Next)
 				if !reflect.DeepEqual(again, got) || fmt.Sprint(err2) != fmt.Sprint(err) {
 					t.Errorf("byte by byte: %+v, %v; at once: %+v, %v", again, err2, got, err)
 				}

@@ -5,6 +5,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -13,7 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
+	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/slim"
 	"metrics-server-prom/internal/store"
 )
@@ -29,8 +33,10 @@ type Options[V comparable] struct {
 	// Keep returns what is to be kept of an object, which is all that is held of it from then on.
 	Keep  func(slim.Object) store.Entry[V]
 	Store *store.Store[V]
-	// Changed is called after each change of a State, by several goroutines.
-	Changed func()
+	// Changed is called after each change of a namespace's State, by several goroutines.
+	Changed func(namespace string)
+	Health  *health.Tracker    // told of each namespace
+	Self    *selfmetrics.Scope // watch_up and watched_objects are registered with it
 }
 
 // Watch keeps a store in step with a cluster. Each namespace is listed and watched by itself. A first list is streamed
@@ -41,6 +47,8 @@ type Watch[V comparable] struct {
 	Options[V]
 	name       string // of the resource as kubectl has it: with its group, but for the core one
 	maxObjects int    // manyObjects, or fewer in tests
+
+	changed refresh.Broadcast // after each change of a State
 
 	mu     sync.Mutex
 	scopes map[string]*scope[V] // by namespace; their contents are guarded by mu
@@ -67,7 +75,60 @@ func New[V comparable](o Options[V]) *Watch[V] {
 	for _, namespace := range o.Namespaces {
 		w.scopes[namespace] = &scope[V]{}
 	}
+	label := fmt.Sprintf("resource=%q", o.Resource)
+	o.Self.Gauge("watch_up", "Whether the watch of the resource has had its first list and its last request worked.", label,
+		func() float64 {
+			if w.Up() {
+				return 1
+			}
+			return 0
+		})
+	o.Self.Gauge("watched_objects", "Objects that are watched.", label, func() float64 { return float64(o.Store.Len()) })
 	return w
+}
+
+// What is the key of a namespace's health.
+func (w *Watch[V]) What(namespace string) string {
+	if namespace == "" {
+		return "watch of " + w.Resource
+	}
+	return "watch of " + w.Resource + " of namespace " + namespace
+}
+
+// Ready waits for the first list of a namespace's objects. It fails where the watch cannot begin, or has been broken for
+// longer than maxAge: what is known of an object that old may be of its predecessor.
+func (w *Watch[V]) Ready(ctx context.Context, namespace string, maxAge time.Duration) error {
+	for {
+		changed := w.changed.Wait()
+		switch s := w.State(namespace); {
+		case s.Failure != nil && (!s.Synced || time.Since(s.Since) > maxAge):
+			return s.Failure
+		case s.Synced:
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return &kube.Failure{Reason: kube.Watch, Text: fmt.Sprintf("cannot watch %s: the first list of all %[1]s is not "+
+				"complete yet; if it never is, check the network and the API server's load", w.name)}
+		}
+	}
+}
+
+// patience is how long a watch may be interrupted without being reported: it is opened anew every few minutes.
+const patience = 5 * time.Second
+
+// report tells of a namespace's state, after each change of it.
+func (w *Watch[V]) report(namespace string) {
+	w.changed.Send()
+	switch s := w.State(namespace); {
+	case s.Failure != nil && (time.Since(s.Since) > patience || s.Failure.Reason == kube.Forbidden ||
+		s.Failure.Reason == kube.Unauthorized):
+		w.Health.SetUnhealthy(w.What(namespace), s.Failure, false)
+	case s.Working():
+		w.Health.SetHealthy(w.What(namespace))
+	}
+	w.Changed(namespace)
 }
 
 // Run watches until ctx ends.
@@ -116,12 +177,15 @@ func (w *Watch[V]) State(namespace string) (s State) {
 	return s
 }
 
+// Working tells whether there was a first list, and the last request worked.
+func (s State) Working() bool { return s.Synced && s.Failure == nil }
+
 // Up tells whether all scopes have their first list and work.
 func (w *Watch[V]) Up() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, s := range w.scopes {
-		if !s.Synced || s.Failure != nil {
+		if !s.Working() {
 			return false
 		}
 	}
@@ -158,7 +222,7 @@ func (g *generation[V]) replace(list map[store.Key]store.Entry[V]) {
 		g.Store.Replace(g.namespace, entries)
 		g.Synced = true
 	})
-	g.Changed()
+	g.report(g.namespace)
 }
 
 // observe records how a list, the opening of a watch, or the reading of what one brings (an event) has ended.
@@ -180,5 +244,5 @@ func (g *generation[V]) observe(verb string, err error) {
 			g.Failure, g.Since = nil, time.Time{}
 		}
 	})
-	g.Changed()
+	g.report(g.namespace)
 }

@@ -27,7 +27,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 
+	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/slim"
 	"metrics-server-prom/internal/store"
 )
@@ -228,7 +230,8 @@ func newPods(t *testing.T, client rest.Interface, changed func(), namespaces ...
 		Keep: func(o slim.Object) store.Entry[string] {
 			return store.NewEntry(o, o.GetName(), o.GetNamespace()+"/"+o.GetName()+"@"+o.GetResourceVersion())
 		},
-		Store: store.New[string](), Changed: changed,
+		Store: store.New[string](), Changed: func(string) { changed() },
+		Health: &health.Tracker{}, Self: new(selfmetrics.Registry).Scope(""),
 	})
 }
 
@@ -934,7 +937,7 @@ func TestNamespacesFailOneByOne(t *testing.T) {
 			w.wantState(true, "", "a")
 		}, namespaces...)
 	}
-	if s := New(Options[string]{}).State("of another"); s != (State{}) {
+	if s := newPods(t, nil, func() {}).State("of another"); s != (State{}) {
 		t.Errorf("state %+v of what is not watched", s)
 	}
 }
@@ -1072,7 +1075,8 @@ func TestOtherResource(t *testing.T) {
 			Client: client(t, server), Resource: "nodes", Kind: "Node", Namespaces: []string{""},
 			New:   func() slim.Object { return &node{} },
 			Keep:  func(o slim.Object) store.Entry[int] { return store.NewEntry(o, o.GetName(), len(o.GetLabels())) },
-			Store: store.New[int](), Changed: func() {},
+			Store: store.New[int](), Changed: func(string) {},
+			Health: &health.Tracker{}, Self: new(selfmetrics.Registry).Scope(""),
 		})
 		ctx, stop := context.WithCancel(t.Context())
 		go w.Run(ctx)

@@ -24,8 +24,8 @@ type Events struct {
 	json     *jsonDecoder // Made when the first event in JSON is read.
 }
 
-// NewEvents returns a reader of the events in the body of a response with the content type. What does not say that it is
-// protobuf is read as JSON.
+// NewEvents returns a reader of the events in the body of a response with the content type. What does not say that it
+// is protobuf is read as JSON.
 func NewEvents(body io.Reader, contentType string) *Events {
 	e := &Events{protobuf: strings.HasPrefix(contentType, runtime.ContentTypeProtobuf)}
 	e.r.reset(body, math.MaxInt64)
@@ -33,8 +33,8 @@ func NewEvents(body io.Reader, contentType string) *Events {
 }
 
 // Next returns the next event's type and object, which is a Status in an event of type Error, and of the kind that is
-// wanted in all others. It returns io.EOF where the body ends after an event. Every other error says that the event could
-// not be read, and wraps io.ErrUnexpectedEOF where the body ends within it.
+// wanted in all others. It returns io.EOF where the body ends after an event. Every other error says that the event
+// could not be read, and wraps io.ErrUnexpectedEOF where the body ends within it.
 func (e *Events) Next(want metav1.TypeMeta) (watch.EventType, Object, error) {
 	read, object := e.readJSON, jsonObject
 	if e.protobuf {
@@ -65,7 +65,9 @@ func (e *Events) Next(want metav1.TypeMeta) (watch.EventType, Object, error) {
 // util/framer). The object stays in the buffer; client-go's decoder copies it to the event and then to its envelope.
 func (e *Events) readProtobuf() (event watch.EventType, raw []byte, err error) {
 	e.r.shrink()
-	if b, err := e.r.peek(1); err == nil && len(b) == 0 {
+	if b, err := e.r.peek(1); err != nil {
+		return "", nil, err
+	} else if len(b) == 0 {
 		return "", nil, io.EOF
 	}
 	length, err := e.r.take(4, 4)
@@ -76,22 +78,22 @@ func (e *Events) readProtobuf() (event watch.EventType, raw []byte, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	m := NewMessage(frame, "WatchEvent")
+	m := NewMessage(frame)
 	for m.Next() {
 		switch m.Num {
 		case 1:
 			event = watch.EventType(m.Bytes())
 		case 2:
-			extension := NewMessage(m.Bytes(), "RawExtension")
+			extension := NewMessage(m.Bytes())
 			for extension.Next() {
 				if extension.Num == 1 {
 					raw = extension.Bytes()
 				}
 			}
-			m.Check(extension.Err())
+			m.Check(extension.Err("RawExtension"))
 		}
 	}
-	return event, raw, m.Err()
+	return event, raw, m.Err("WatchEvent")
 }
 
 // protobufObject takes an object out of its envelope and verifies what that says.
@@ -101,7 +103,7 @@ func protobufObject(raw []byte, want metav1.TypeMeta) (o Object, err error) {
 		return o, fmt.Errorf("its object is not Kubernetes protobuf; it begins with %.60q", raw)
 	}
 	var is metav1.TypeMeta
-	m := NewMessage(envelope, "Unknown")
+	m := NewMessage(envelope)
 	for m.Next() {
 		switch m.Num {
 		case 1:
@@ -110,8 +112,8 @@ func protobufObject(raw []byte, want metav1.TypeMeta) (o Object, err error) {
 			o.Protobuf = m.Bytes()
 		}
 	}
-	if m.Err() != nil {
-		return o, m.Err()
+	if err := m.Err("Unknown"); err != nil {
+		return o, err
 	}
 	return o, verifyProtobuf(want, is, o.Protobuf)
 }

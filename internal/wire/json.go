@@ -11,13 +11,14 @@ import (
 	kjson "sigs.k8s.io/json"
 )
 
-// jsonDecoder is encoding/json's Decoder, in apimachinery's case-sensitive edition, on what is left of a body. It buffers
-// all of a value and the white space before it, so what it may read beyond what it has consumed is bounded.
+// jsonDecoder is encoding/json's Decoder, in apimachinery's case-sensitive edition, on what is left of a body. It
+// buffers all of a value and the white space before it, so what it may read beyond what it has consumed is bounded.
 type jsonDecoder struct {
 	kjson.Decoder
 	r     *Reader
 	given int64 // What the decoder has read.
 	most  int64 // How far that may be ahead of what the decoder has consumed.
+	err   error // What reading has ended with.
 }
 
 func newJSONDecoder(r *Reader, most int64) *jsonDecoder {
@@ -26,15 +27,17 @@ func newJSONDecoder(r *Reader, most int64) *jsonDecoder {
 	return d
 }
 
-// Read is what the decoder reads from.
-func (d *jsonDecoder) Read(p []byte) (int, error) {
+// Read is what the decoder reads from. An error stays: More swallows it, and Token would read on.
+func (d *jsonDecoder) Read(p []byte) (n int, err error) {
 	left := d.InputOffset() + d.most - d.given
 	if left <= 0 {
 		return 0, tooLong(d.offset(), d.most, d.most)
 	}
-	n, err := d.r.buf.Read(p[:min(int64(len(p)), left)])
-	d.given += int64(n)
-	return n, err
+	if d.err == nil {
+		n, d.err = d.r.buf.Read(p[:min(int64(len(p)), left)])
+		d.given += int64(n)
+	}
+	return n, d.err
 }
 
 // offset is where in the body the decoder is. r.off is where it began.
@@ -137,8 +140,8 @@ func jsonObject(raw []byte, want metav1.TypeMeta) (Object, error) {
 	return o, verify(want, is.TypeMeta, string(is.Message))
 }
 
-// errTwice refuses what apimachinery's decoder would put up with: the last kind counts there, and a second array of items
-// is merged item by item into the first.
+// errTwice refuses what apimachinery's decoder would put up with: the last kind counts there, and a second array of
+// items is merged item by item into the first.
 var errTwice = errors.New("comes twice in the list")
 
 func (r *Reader) readJSONList() error {
@@ -147,6 +150,10 @@ func (r *Reader) readJSONList() error {
 		return err
 	}
 	var is jsonHeader
+	read := map[string]any{"kind": &is.Kind, "apiVersion": &is.APIVersion, "message": &is.Message}
+	if r.meta != nil {
+		read["metadata"] = r.meta
+	}
 	seen := make(map[string]bool)
 	for d.More() {
 		token, err := d.token()
@@ -154,33 +161,23 @@ func (r *Reader) readJSONList() error {
 			return err
 		}
 		key := token.(string)
-		into := any(&skipped{})
-		switch key {
-		case "kind":
-			into = &is.Kind
-		case "apiVersion":
-			into = &is.APIVersion
-		case "message":
-			into = &is.Message
-		case "metadata":
-			if r.meta != nil {
-				into = r.meta
-			}
-		}
-		switch key {
-		case "kind", "apiVersion", "items":
+		if key == "kind" || key == "apiVersion" || key == "items" {
 			if seen[key] {
 				return fmt.Errorf("%q %w", key, errTwice)
 			}
 			seen[key] = true
 		}
-		if key != "items" {
+		if into := read[key]; into != nil {
 			err = d.value(into)
-		} else if seen["kind"] && seen["apiVersion"] { // As they are wherever Go has written the list: before its items.
-			err = verify(r.want, is.TypeMeta, string(is.Message))
-		}
-		if key == "items" && err == nil {
-			err = r.readJSONItems(d)
+		} else if key != "items" {
+			err = d.value(&skipped{})
+		} else {
+			if seen["kind"] && seen["apiVersion"] { // As they are wherever Go has written the list: before its items.
+				err = verify(r.want, is.TypeMeta, string(is.Message))
+			}
+			if err == nil {
+				err = r.readJSONItems(d)
+			}
 		}
 		if err != nil {
 			return err

@@ -1,5 +1,6 @@
-// Package wire reads what Kubernetes' API servers send: objects and lists of them, and the events of watches, in protobuf
-// or JSON, as streams. One item at a time is in memory, and of that only what the caller reads is turned into anything.
+// Package wire reads what Kubernetes' API servers send: objects and lists of them, and the events of watches, in
+// protobuf or JSON, as streams. One item at a time is in memory, and of that only what the caller reads is turned into
+// anything.
 //
 // Protobuf is read with the meaning that the generated code of Kubernetes' types (gogo/protobuf) gives it, also where
 // other decoders refuse; JSON with that of apimachinery's decoder, whose keys are case-sensitive.
@@ -24,46 +25,49 @@ var (
 
 // Message is a cursor over the fields of a message in memory, in the order in which they were sent:
 //
-//	m := wire.NewMessage(b, "PodStatus")
+//	m := wire.NewMessage(b)
 //	for m.Next() {
 //		switch m.Num {
 //		case 6:
 //			ip = m.Bytes()
 //		}
 //	}
-//	return m.Err()
+//	return m.Err("PodStatus")
 //
 // Fields that are not asked for are stepped over.
 type Message struct {
 	Num int32 // The number of the current field.
 
-	name  string
-	entry bool // It is an entry of a map, see Entry.
 	typ   protowire.Type
-	value []byte // Of the current field, without its tag and its length.
-	rest  []byte // What follows the current field.
-	tail  int    // How many bytes at the end of rest are not the message's own.
+	entry bool   // It is an entry of a map, see Entry.
+	b     []byte // The message and, for an entry, what follows it in the message that it is in.
+	own   int    // How many bytes of b are the message's own; none after an error.
+	start int    // Where the value of the current field begins, behind its tag and its length.
+	at    int    // Where the next field begins.
 	err   error
+	named bool // err says in which message it is.
 }
 
-// NewMessage returns a cursor before the first field of b. name is what errors call the message.
-func NewMessage(b []byte, name string) Message { return Message{name: name, rest: b} }
+// NewMessage returns a cursor before the first field of b.
+func NewMessage(b []byte) Message { return Message{b: b, own: len(b)} }
 
 // Next goes on to the next field. It is false at the end of the message and after an error.
 func (m *Message) Next() bool {
 	// Nearly all fields are strings and messages of less than 128 bytes. These few lines do most of the work.
-	b := m.rest
-	if own := len(b) - m.tail; own >= 2 && b[0] < 0x80 && b[0] >= 1<<3 && b[0]&7 == byte(protowire.BytesType) && b[1] < 0x80 {
-		if end := 2 + int(b[1]); end <= own {
-			m.Num, m.typ, m.value, m.rest = int32(b[0]>>3), protowire.BytesType, b[2:end], b[end:]
+	b, at := m.b, m.at
+	if at+2 <= m.own {
+		tag, size := b[at], int(b[at+1])
+		if end := at + 2 + size; tag&0x87 == byte(protowire.BytesType) && tag>>3 > 0 && size < 0x80 && end <= m.own {
+			m.Num, m.typ, m.start, m.at = int32(tag>>3), protowire.BytesType, at+2, end
 			return true
 		}
 	}
-	return len(b) > m.tail && m.nextOfAnyType()
+	return at < m.own && m.nextOfAnyType()
 }
 
 func (m *Message) nextOfAnyType() bool {
-	tag, head, err := varint(m.rest)
+	b := m.b[m.at:]
+	tag, head, err := varint(b)
 	m.Num, m.typ = int32(tag>>3), protowire.Type(tag&7) // The generated code keeps 32 bits of the number.
 	lenient := m.entry && (m.Num == 1 || m.Num == 2)
 	if lenient {
@@ -73,57 +77,77 @@ func (m *Message) nextOfAnyType() bool {
 	}
 	var prefix, n int
 	if err == nil {
-		prefix, n, err = valueSize(m.rest[head:], m.typ)
+		prefix, n, err = valueSize(b[head:], m.typ)
 	}
-	if err == nil && !lenient && len(m.rest)-head-n < m.tail {
+	m.start, m.at = m.at+head+prefix, m.at+head+n
+	if err == nil && !lenient && m.at > m.own {
 		err = errLength
 	}
 	if err != nil {
-		m.Check(fmt.Errorf("%s: %w", m.name, err))
-		return false
+		m.err, m.own = err, 0
 	}
-	m.value, m.rest = m.rest[head+prefix:head+n], m.rest[head+n:]
-	return true
+	return err == nil
 }
 
 // Bytes returns the current field, a string or message. It aliases the message. A field of another type is an error.
 func (m *Message) Bytes() []byte {
 	if m.typ != protowire.BytesType {
-		m.Check(errWireType(m.name, m.Num, m.typ))
-		return nil
+		return m.wrongType()
 	}
-	return m.value
+	return m.b[m.start:m.at]
 }
 
 // Varint returns the current field, a number. A field of another type is an error.
 func (m *Message) Varint() uint64 {
 	if m.typ != protowire.VarintType {
-		m.Check(errWireType(m.name, m.Num, m.typ))
+		m.wrongType()
 		return 0
 	}
-	v, _, _ := varint(m.value)
+	v, _, _ := varint(m.b[m.start:])
 	return v
+}
+
+// wrongType is not a part of its callers, so that these are inlined.
+//
+//go:noinline
+func (m *Message) wrongType() []byte {
+	if m.err == nil {
+		m.err, m.own = errWireType(m.Num, m.typ), 0
+	}
+	return nil
 }
 
 // Entry returns a cursor over the current field, an entry of a map: its key is field 1 and its value is field 2. The
 // generated code holds both only to the end of the message that the entry is in, and does not look at their wire types.
 func (m *Message) Entry() Message {
-	b := m.Bytes()
-	return Message{name: "an entry", entry: true, rest: b[:len(b)+len(m.rest)], tail: len(m.rest)} // The rest lies behind b.
+	own := len(m.Bytes())
+	return Message{entry: true, b: m.b[m.start:], own: own}
 }
 
-// Check ends the message with err, unless that is nil or there was an earlier one.
+// Check ends the message with the error of a message in it, unless that is nil or there was an earlier one.
 func (m *Message) Check(err error) {
 	if err != nil && m.err == nil {
-		m.err, m.rest, m.tail = err, nil, 0
+		m.err, m.named, m.own = err, true, 0
 	}
 }
 
-// Err returns what ended the message before its end.
-func (m *Message) Err() error { return m.err }
+// Err returns what ended the message before its end. name is what the error calls the message.
+func (m *Message) Err(name string) error {
+	if m.err != nil {
+		m.wrap(name)
+	}
+	return m.err
+}
 
-func errWireType(message string, num int32, typ protowire.Type) error {
-	return fmt.Errorf("field %d of %s has wire type %d", num, message, typ)
+// wrap is not a part of its caller for the same reason.
+func (m *Message) wrap(name string) {
+	if !m.named {
+		m.err, m.named = fmt.Errorf("%s: %w", name, m.err), true
+	}
+}
+
+func errWireType(num int32, typ protowire.Type) error {
+	return fmt.Errorf("field %d has wire type %d", num, typ)
 }
 
 // Text is a string of a message: its field number, and where it goes.
@@ -134,7 +158,7 @@ type Text struct {
 
 // Texts reads some strings of a message.
 func Texts(b []byte, name string, texts ...Text) error {
-	m := NewMessage(b, name)
+	m := NewMessage(b)
 	for m.Next() {
 		for _, t := range texts {
 			if t.Num == m.Num {
@@ -142,7 +166,7 @@ func Texts(b []byte, name string, texts ...Text) error {
 			}
 		}
 	}
-	return m.Err()
+	return m.Err(name)
 }
 
 // Time reads a Time{seconds=1 nanos=2}: none if it is empty, else whole seconds, whatever its nanos say (apimachinery's
@@ -152,7 +176,7 @@ func Time(b []byte) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	var seconds int64
-	m := NewMessage(b, "Time")
+	m := NewMessage(b)
 	for m.Next() {
 		switch m.Num {
 		case 1:
@@ -161,7 +185,7 @@ func Time(b []byte) (time.Time, error) {
 			m.Varint()
 		}
 	}
-	return time.Unix(seconds, 0), m.Err()
+	return time.Unix(seconds, 0), m.Err("Time")
 }
 
 // valueSize returns the size of the value that b begins with, and how much of it is a length before the content.
@@ -209,7 +233,8 @@ func contentSize(b []byte, typ protowire.Type) (prefix int, size uint64, err err
 	return 0, 0, errType
 }
 
-// nest returns how many groups are open behind a tag. The generated code does not compare the numbers at their two ends.
+// nest returns how many groups are open behind a tag. The generated code does not compare the numbers at their two
+// ends.
 func nest(depth int, typ protowire.Type) (int, error) {
 	switch typ {
 	case protowire.StartGroupType:

@@ -13,14 +13,15 @@ import (
 )
 
 const (
-	// DefaultMaxBody is the largest body that is read where Reader.MaxBody is not set. It is twelve times the usage list
-	// of Kubernetes' own limit of 150,000 pods.
+	// DefaultMaxBody is the largest body that is read where Reader.MaxBody is not set. It is twelve times the usage
+	// list of Kubernetes' own limit of 150,000 pods.
 	DefaultMaxBody = 1 << 30
 
 	// maxItem bounds one item, or another value that must be held as a whole. An object in etcd has at most 1.5 MiB.
 	maxItem = 4 << 20
 
-	// bufferSize holds some hundred pods' usage, so that few of them are moved to the buffer's front for their second half.
+	// bufferSize holds some hundred pods' usage, so that few of them are moved to the buffer's front for their second
+	// half.
 	bufferSize = 64 << 10
 
 	// keptBuffer is the largest buffer of one item that is kept for the next body.
@@ -63,14 +64,15 @@ type Reader struct {
 
 // Read reads one object of the kind from body until that ends, and calls visit for each of its items, or for the object
 // itself where the kind is not a list, that is does not end in "List". meta, unless it is nil, gets the list's
-// resourceVersion and continue; else the list's metadata are not looked at. Protobuf is told from JSON by the first bytes,
-// whatever the content type says.
+// resourceVersion and continue; else the list's metadata are not looked at. Protobuf is told from JSON by the first
+// bytes, whatever the content type says.
 //
-// The kind and the apiVersion must be there, must be those of want, and must come once: no body is taken for an empty list
-// because it is some other object. The message of a Status, which API servers send for failures, becomes the error.
+// The kind and the apiVersion must be there, must be those of want, and must come once: no body is taken for an empty
+// list because it is some other object. The message of a Status, which API servers send for failures, becomes the
+// error.
 //
-// An error of visit or of body ends it and is returned wrapped. After any error, what was visited before is void: it may
-// be the beginning of a list that was cut off. body is not closed, and not read to its end after an error.
+// An error of visit or of body ends it and is returned wrapped. After any error, what was visited before is void: it
+// may be the beginning of a list that was cut off. body is not closed, and not read to its end after an error.
 func (r *Reader) Read(body io.Reader, want metav1.TypeMeta, meta *metav1.ListMeta, visit func(Object) error) error {
 	limit := r.MaxBody
 	if limit == 0 {
@@ -169,8 +171,8 @@ func (r *Reader) discard(n int64) error {
 	return noEOF(err)
 }
 
-// take consumes the next n bytes, at most the given number, and returns them, valid until the next call. It needs memory
-// for bytes that have arrived, never because a length says that they will.
+// take consumes the next n bytes, at most the given number, and returns them, valid until the next call. It needs
+// memory for bytes that have arrived, never because a length says that they will.
 func (r *Reader) take(n, most int64) ([]byte, error) {
 	if n > most {
 		return nil, tooLong(r.off, n, most)
@@ -246,8 +248,8 @@ func unmarshalTypeMeta(b []byte, is *metav1.TypeMeta) error {
 	return Texts(b, "TypeMeta", Text{1, &is.APIVersion}, Text{2, &is.Kind})
 }
 
-// verifyProtobuf verifies what the envelope of an object says. The message of a Status is a help if it can be read, and no
-// further trouble if not.
+// verifyProtobuf verifies what the envelope of an object says. The message of a Status is a help if it can be read, and
+// no further trouble if not.
 func verifyProtobuf(want, is metav1.TypeMeta, status []byte) error {
 	var message string
 	if is.Kind == "Status" {
@@ -297,26 +299,18 @@ func (r *Reader) readItem(size int64) error {
 // with a number up to last it calls visit, to consume the size bytes of it; what has higher numbers is skipped.
 func (r *Reader) fields(message string, end int64, last int32, visit func(num int32, size int64) error) error {
 	for r.off < end {
-		b, err := r.peek(int(min(2*maxVarint, end-r.off)))
-		if err != nil {
-			return err
-		}
-		if len(b) == 0 && end == r.end {
-			return nil
-		}
-		tag, head, err := varint(b)
-		if err != nil {
-			return err
-		}
-		r.advance(head)
-		num, typ := int32(tag>>3), protowire.Type(tag&7)
+		num, typ, err := r.tag(end)
 		switch {
+		case err == io.EOF && end == r.end:
+			return nil
+		case err != nil:
+			return noEOF(err)
 		case num <= 0:
 			return errNumber
 		case num > last:
 			err = r.skip(typ, end)
 		case typ != protowire.BytesType:
-			return errWireType(message, num, typ)
+			return fmt.Errorf("%s: %w", message, errWireType(num, typ))
 		default:
 			var size int64
 			if size, err = r.contentSize(typ, end); err == nil {
@@ -328,6 +322,20 @@ func (r *Reader) fields(message string, end int64, last int32, visit func(num in
 		}
 	}
 	return nil
+}
+
+// tag consumes what a field begins with. It returns io.EOF where the body ends before.
+func (r *Reader) tag(end int64) (num int32, typ protowire.Type, err error) {
+	b, err := r.peek(int(min(maxVarint, end-r.off)))
+	if err == nil && len(b) == 0 {
+		err = io.EOF
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	tag, n, err := varint(b)
+	r.advance(n)
+	return int32(tag >> 3), protowire.Type(tag & 7), err
 }
 
 // contentSize consumes the length before a value, and returns how many bytes follow of the value.
@@ -363,15 +371,8 @@ func (r *Reader) skip(typ protowire.Type, end int64) error {
 		if err != nil || depth == 0 {
 			return err
 		}
-		b, err := r.peek(int(min(maxVarint, end-r.off)))
-		if err != nil {
-			return err
+		if _, typ, err = r.tag(end); err != nil {
+			return noEOF(err)
 		}
-		tag, head, err := varint(b)
-		if err != nil {
-			return err
-		}
-		r.advance(head)
-		typ = protowire.Type(tag & 7)
 	}
 }

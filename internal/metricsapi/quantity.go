@@ -1,4 +1,4 @@
-package usage
+package metricsapi
 
 import (
 	"bytes"
@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/bits"
 	"strconv"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 )
@@ -17,12 +18,12 @@ const (
 	maxExponent = 999  // Of either sign.
 )
 
-// ParseQuantity returns the number that a Kubernetes quantity means, as the float64 nearest to it. It is false for what is
-// not a quantity, is negative, is beyond the range of a float64 or beyond maxQuantity and maxExponent. "-0" is 0.
+// ParseQuantity returns the number that a Kubernetes quantity means, as the float64 nearest to it. It is false for what
+// is not a quantity, is negative, is beyond the range of a float64 or beyond maxQuantity and maxExponent. "-0" is 0.
 //
 // What is a quantity, and what it means, is apimachinery's resource.ParseQuantity to say: it rounds up to a multiple of
-// 1n, and binary ones (Ki..Ei) down to 2^63-1. Only a quantity without any digit ("m", "+"), a zero to that function and
-// illegal by its documentation, is refused here.
+// 1n, and binary ones (Ki..Ei) down to 2^63-1. Only a quantity without any digit ("m", "+"), a zero to that function
+// and illegal by its documentation, is refused here.
 //
 // Digits with or without a suffix, which is what metrics-server writes, cost no allocation.
 func ParseQuantity(b []byte) (float64, bool) {
@@ -72,47 +73,21 @@ func parsePlain(b []byte) (float64, bool) {
 	case 0:
 		return float64(n), true
 	case 1:
-		switch suffix[0] {
-		case 'n':
-			return divide(n, 1e9)
-		case 'u':
-			return divide(n, 1e6)
-		case 'm':
-			return divide(n, 1e3)
-		case 'k':
-			return multiply(n, 1e3)
-		case 'M':
-			return multiply(n, 1e6)
-		case 'G':
-			return multiply(n, 1e9)
-		case 'T':
-			return multiply(n, 1e12)
-		case 'P':
-			return multiply(n, 1e15)
-		case 'E':
-			return multiply(n, 1e18)
+		if p := strings.IndexByte("mun", suffix[0]); p >= 0 {
+			return divide(n, float64(thousands[p]))
+		}
+		if p := strings.IndexByte("kMGTPE", suffix[0]); p >= 0 {
+			return multiply(n, thousands[p])
 		}
 	case 2:
-		if suffix[1] != 'i' {
-			return 0, false
-		}
-		switch suffix[0] {
-		case 'K':
-			return multiply(n, 1<<10)
-		case 'M':
-			return multiply(n, 1<<20)
-		case 'G':
-			return multiply(n, 1<<30)
-		case 'T':
-			return multiply(n, 1<<40)
-		case 'P':
-			return multiply(n, 1<<50)
-		case 'E':
-			return multiply(n, 1<<60)
+		if p := strings.IndexByte("KMGTPE", suffix[0]); p >= 0 && suffix[1] == 'i' {
+			return multiply(n, 1024<<(10*p))
 		}
 	}
 	return 0, false
 }
+
+var thousands = [...]uint64{1e3, 1e6, 1e9, 1e12, 1e15, 1e18}
 
 // divide returns n/by rounded once, which needs both to be exact float64s.
 func divide(n uint64, by float64) (float64, bool) {

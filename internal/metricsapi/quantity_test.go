@@ -1,4 +1,4 @@
-package usage
+package metricsapi
 
 import (
 	"fmt"
@@ -147,8 +147,11 @@ func TestParseQuantityInItsUsualFormsAllocatesNothing(t *testing.T) {
 // FuzzParseQuantity holds ParseQuantity against the grammar and meaning in the documentation of resource.Quantity,
 // calculated with math/big, and against resource.ParseQuantity itself.
 func FuzzParseQuantity(f *testing.F) {
-	for _, s := range []string{"378089386n", "125448Ki", "7m", "1.5Gi", "1e3", "-1", "+.5E", "1E-3", "100Ei", "0.1n", "-0", "", "m", "1e400",
-		"9007199254740993n", "999999999999999999n", "9223372036854775807", "123456789.123456789123Mi", "1e1000", strings.Repeat("9", 400)} {
+	for _, s := range []string{
+		"378089386n", "125448Ki", "7m", "1.5Gi", "1e3", "-1", "+.5E", "1E-3", "100Ei", "0.1n", "-0", "", "m", "1e400",
+		"9007199254740993n", "999999999999999999n", "9223372036854775807", "123456789.123456789123Mi", "1e1000",
+		strings.Repeat("9", 400),
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -177,7 +180,8 @@ func FuzzParseQuantity(f *testing.F) {
 	})
 }
 
-var quantityGrammar = regexp.MustCompile(`^([+-]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]?|[eE][+-]?[0-9]+)$`)
+var quantityGrammar = regexp.MustCompile(
+	`^([+-]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]?|[eE][+-]?[0-9]+)$`)
 
 // exactQuantity is ParseQuantity by slow, plain means.
 func exactQuantity(s string) (float64, bool) {

@@ -1,4 +1,4 @@
-package usage
+package metricsapi
 
 import (
 	"bytes"
@@ -17,14 +17,17 @@ import (
 	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
-// manyPods is a list of pods of two containers each, with 300 bytes of labels, and values of metrics-server's precision.
+// manyPods is a list of pods of two containers each, with 300 bytes of labels, and values of metrics-server's
+// precision.
 func manyPods(n int) *v1beta1.PodMetricsList {
 	list := &v1beta1.PodMetricsList{Items: make([]v1beta1.PodMetrics, n)}
 	for i := range list.Items {
 		hash := fmt.Sprintf("%010x", uint32(i)*2654435761)
 		p := pod(fmt.Sprintf("team-%03d", i/500), fmt.Sprintf("checkout-service-%s-%05x", hash, i),
-			container("checkout-service", fmt.Sprintf("%dn", 1_000_000+i*7919%900_000_000), fmt.Sprintf("%dKi", 20_000+i*31%2_000_000)),
-			container("istio-proxy", fmt.Sprintf("%dn", 100_000+i*104729%50_000_000), fmt.Sprintf("%dKi", 40_000+i*17%90_000)))
+			container("checkout-service",
+				fmt.Sprintf("%dn", 1_000_000+i*7919%900_000_000), fmt.Sprintf("%dKi", 20_000+i*31%2_000_000)),
+			container("istio-proxy",
+				fmt.Sprintf("%dn", 100_000+i*104729%50_000_000), fmt.Sprintf("%dKi", 40_000+i*17%90_000)))
 		p.Annotations = nil
 		p.Labels = map[string]string{
 			"app.kubernetes.io/name":                       "checkout-service",
@@ -42,7 +45,8 @@ func manyPods(n int) *v1beta1.PodMetricsList {
 	return list
 }
 
-// cpuTime is what this process has used. Unlike the time that has passed, it means something on a machine that does other work.
+// cpuTime is what this process has used. Unlike the time that has passed, it means something on a machine that does
+// other work.
 func cpuTime(b *testing.B) time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
@@ -51,8 +55,8 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// BenchmarkRead compares reading a list with what else can be done with its bytes: nothing, or the decoding that client-go does.
-// The last of these holds the whole body and all items; its reading is not even counted.
+// BenchmarkRead compares reading a list with what else can be done with its bytes: nothing, or the decoding that
+// client-go does. The last of these holds the whole body and all items; its reading is not even counted.
 func BenchmarkRead(b *testing.B) {
 	formats := []struct {
 		name  string
@@ -66,9 +70,8 @@ func BenchmarkRead(b *testing.B) {
 			}
 			return list.Unmarshal(unknown.Raw)
 		}},
-		{"json", kjson.NewSerializerWithOptions(nil, nil, nil, kjson.SerializerOptions{}), func(body []byte, list *v1beta1.PodMetricsList) error {
-			return json.Unmarshal(body, list)
-		}},
+		{"json", kjson.NewSerializerWithOptions(nil, nil, nil, kjson.SerializerOptions{}),
+			func(body []byte, list *v1beta1.PodMetricsList) error { return json.Unmarshal(body, list) }},
 	}
 	for _, format := range formats {
 		for _, pods := range []int{1_000, 10_000, 100_000} {
@@ -111,7 +114,8 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// BenchmarkReadHTTP is the same over TLS and HTTP/2 on loopback, as an API server answers; the server's share is in all of them.
+// BenchmarkReadHTTP is the same over TLS and HTTP/2 on loopback, as an API server answers; the server's share is in all
+// of them.
 func BenchmarkReadHTTP(b *testing.B) {
 	const pods = 20_000
 	body := encode(b, PodMetricsList, manyPods(pods), protobuf.NewSerializer(nil, nil))

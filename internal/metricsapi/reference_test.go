@@ -1,4 +1,4 @@
-package usage
+package metricsapi
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -67,8 +68,12 @@ type unmarshaler interface {
 }
 
 func newReference(kind Kind) unmarshaler {
-	return [...]unmarshaler{&v1beta1.PodMetricsList{}, &v1beta1.NodeMetricsList{}, &v1beta1.PodMetrics{}, &v1beta1.NodeMetrics{}}[kind]
+	return [...]unmarshaler{
+		&v1beta1.PodMetricsList{}, &v1beta1.NodeMetricsList{}, &v1beta1.PodMetrics{}, &v1beta1.NodeMetrics{},
+	}[kind]
 }
+
+var magic = []byte("k8s\x00")
 
 var errReference = errors.New("the reference refuses")
 
@@ -111,7 +116,8 @@ func referenceJSON(data []byte, kind Kind) (unmarshaler, error) {
 	if err := json.Unmarshal(data, object); err != nil {
 		return nil, err
 	}
-	if gvk := object.GetObjectKind().GroupVersionKind(); gvk.Kind != kind.String() || gvk.GroupVersion().String() != apiVersion {
+	gvk := object.GetObjectKind().GroupVersionKind()
+	if gvk.Kind != kind.String() || gvk.GroupVersion().String() != apiVersion {
 		return nil, errReference
 	}
 	return object, nil
@@ -138,7 +144,8 @@ func compare(object unmarshaler, got []decoded, lenient bool) error {
 	for i, want := range pods {
 		got := got[i]
 		if got.namespace != want.Namespace || got.name != want.Name || !got.timestamp.Equal(want.Timestamp.Time) ||
-			got.window != want.Window.Duration || !got.hasWindow && got.window != 0 || len(got.containers) != len(want.Containers) {
+			got.window != want.Window.Duration || !got.hasWindow && got.window != 0 ||
+			len(got.containers) != len(want.Containers) {
 			return fmt.Errorf("item %d is %+v, the reference has %+v", i, got, want)
 		}
 		for j, want := range want.Containers {
@@ -165,8 +172,8 @@ func nodeAsPod(n v1beta1.NodeMetrics) v1beta1.PodMetrics {
 }
 
 // compareValue holds a Value against the reference's Quantity. Where the reference has a zero, Invalid is right for a
-// quantity that is missing, null or without a digit; FuzzParseQuantity makes sure that it is wrong for all others. lenient
-// is for bodies that can hold quantities longer than maxQuantity.
+// quantity that is missing, null or without a digit; FuzzParseQuantity makes sure that it is wrong for all others.
+// lenient is for bodies that can hold quantities longer than maxQuantity.
 func compareValue(want resource.Quantity, present bool, got Value, lenient bool) error {
 	switch {
 	case !present && got == Value{}, present && want.IsZero() && got == Value{State: Invalid}:
@@ -248,7 +255,8 @@ func checkAgainstProtobuf(t *testing.T, data []byte, kind Kind, got []decoded, e
 		}
 		want, refErr2 := referenceObject(scrub(unknown.Raw, kind), kind)
 		if isQuantityError(refErr2) {
-			return // the quantity begins in its entry and ends behind it, which the reference allows and scrub cannot take out
+			// The quantity begins in its entry and ends behind it, which the reference allows and scrub cannot take out.
+			return
 		}
 		if refErr2 != nil {
 			t.Fatalf("accepted, the reference refuses: %v; without what is not read: %v", refErr, refErr2)
@@ -271,7 +279,8 @@ func checkAgainstProtobuf(t *testing.T, data []byte, kind Kind, got []decoded, e
 	}
 }
 
-// isUnusual tells that a body is what errEnvelope is for: a TypeMeta follows an object, or another object does.
+// isUnusual tells that a body's envelope is not a TypeMeta and after it one object: a TypeMeta follows an object, or
+// another object does.
 func isUnusual(data []byte) bool {
 	found := false
 	for b := data[len(magic):]; len(b) > 0; {
@@ -288,10 +297,10 @@ func isUnusual(data []byte) bool {
 	return false
 }
 
-// scrub takes out of an object what is not read of it, and quantities that the reference refuses. It changes nothing else:
-// what it keeps is kept byte by byte.
+// scrub takes out of an object what is not read of it, and quantities that the reference refuses. It changes nothing
+// else: what it keeps is kept byte by byte.
 func scrub(b []byte, kind Kind) []byte {
-	if !kind.isList() {
+	if !isList(kind) {
 		return scrubItem(b, kind)
 	}
 	return rewrite(b, func(f field, whole []byte) []byte {
@@ -335,7 +344,8 @@ func scrubMeta(b []byte) []byte {
 }
 
 func isQuantityError(err error) bool {
-	return errors.Is(err, resource.ErrFormatWrong) || errors.Is(err, resource.ErrNumeric) || errors.Is(err, resource.ErrSuffix)
+	return errors.Is(err, resource.ErrFormatWrong) || errors.Is(err, resource.ErrNumeric) ||
+		errors.Is(err, resource.ErrSuffix)
 }
 
 // scrubUsage leaves the quantities out of an entry of a usage where they are what the reference refuses.
@@ -365,6 +375,93 @@ func scrubUsage(f field, whole []byte) []byte {
 		b = b[n+size:]
 	}
 	return appendBytes(nil, f.num, kept)
+}
+
+// field is one field of a message.
+type field struct {
+	num   int32
+	typ   protowire.Type
+	value []byte // The content of protowire.BytesType, without its length; all of every other type.
+}
+
+// next returns the first field of a message, and its size.
+func next(b []byte) (f field, n int, err error) {
+	tag, n := varint(b)
+	if n < 0 {
+		return f, 0, errReference
+	}
+	f.num, f.typ = int32(tag>>3), protowire.Type(tag&7)
+	if f.num <= 0 {
+		return f, 0, errReference
+	}
+	size, err := skip(b[n:], f.typ)
+	if err != nil {
+		return f, 0, err
+	}
+	f.value = b[n : n+size]
+	if f.typ == protowire.BytesType {
+		f.value, _, err = lengthDelimited(b[n:])
+	}
+	return f, n + size, err
+}
+
+// varint returns the varint that b begins with and its size, negative for an error. Bits beyond 64 are ignored.
+func varint(b []byte) (v uint64, n int) {
+	for i, c := range b[:min(10, len(b))] {
+		v |= uint64(c&0x7f) << (7 * i)
+		if c < 0x80 {
+			return v, i + 1
+		}
+	}
+	return 0, -1
+}
+
+// lengthDelimited returns the content that b begins with, after its length, and the size of both.
+func lengthDelimited(b []byte) (content []byte, n int, err error) {
+	size, n := varint(b)
+	if n < 0 || size > uint64(len(b)-n) {
+		return nil, 0, errReference
+	}
+	return b[n : n+int(size)], n + int(size), nil
+}
+
+// skip returns the size of the value that b begins with. The two ends of a group may have different numbers.
+func skip(b []byte, typ protowire.Type) (n int, err error) {
+	for depth := 0; ; {
+		size := 0
+		switch typ {
+		case protowire.VarintType:
+			if _, size = varint(b[n:]); size < 0 {
+				return 0, errReference
+			}
+		case protowire.Fixed64Type:
+			size = 8
+		case protowire.Fixed32Type:
+			size = 4
+		case protowire.BytesType:
+			if _, size, err = lengthDelimited(b[n:]); err != nil {
+				return 0, err
+			}
+		case protowire.StartGroupType:
+			depth++
+		case protowire.EndGroupType:
+			depth--
+		default:
+			return 0, errReference
+		}
+		if n += size; n > len(b) || depth < 0 {
+			return 0, errReference
+		}
+		if depth == 0 {
+			return n, nil
+		}
+		tag, size := varint(b[n:])
+		if size < 0 {
+			return 0, errReference
+		}
+		n += size
+		typ = protowire.Type(tag & 7)
+	}
 }
 
 // rewrite replaces each field of a message. What cannot be taken apart is left as it is, for the reference to refuse.
@@ -402,7 +499,7 @@ func checkAgainstJSON(t *testing.T, data []byte, kind Kind, got []decoded, err e
 		if diff := compare(want, got, lenient); diff != nil {
 			t.Fatalf("%v, after the reference has refused: %v", diff, refErr)
 		}
-	case refErr == nil && errors.Is(err, errTwice):
+	case refErr == nil && strings.Contains(err.Error(), "comes twice in the list"):
 		seen := map[string]int{}
 		rewriteJSON(data, func(key string, value stdjson.RawMessage) stdjson.RawMessage {
 			seen[key]++
@@ -429,7 +526,7 @@ func scrubJSON(b []byte, kind Kind) []byte {
 	item := func(b stdjson.RawMessage) stdjson.RawMessage {
 		return rewriteJSON(b, func(key string, b stdjson.RawMessage) stdjson.RawMessage {
 			switch {
-			case key == "timestamp", key == "window", !kind.isList() && (key == "kind" || key == "apiVersion"):
+			case key == "timestamp", key == "window", !isList(kind) && (key == "kind" || key == "apiVersion"):
 				return b
 			case key == "metadata":
 				return rewriteJSON(b, func(key string, b stdjson.RawMessage) stdjson.RawMessage {
@@ -456,7 +553,7 @@ func scrubJSON(b []byte, kind Kind) []byte {
 			return nil
 		})
 	}
-	if !kind.isList() {
+	if !isList(kind) {
 		return item(b)
 	}
 	return rewriteJSON(b, func(key string, b stdjson.RawMessage) stdjson.RawMessage {
@@ -470,7 +567,8 @@ func scrubJSON(b []byte, kind Kind) []byte {
 	})
 }
 
-// rewriteJSON replaces each value of an object, and takes out those for which replace returns nil. Keys that come twice stay so.
+// rewriteJSON replaces each value of an object, and takes out those for which replace returns nil. Keys that come twice
+// stay so.
 func rewriteJSON(b []byte, replace func(string, stdjson.RawMessage) stdjson.RawMessage) stdjson.RawMessage {
 	d := stdjson.NewDecoder(bytes.NewReader(b))
 	if start, err := d.Token(); err != nil || start != stdjson.Delim('{') {
@@ -515,3 +613,5 @@ func rewriteJSONArray(b []byte, replace func(stdjson.RawMessage) stdjson.RawMess
 	}
 	return append(out, ']')
 }
+
+func isList(kind Kind) bool { return kind == PodMetricsList || kind == NodeMetricsList }
