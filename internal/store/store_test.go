@@ -102,8 +102,8 @@ func TestWhatComesLateUndoesNothing(t *testing.T) {
 		"a list of a namespace whose name begins like its own": {[]event{told(1, "n1"), replace("aa")}, "n1"},
 		"a list of another namespace that has it": {
 			[]event{told(1, "n1"), replace("b", pod("a", "p", 9, "other"))}, "n1"},
-		"a list of another namespace that has it, unseen before": {[]event{replace("b", pod("a", "p", 9, "x"))}, ""},
-		"a state from before a change that was none":             {[]event{told(1, "n1"), told(5, "n1"), told(3, "n3")}, "n1"},
+		"a list of another namespace that has it alone": {[]event{replace("b", pod("a", "p", 9, "x"))}, ""},
+		"a state from before a change that was none":    {[]event{told(1, "n1"), told(5, "n1"), told(3, "n3")}, "n1"},
 		"events of other pods": {
 			[]event{told(1, "n1"), func(c *Store[string]) {
 				c.Delete(pod("a", "q", 2, ""))
@@ -181,7 +181,7 @@ func TestNewEntry(t *testing.T) {
 }
 
 func TestObjectOfALabelTextTakes48Bytes(t *testing.T) {
-	type text [32]byte // is what a pod's label text is: two handles and a string
+	type text [32]byte                                    // is what a pod's label text is: two handles and a string
 	if size := unsafe.Sizeof(Object[text]{}); size > 48 { // the allocator's next size is 64
 		t.Errorf("an object takes %d bytes", size)
 	}
