@@ -45,7 +45,7 @@ settings:
   telemetryPath: /usage
   logLevel: debug
   logFormat: json
-extraArgs: [--max-age=3m]
+extraArgs: ["--push.header=X-Team: shop"]
 kubeconfig: {existingSecret: kubeconfig, context: shop}
 webConfig: {existingSecret: web, scrape: {basicAuth: {username: {name: web, key: user}, password: {name: web, key: password}}}}
 push: {url: "https://receiver.example/push", interval: 30s, extraLabels: "cluster=\"shop\",team=\"a\""}

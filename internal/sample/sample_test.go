@@ -5,23 +5,24 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"metrics-server-prom/internal/metricsapi"
-	"metrics-server-prom/internal/podcache"
+	"metrics-server-prom/internal/store"
 )
 
 // join is a Joiner with what it has dropped. A pod's value is "namespace/name", with "?" behind it where only its name is
 // known.
 type join struct {
-	Joiner[string]
+	Joiner
 	t       testing.TB
 	dropped map[string]int
-	cache   *podcache.Cache[string]
+	cache   *store.Store[Text]
 }
 
 const maxAge = 5 * time.Minute
@@ -29,40 +30,31 @@ const maxAge = 5 * time.Minute
 // newJoin joins pods, of which a/p, a/q and b/p are known.
 func newJoin(t testing.TB) *join {
 	j := newNodeJoin(t)
-	j.cache = podcache.New[string]()
-	for _, key := range []podcache.Key{{Namespace: "a", Name: "p"}, {Namespace: "a", Name: "q"}, {Namespace: "b", Name: "p"}} {
+	j.cache = store.New[Text]()
+	for _, key := range []store.Key{{Namespace: "a", Name: "p"}, {Namespace: "a", Name: "q"}, {Namespace: "b", Name: "p"}} {
 		j.cache.Put(known(key.Namespace, key.Name, time.Now().Add(-time.Hour)))
 	}
-	j.Cache, j.NodePod = j.cache, nil
-	j.Unknown = func(namespace, name string) string { return namespace + "/" + name + "?" }
+	j.Store = j.cache
+	j.Unknown = func(namespace, name string) Text { return Text{Head: namespace + "/" + name + "?"} }
 	return j
 }
 
 func newNodeJoin(t testing.TB) *join {
 	j := &join{t: t, dropped: map[string]int{}}
-	j.Joiner = Joiner[string]{
-		MaxAge:  maxAge,
-		NodePod: &podcache.Pod[string]{Value: "node"},
-		Escape:  func(s string) string { return s },
-		Drop: func(reason string, n int) {
-			if !slices.Contains(Reasons, reason) || n < 0 {
-				t.Errorf("dropped %d as %q", n, reason)
-			}
-			if j.dropped[reason] += n; j.dropped[reason] == 0 {
-				delete(j.dropped, reason)
-			}
-		},
+	j.Joiner = Joiner{
+		MaxAge: maxAge,
+		Escape: func(s string) string { return s },
 	}
 	return j
 }
 
-func known(namespace, name string, created time.Time) podcache.Keyed[string] {
-	return podcache.Keyed[string]{Key: podcache.Key{Namespace: namespace, Name: name},
-		Pod: &podcache.Pod[string]{Value: namespace + "/" + name, Created: created.Unix(), Version: 1}}
+func known(namespace, name string, created time.Time) store.Entry[Text] {
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "1", ResourceVersion: "1", CreationTimestamp: metav1.NewTime(created)}
+	return store.NewEntry(&meta, name, Text{Head: namespace + "/" + name})
 }
 
 // refresh makes a batch of the items.
-func (j *join) refresh(items ...metricsapi.Item) *Batch[string] {
+func (j *join) refresh(items ...metricsapi.Item) *Batch {
 	j.t.Helper()
 	j.Begin()
 	for i := range items {
@@ -70,11 +62,21 @@ func (j *join) refresh(items ...metricsapi.Item) *Batch[string] {
 			j.t.Fatal(err)
 		}
 	}
-	return j.Done()
+	return j.count(j.Done())
+}
+
+// count adds what a batch has dropped to what was dropped before.
+func (j *join) count(b *Batch) *Batch {
+	for cause := range Cause(Causes) {
+		if n := b.Dropped[cause].Samples; n > 0 {
+			j.dropped[cause.Reason()] += n
+		}
+	}
+	return b
 }
 
 // lines is a batch in words: pod, container, cpu, memory.
-func lines(b *Batch[string]) string {
+func lines(b *Batch) string {
 	number := func(v float64) string {
 		if math.IsNaN(v) {
 			return "-"
@@ -83,7 +85,7 @@ func lines(b *Batch[string]) string {
 	}
 	var lines []string
 	for _, s := range b.Samples {
-		lines = append(lines, fmt.Sprintf("%s %s %s %s", s.Pod.Value, b.Names[s.Name], number(s.CPU), number(s.Memory)))
+		lines = append(lines, fmt.Sprintf("%s %s %s %s", s.Pod.Value.Head, b.Names[s.Name], number(s.CPU), number(s.Memory)))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -104,7 +106,7 @@ func item(namespace, name string, at time.Time, containers ...metricsapi.Contain
 }
 
 // check compares a batch and what was dropped with what is wanted.
-func (j *join) check(b *Batch[string], want string, dropped map[string]int) {
+func (j *join) check(b *Batch, want string, dropped map[string]int) {
 	j.t.Helper()
 	if got := lines(b); got != want {
 		j.t.Errorf("samples:\n%s\nwant:\n%s", got, want)
@@ -247,8 +249,8 @@ func TestJoinNodes(t *testing.T) {
 		one := container("", v(1), v(2))
 		b := j.refresh(item("", "n1", now, one), item("", "n2", now, one), item("", "n1", now, one), item("", "", now, one),
 			item("", "n3", now.Add(-maxAge), one), item("", "n4", now, container("", invalid, v(3))))
-		j.check(b, "node n1 1 2\nnode n2 1 2\nnode n4 - 3", map[string]int{Duplicate: 2, Invalid: 3, Stale: 2})
-		if b.Unknown != 0 || b.NewestOf != (podcache.Key{Name: "n1"}) {
+		j.check(b, " n1 1 2\n n2 1 2\n n4 - 3", map[string]int{Duplicate: 2, Invalid: 3, Stale: 2})
+		if b.Unknown != 0 || b.NewestOf != (store.Key{Name: "n1"}) {
 			t.Errorf("%d unknown, newest of %v", b.Unknown, b.NewestOf)
 		}
 	})
@@ -300,7 +302,7 @@ func TestTimestamps(t *testing.T) {
 				now := time.Now()
 				b := newJoin(t).refresh(c.items(now)...)
 				if c.none {
-					if b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (podcache.Key{}) || !b.Expires(maxAge).IsZero() {
+					if b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (store.Key{}) || !b.Expires(maxAge).IsZero() {
 						t.Errorf("oldest %d, newest %d, of %v, expires %s; want nothing", b.Oldest, b.Newest, b.NewestOf, b.Expires(maxAge))
 					}
 					return
@@ -359,7 +361,7 @@ func TestExpire(t *testing.T) {
 			{2 * time.Minute, "a/q x 1 -\na/new? x 1 2\nb/p x 1 2", 2, -2 * time.Minute, time.Hour},
 			{3 * time.Minute, "a/q x 1 -\nb/p x 1 2", 4, -time.Minute, time.Hour},
 		} {
-			b := j.Expire(now.Add(step.in))
+			b := j.count(j.Expire(now.Add(step.in)))
 			j.check(b, step.want, func() map[string]int {
 				if step.dropped == 0 {
 					return nil
@@ -370,8 +372,8 @@ func TestExpire(t *testing.T) {
 				t.Errorf("in %s: oldest %s, newest %s, want %s and %s", step.in, oldest, newest, step.oldest, step.newest)
 			}
 		}
-		b := j.Expire(now.Add(5 * time.Minute))
-		if len(b.Samples) != 0 || b.Unknown != 0 || b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (podcache.Key{}) {
+		b := j.count(j.Expire(now.Add(5 * time.Minute)))
+		if len(b.Samples) != 0 || b.Unknown != 0 || b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (store.Key{}) {
 			t.Errorf("when all has expired: %+v", b)
 		}
 	})
@@ -385,7 +387,7 @@ func TestExpiredPodsAreNotKeptAlive(t *testing.T) {
 	j.refresh() // uses the memory of the first again
 	for _, s := range b.Samples[:cap(b.Samples)] {
 		if s.Pod != nil {
-			t.Errorf("the pod %s is kept behind the end of the samples", s.Pod.Value)
+			t.Errorf("the pod %s is kept behind the end of the samples", s.Pod.Value.Head)
 		}
 	}
 }
@@ -443,7 +445,7 @@ func TestListsThatCannotBeTrue(t *testing.T) {
 	full := func(more int) func(*join) error { // all but one
 		return func(j *join) error {
 			j.Begin()
-			j.batch.Samples = make([]Sample[string], maxSamples-1)
+			j.batch.Samples = make([]Sample, maxSamples-1)
 			next := item("a", "p", now, make([]metricsapi.Container, more)...)
 			return j.Join(&next)
 		}
@@ -576,17 +578,17 @@ func FuzzJoin(f *testing.F) {
 						t.Fatal(err)
 					}
 				}
-				b := j.Done()
+				b := j.count(j.Done())
 				checkBatch(t, j, b, sent)
 				time.Sleep(time.Duration(next()) * time.Second)
-				expired := j.Expire(time.Now())
+				expired := j.count(j.Expire(time.Now()))
 				checkBatch(t, j, expired, sent)
 			}
 		})
 	})
 }
 
-func checkBatch(t *testing.T, j *join, b *Batch[string], sent int) {
+func checkBatch(t *testing.T, j *join, b *Batch, sent int) {
 	t.Helper()
 	type key struct {
 		text string
@@ -594,7 +596,7 @@ func checkBatch(t *testing.T, j *join, b *Batch[string], sent int) {
 	}
 	series, served := map[key]bool{}, 0
 	for _, s := range b.Samples {
-		k := key{text: s.Pod.Value, name: b.Names[s.Name]}
+		k := key{text: s.Pod.Value.Head, name: b.Names[s.Name]}
 		if series[k] {
 			t.Errorf("%v comes twice", k)
 		}

@@ -1,4 +1,4 @@
-package gzpage
+package page
 
 import (
 	"strconv"

@@ -1,0 +1,192 @@
+// Package usage keeps what a list of metrics.k8s.io says up to date: it reads the list again and again, joins it with the
+// pods' metadata, and tells of all that is lost on the way.
+package usage
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"k8s.io/client-go/rest"
+
+	"metrics-server-prom/internal/health"
+	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/metricsapi"
+	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
+)
+
+// Options is which list, and where it comes from and goes to.
+type Options struct {
+	Client    rest.Interface  // of metrics.k8s.io
+	Resource  string          // nodes or pods
+	Kind      metricsapi.Kind // of the list
+	Namespace string          // "" for all, and for nodes
+	Selector  string          // of labels, "" for none
+	Joiner    sample.Joiner
+	// Optional says that the list is not needed where the account may not have it; Absent that the account is not meant to.
+	Optional, Absent bool
+	// Ready waits for what has to be there before the list is read; nil for nothing.
+	Ready func(context.Context) error
+	// Show makes what has become of the list visible: a batch, or nil where what was shown before stays. The batch is valid
+	// until Show is called the next time but one.
+	Show   func(*sample.Batch, Status)
+	Self   *selfmetrics.Scope // counters, which outlive the list
+	Health *health.Tracker
+}
+
+// Status is how the attempts to read a list have ended.
+type Status struct {
+	Refreshed time.Time     // when the list was last read; zero for never
+	Failure   *kube.Failure // of the last attempt; nil where it worked
+	expires   time.Time     // when the first sample shown reaches max-age; zero where there is none
+}
+
+// Tried tells whether an attempt was made; one that waits for the first list of a watch is still going on.
+func (s Status) Tried() bool {
+	return !s.Refreshed.IsZero() || s.Failure != nil && s.Failure.Reason != kube.Watch
+}
+
+// List is a list that is kept up to date while its Loop runs.
+type List struct {
+	Options
+	Loop refresh.Loop
+	What string // for people: nodes, pods, pods of namespace NAME
+
+	status  atomic.Pointer[Status]
+	decoder metricsapi.Decoder
+	before  [sample.Causes]bool // for which the list before had samples that were dropped
+}
+
+// New returns a list. Its loop wants an Interval, a Cutoff and a Pulse; its gauges are registered with scope.
+func New(o Options, scope *selfmetrics.Scope) *List {
+	l := &List{Options: o, What: o.Resource}
+	labels := fmt.Sprintf("resource=%q", o.Resource)
+	if o.Namespace != "" {
+		l.What += " of namespace " + o.Namespace
+		labels += fmt.Sprintf(",namespace=%q", o.Namespace)
+	}
+	l.status.Store(&Status{})
+	l.Loop.Read, l.Loop.Publish, l.Loop.Expire = l.read, l.publish, l.expire
+	l.Loop.Expires = func() time.Time { return l.status.Load().expires }
+	scope.Gauge("up", "Whether the last refresh of the resource worked.", labels, func() float64 {
+		switch s := l.status.Load(); {
+		case s.Failure == nil && !s.Refreshed.IsZero():
+			return 1
+		case s.Failure != nil && s.Failure.Reason == kube.Forbidden && o.Absent:
+			return math.NaN()
+		}
+		return 0
+	})
+	scope.Gauge("last_refresh_timestamp_seconds", "When the resource was last refreshed.", labels, func() float64 {
+		if s := l.status.Load(); !s.Refreshed.IsZero() {
+			return float64(s.Refreshed.UnixMilli()) / 1e3
+		}
+		return math.NaN()
+	})
+	for _, reason := range kube.Reasons {
+		l.failed(reason)
+	}
+	for cause := range sample.Cause(sample.Causes) {
+		l.dropped(cause)
+	}
+	return l
+}
+
+// Working tells whether the last attempt worked.
+func (l *List) Working() bool { return l.status.Load().Failure == nil }
+
+// failed counts refreshes that failed.
+func (l *List) failed(reason string) *metrics.Counter {
+	return l.Self.Counter("refresh_errors_total", "Refreshes that failed.", fmt.Sprintf("resource=%q,reason=%q", l.Resource, reason))
+}
+
+// dropped counts samples that are not shown.
+func (l *List) dropped(cause sample.Cause) *metrics.Counter {
+	return l.Self.Counter("samples_dropped_total", "Samples of the metrics API that were not served.",
+		fmt.Sprintf("reason=%q", cause.Reason()))
+}
+
+// read reads the list and joins it; publish makes it visible.
+func (l *List) read(ctx context.Context, _ refresh.Attempt) error {
+	defer l.Self.Histogram("refresh_duration_seconds", "Time to read a resource and join it with its labels.",
+		fmt.Sprintf("resource=%q", l.Resource), []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}).UpdateDuration(time.Now())
+	if l.Ready != nil {
+		if err := l.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	l.Joiner.Begin()
+	request := l.Client.Get().NamespaceIfScoped(l.Namespace, l.Namespace != "").Resource(l.Resource).MaxRetries(0)
+	if l.Selector != "" {
+		request.Param("labelSelector", l.Selector)
+	}
+	body, err := request.Stream(ctx)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := l.decoder.Read(body, l.Kind, l.Joiner.Join); err != nil {
+		return kube.BodyError(ctx, err)
+	}
+	return nil
+}
+
+// publish shows the attempt's result. After a failure that is what was shown before, until it expires; not where the attempt
+// came late: then nobody knows how old it is.
+func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
+	old := *l.status.Load()
+	if err != nil {
+		f := kube.Explain("list "+l.Resource+".metrics.k8s.io", err)
+		if !old.expires.IsZero() && !old.expires.After(time.Now()) {
+			l.expire()
+			old = *l.status.Load()
+		}
+		var batch *sample.Batch
+		if a.Late > 0 {
+			batch, old.expires = &sample.Batch{}, time.Time{}
+		}
+		l.show(batch, Status{old.Refreshed, f, old.expires})
+		l.failed(f.Reason).Inc()
+		l.Health.SetUnhealthy(l.What, f, l.Optional)
+		return f.Retry
+	}
+	batch := l.Joiner.Done()
+	l.show(batch, Status{Refreshed: time.Now(), expires: batch.Expires(l.Joiner.MaxAge)})
+	l.Health.SetHealthy(l.What)
+	for cause, d := range batch.Dropped {
+		l.notice(sample.Cause(cause), d)
+	}
+	return 0
+}
+
+// expire takes the samples that have reached max-age out of what is shown.
+func (l *List) expire() {
+	status, batch := *l.status.Load(), l.Joiner.Expire(time.Now())
+	status.expires = batch.Expires(l.Joiner.MaxAge)
+	l.show(batch, status)
+}
+
+func (l *List) show(b *sample.Batch, s Status) {
+	if b != nil {
+		for cause, d := range b.Dropped {
+			l.dropped(sample.Cause(cause)).Add(d.Samples)
+		}
+	}
+	l.status.Store(&s)
+	l.Show(b, s)
+}
+
+// notice tells of samples that are dropped for a cause that lasts: in two lists one after the other.
+func (l *List) notice(cause sample.Cause, d sample.Dropped) {
+	text := ""
+	if d.Samples > 0 && l.before[cause] && cause != sample.Gone {
+		text = fmt.Sprintf("%d samples of %s are not served, such as of %s: they %s", d.Samples, l.What, d.Example, cause)
+	}
+	l.Health.SetNotice(fmt.Sprintf("%s (%d)", l.What, cause), text)
+	l.before[cause] = d.Samples > 0
+}
