@@ -82,14 +82,18 @@ for flag in $(grep -oh -e '--[a-z][a-z.-]*=' "$sets"/*.yaml | tr -d = | sort -u)
 done
 
 # The components, as an overlay uses them.
-for component in servicemonitor podmonitor networkpolicy; do
-  mkdir "$work/$component"
-  base=$(realpath --relative-to="$work/$component" deploy/kubernetes)
-  printf 'resources: ["%s"]\ncomponents: ["%s"]\n' "$base" "$base/components/$component" >"$work/$component/kustomization.yaml"
+overlays=
+for component in namespace servicemonitor podmonitor networkpolicy; do
+  overlay=$work/$component
+  mkdir "$overlay"
+  base=$(realpath --relative-to="$overlay" deploy/kubernetes)
+  printf 'resources: ["%s"]\ncomponents: ["%s"]\n' "$base" "$base/components/$component" >"$overlay/kustomization.yaml"
+  overlays="$overlays $overlay"
 done
 
 k=deploy/kubernetes
-rights=$k/namespace.yaml,$k/serviceaccount.yaml,$k/clusterrole.yaml,$k/clusterrolebinding.yaml
+namespace=$k/components/namespace/namespace.yaml
+rights=$namespace,$k/serviceaccount.yaml,$k/clusterrole.yaml,$k/clusterrolebinding.yaml
 go -C .ci/manifests test . >&2
 # The words of the inner list are paths without spaces.
 # shellcheck disable=SC2046
@@ -98,10 +102,10 @@ checked=$(go -C .ci/manifests run . -cloudrun "$root/deploy/cloudrun/service.yam
   $(for set in \
     "$k" deploy/kubernetes-namespaced \
     "$rights,deploy/knative/service.yaml" \
-    "$k/namespace.yaml,$k/clusterrole.yaml,deploy/outside/rbac.yaml,deploy/outside/token.yaml"; do
+    "$namespace,$k/clusterrole.yaml,deploy/outside/rbac.yaml,deploy/outside/token.yaml"; do
     echo "$root/$set" | sed "s|,|,$root/|g"
   done) \
-  "$work/servicemonitor" "$work/podmonitor" "$work/networkpolicy" "$sets"/*.yaml)
+  $overlays "$sets"/*.yaml)
 
 sh -n deploy/outside/kubeconfig.sh
 

@@ -143,6 +143,7 @@ func kubernetesWithComponents(t *testing.T, _ string) []byte {
 	return overlay(t, `
 resources: [BASE/kubernetes]
 components:
+  - BASE/kubernetes/components/namespace
   - BASE/kubernetes/components/servicemonitor
   - BASE/kubernetes/components/podmonitor
   - BASE/kubernetes/components/networkpolicy
@@ -200,7 +201,7 @@ func helmTemplate(values ...string) func(*testing.T, string) []byte {
 func knative(t *testing.T, _ string) []byte {
 	t.Helper()
 	var all []byte
-	for _, name := range []string{"namespace", "serviceaccount", "clusterrole", "clusterrolebinding"} {
+	for _, name := range []string{"components/namespace/namespace", "serviceaccount", "clusterrole", "clusterrolebinding"} {
 		all = append(append(all, must(os.ReadFile(deploy("kubernetes", name+".yaml")))(t)...), "\n---\n"...)
 	}
 	return append(all, must(os.ReadFile(deploy("knative", "service.yaml")))(t)...)

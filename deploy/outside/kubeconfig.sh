@@ -42,7 +42,8 @@ cluster() { $kubectl config view --raw --minify --flatten -o "jsonpath={.cluster
 [ -n "$server" ] || fail "kubectl's current context names no API server; choose one with KUBECTL=\"kubectl --context NAME\""
 ca=$(cluster certificate-authority-data)
 
-$kubectl apply -f "$here/../kubernetes/namespace.yaml" -f "$here/../kubernetes/clusterrole.yaml" -f "$here/rbac.yaml" >&2
+$kubectl apply -f "$here/../kubernetes/components/namespace/namespace.yaml" \
+  -f "$here/../kubernetes/clusterrole.yaml" -f "$here/rbac.yaml" >&2
 
 if [ -n "$duration" ]; then
   token=$($kubectl create token "$account" --namespace "$namespace" --duration "$duration")
