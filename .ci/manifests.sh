@@ -19,10 +19,11 @@ helm=$(go -C .ci/manifests tool -n helm)
 chart=$root/deploy/helm/metrics-server-prom
 sets=$work/helm
 mkdir "$sets"
+release=release
 render() {
   name=$1
   shift
-  "$helm" template release "$chart" --namespace monitoring "$@" >"$sets/$name.yaml" || fail "helm template, $name"
+  "$helm" template "$release" "$chart" --namespace monitoring "$@" >"$sets/$name.yaml" || fail "helm template, $name"
 }
 # What a set must have, or must not have, in one of its lines.
 has() { grep -qE -e "$2" "$sets/$1.yaml" || fail "the chart's set $1 has no $2"; }
@@ -43,10 +44,12 @@ render openshift --set podSecurityContext.runAsUser=,podSecurityContext.runAsGro
 hasNot openshift 'runAsUser|runAsGroup|fsGroup'
 has openshift 'runAsNonRoot: true'
 # Names that YAML takes for numbers and the like; the types of the API refuse all but strings.
+release=12
 render numbers --namespace 123 --set nameOverride=0x1f,fullnameOverride=1e3,serviceMonitor.enabled=true \
   --set-string serviceAccount.name=1_000,kubeconfig.existingSecret=0o7,kubeconfig.key=1.5,kubeconfig.context=null \
   --set-string webConfig.existingSecret=true,push.existingSecret=12,priorityClassName=1e9
 render number-roles --namespace 123 --set-string 'settings.namespaces={123,456},settings.excludeNamespaces={789}'
+release=release
 render other-namespace --set serviceMonitor.enabled=true,serviceMonitor.namespace=prometheus,serviceMonitor.interval= \
   --set serviceMonitor.scrapeTimeout=,strategy.type=Recreate
 has other-namespace '^  namespace: "prometheus"'
@@ -129,10 +132,12 @@ metrics-server-prom:
   enabled: true
   podSecurityContext: {runAsUser: "", runAsGroup: "", fsGroup: ""}
 EOF
-"$helm" template release "$work/parent" --namespace monitoring >"$sets/parent.yaml" || fail "helm template of a parent chart"
+"$helm" template release "$work/parent" --namespace monitoring >"$sets/parent.yaml" ||
+  fail "helm template of a parent chart"
 has parent 'kind: Deployment'
 hasNot parent 'runAsUser|runAsGroup|fsGroup'
-off=$("$helm" template release "$work/parent" --set metrics-server-prom.enabled=false) || fail "helm template, turned off"
+off=$("$helm" template release "$work/parent" --set metrics-server-prom.enabled=false) ||
+  fail "helm template of a parent chart that turns it off"
 [ -z "$off" ] || fail "a parent chart cannot turn the chart off:
 $off"
 
