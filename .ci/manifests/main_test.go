@@ -118,9 +118,12 @@ func TestOnlyTheComponentHasANamespace(t *testing.T) {
 		{"the base", `resources: [BASE/kubernetes]`, nil},
 		{"the base in an existing namespace", "namespace: monitoring\nresources: [BASE/kubernetes]", nil},
 		{"the form for one namespace", `resources: [BASE/kubernetes-namespaced]`, nil},
-		{"the other components in an existing namespace", "namespace: monitoring\nresources: [BASE/kubernetes]\ncomponents: " +
-			"[BASE/kubernetes/components/servicemonitor, BASE/kubernetes/components/podmonitor, " +
-			"BASE/kubernetes/components/networkpolicy]", nil},
+		{
+			"the other components in an existing namespace",
+			"namespace: monitoring\nresources: [BASE/kubernetes]\ncomponents: [BASE/kubernetes/components/servicemonitor, " +
+				"BASE/kubernetes/components/podmonitor, BASE/kubernetes/components/networkpolicy]",
+			nil,
+		},
 		{
 			"the component", "resources: [BASE/kubernetes]\ncomponents: [BASE/kubernetes/components/namespace]",
 			[]string{"metrics-server-prom"},

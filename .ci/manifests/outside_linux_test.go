@@ -39,7 +39,7 @@ func TestKubeconfigScriptReplacesItsFileByRenaming(t *testing.T) {
 	}
 	runKubeconfigScript(t, "second", file)
 	if got := events(t, fd, "config"); !slices.Equal(got, []uint32{syscall.IN_MOVED_TO}) {
-		t.Errorf("events of the file: %#x, want that another was moved to its name (%#x) and no more", got, syscall.IN_MOVED_TO)
+		t.Errorf("events of the file: %#x, want only that another was moved to its name: %#x", got, syscall.IN_MOVED_TO)
 	}
 
 	text, err := os.ReadFile(file)
