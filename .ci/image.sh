@@ -84,7 +84,8 @@ $found"
   [ "$config" = "$arch 65532:65532 [/metrics-server-prom] map[9100/tcp:{}]" ] ||
     fail "the image for $arch is configured as: $config"
   for setting in GOOS=linux "GOARCH=$arch" CGO_ENABLED=0; do
-    go version -m "$image/metrics-server-prom" | grep "$setting\$" >/dev/null || fail "the program for $arch has not $setting"
+    go version -m "$image/metrics-server-prom" | grep "$setting\$" >/dev/null ||
+      fail "the program for $arch is not built with $setting"
   done
   [ "$arch" != "$host" ] || cp -a "$image" "$work/root"
   buildah umount "$container" >/dev/null

@@ -19,7 +19,8 @@ image=true
 [ $# = 3 ] || fail "usage: release.sh [--no-image] VERSION REGISTRY FOLDER"
 version=$1 registry=$2
 [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$ ]] || fail "$version is not a version such as 1.2.3"
-[[ $registry =~ ^[a-z0-9.:-]+(/[a-z0-9._-]+)+$ ]] || fail "$registry is not a registry and an owner in it, in lower case"
+[[ $registry =~ ^[a-z0-9.:-]+(/[a-z0-9._-]+)+$ ]] ||
+  fail "$registry is not a registry and an owner in it, in lower case"
 mkdir -p "$3"
 folder=$(cd "$3" && pwd)
 [ -z "$(ls -A "$folder")" ] || fail "$folder is not empty"

@@ -273,7 +273,7 @@ func prometheusScrapes(ctx context.Context, api *standin.Server) error {
 		}
 		if m := value.FindStringSubmatch(answer); m != nil {
 			if m[1] != strconv.Itoa(want) {
-				return fmt.Errorf("Prometheus has %s containers, not %d", m[1], want)
+				return fmt.Errorf("%s containers in Prometheus, not %d", m[1], want)
 			}
 			fmt.Printf("Prometheus with the example's configuration has all %d containers\n", want)
 			return nil

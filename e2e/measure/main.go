@@ -114,7 +114,8 @@ func (m *measurement) populate(ctx context.Context) error {
 		return err
 	}
 	kubernetes := filepath.Join(root, "..", "deploy", "kubernetes")
-	if _, err := m.plane.ApplyManifests(ctx, filepath.Join(kubernetes, "components", "namespace"), kubernetes); err != nil {
+	component := filepath.Join(kubernetes, "components", "namespace")
+	if _, err := m.plane.ApplyManifests(ctx, component, kubernetes); err != nil {
 		return err
 	}
 	token, err := m.plane.Token(ctx, namespace, account)
