@@ -110,7 +110,8 @@ func (s set) checkPod(namespace string, m metav1.ObjectMeta, spec corev1.PodSpec
 	var problems []error
 	for _, r := range restricted.EvaluatePod(level, &m, &spec) {
 		if !r.Allowed {
-			problems = append(problems, fmt.Errorf("refused by Pod Security restricted: %s: %s", r.ForbiddenReason, r.ForbiddenDetail))
+			err := fmt.Errorf("refused by Pod Security restricted: %s: %s", r.ForbiddenReason, r.ForbiddenDetail)
+			problems = append(problems, err)
 		}
 	}
 	if !s.has("ServiceAccount", namespace, spec.ServiceAccountName) {
