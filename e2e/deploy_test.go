@@ -53,7 +53,8 @@ func TestDeploymentWorksWithItsOwnRights(t *testing.T) {
 		},
 		{
 			name: "helm, for another cluster", namespace: "helm-other",
-			manifest: helmTemplate("kubeconfig.existingSecret=other-cluster,kubeconfig.context=e2e,settings.podLabels={app}"),
+			manifest: helmTemplate(
+				"kubeconfig.existingSecret=other-cluster,kubeconfig.context=e2e,settings.podLabels={app}"),
 			scope:    check.Scope{PodLabels: []string{"app"}},
 		},
 		{name: "Knative", namespace: "metrics-server-prom", manifest: knative},
