@@ -25,10 +25,10 @@ import (
 	"metrics-server-prom/e2e/exporter"
 )
 
-// TestDeploymentWorksWithItsOwnRights applies each way of deployment to the API server, in a namespace that enforces the
-// Pod Security level restricted, and has it take a pod as the manifest describes it. The pod's program cannot run, as
-// KWOK's nodes run nothing: the exporter is started beside it with the arguments, the environment, the mounted Secrets
-// and the account's token that the pod has.
+// TestDeploymentWorksWithItsOwnRights applies each way of deployment to the API server, in a namespace that enforces
+// the Pod Security level restricted, and has it take a pod as the manifest describes it. The pod's program cannot run,
+// as KWOK's nodes run nothing: the exporter is started beside it with the arguments, the environment, the mounted
+// Secrets and the account's token that the pod has.
 func TestDeploymentWorksWithItsOwnRights(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -55,7 +55,7 @@ func TestDeploymentWorksWithItsOwnRights(t *testing.T) {
 			name: "helm, for another cluster", namespace: "helm-other",
 			manifest: helmTemplate(
 				"kubeconfig.existingSecret=other-cluster,kubeconfig.context=e2e,settings.podLabels={app}"),
-			scope:    check.Scope{PodLabels: []string{"app"}},
+			scope: check.Scope{PodLabels: []string{"app"}},
 		},
 		{name: "Knative", namespace: "metrics-server-prom", manifest: knative},
 	} {
