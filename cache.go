@@ -2,7 +2,8 @@ package main
 
 import (
 	"context"
-	"strconv"
+	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,364 +11,381 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 
-	"metrics-server-prom/internal/gzpage"
+	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
-	"metrics-server-prom/internal/podcache"
-	"metrics-server-prom/internal/podwire"
+	"metrics-server-prom/internal/metricsapi"
+	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/phase"
 	"metrics-server-prom/internal/refresh"
-	"metrics-server-prom/internal/rhythm"
 	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/store"
 	"metrics-server-prom/internal/usage"
+	"metrics-server-prom/internal/watch"
 )
 
-// pod is what is kept of a Pod, up to 100 KB of it turned into some 200 bytes.
-type pod = podcache.Pod[podText]
-
-// podStore is the cache as the watch feeds it.
-type podStore struct {
-	*podcache.Cache[podText]
-	labels labeler
+// cluster is one cluster, as long as the process lives. Its connection changes with its kubeconfig.
+type cluster struct {
+	set     *settings
+	self    *selfmetrics.Scope
+	health  health.Tracker
+	pulse   *refresh.Pulse
+	replace func()                     // called when a snapshot is replaced, so that nobody keeps its memory
+	present atomic.Pointer[connection] // nil while no cluster is configured
+	changed refresh.Broadcast          // after each change of present
 }
 
-// Transform is where label text is built: when a pod's metadata change, not when it is refreshed or scraped.
-func (s podStore) Transform(p *podwire.Pod) podcache.Keyed[podText] {
-	version, _ := strconv.ParseUint(p.ResourceVersion, 10, 64)
-	text, name := s.labels.pod(p)
-	key := podcache.Key{Namespace: p.Namespace, Name: name}
-	return podcache.Keyed[podText]{Key: key, Pod: &pod{Value: text, Created: p.CreationTimestamp.Unix(), Version: version}}
-}
-
-// snapshot is what a scrape sees of a resource. It never changes; each attempt to refresh publishes a new one.
-type snapshot struct {
-	part      *gzpage.Part // the two families as compressed text; nil where there is no sample
-	served    [2]int       // samples of cpu and memory in it
-	unknown   int          // pods in it without metadata
-	oldest    int64        // own timestamps of the samples in it, Unix seconds
-	newest    int64
-	newestOf  podcache.Key
-	expires   time.Time     // when the first sample in it reaches max-age; zero where there is none
-	refreshed time.Time     // when it was last refreshed; zero for never
-	failure   *kube.Failure // of the last attempt; nil where it worked
-}
-
-// resource is pods or nodes: what is read, and the loop that reads it. Its loop's goroutine owns all but view.
-type resource struct {
-	name     string // as in up{resource}
-	families [2]family
-	scopes   []string // namespaces to list, "" for all; a resource without namespaces has ""
-	selector string
-	kind     usage.Kind
-	x        *exporter
-	loop     refresh.Loop
-	view     atomic.Pointer[snapshot]
-
-	decoder usage.Decoder
-	joiner  sample.Joiner[podText]
-	zip     gzpage.Compressor
-}
-
-// exporter keeps the snapshots of one cluster.
-type exporter struct {
-	set         *settings
-	own         *telemetry
-	metrics     rest.Interface
-	cache       podStore
-	watch       *kube.PodWatch[podcache.Keyed[podText]]
-	watchChange refresh.Broadcast
-	pods, nodes *resource
-	tick        atomic.Int64    // the source's period in ns, 0 for none known
-	tickBefore  atomic.Int64    // Unix ns at which the data that a tick has brought were not there yet; 0 for not known
-	lastNew     atomic.Int64    // Unix ns at which a page first had newer samples than the page before
-	addedAge    atomic.Int64    // ns that these were older than they had to be; -1 for not known
-	life        context.Context // done when run has ended
-	end         context.CancelFunc
-	probed      podcache.Key // what the probes look at: a pod, or a node without a namespace; zero to choose one
-}
-
-func newExporter(set *settings, own *telemetry, core, metrics rest.Interface) *exporter {
-	x := &exporter{set: set, own: own, metrics: metrics, cache: podStore{podcache.New[podText](), newLabeler(set.podLabels)}}
-	x.addedAge.Store(-1)
-	x.life, x.end = context.WithCancel(context.Background())
-	var not []fields.Selector
-	for _, namespace := range set.excludeNamespaces {
-		not = append(not, fields.OneTermNotEqualSelector("metadata.namespace", namespace))
+// follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
+func (c *cluster) follow(ctx context.Context) {
+	source := kube.Cluster{
+		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: "metrics-server-prom/" + version,
+		Report: c.requested,
+		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
+		Run: func(ctx context.Context, core, metrics rest.Interface) {
+			n := c.connect(core, metrics)
+			c.health.SetUnknown(n.things()...) // before the cluster is healthy, which may be the end of an outage
+			c.health.SetHealthy("cluster")
+			defer context.AfterFunc(ctx, func() { c.leave(n) })()
+			n.run(ctx)
+			c.leave(n)
+			c.health.SetUnknown(n.things()...)
+		},
 	}
-	x.watch = kube.NewPodWatch(core, set.scopes(), set.selector, fields.AndSelectors(not...).String(), x.cache, x.watchChanged)
-	x.nodes = &resource{name: "nodes", families: nodeFamilies, scopes: []string{""}, kind: usage.NodeMetricsList}
-	x.pods = &resource{name: "pods", families: podFamilies, scopes: set.scopes(), selector: set.selector, kind: usage.PodMetricsList}
-	for _, r := range x.resources() {
-		r.x = x
-		r.joiner = sample.Joiner[podText]{MaxAge: set.maxAge, Escape: escape, Drop: own.drop, NodePod: &nodePod}
-		r.view.Store(&snapshot{})
-		r.loop = refresh.Loop{
-			Interval: x.interval, Cutoff: min(max(set.refreshInterval, 10*time.Second), time.Minute),
-			Read: r.read, Publish: r.publish,
-			Expires: func() time.Time { return r.view.Load().expires }, Expire: r.expire,
-		}
-	}
-	j := &x.pods.joiner
-	j.Cache, j.NodePod, j.Unknown, j.Excluded = x.cache.Cache, nil, x.cache.labels.unknown, set.excluded
-	return x
+	source.Follow(ctx)
 }
 
-func (x *exporter) resources() []*resource { return []*resource{x.nodes, x.pods} }
-
-// run keeps the snapshots up to date until ctx ends.
-func (x *exporter) run(ctx context.Context) {
-	defer x.end()
-	var wg sync.WaitGroup
-	wg.Go(func() { x.watch.Run(ctx) })
-	wg.Go(func() { x.follow(ctx) })
-	for _, r := range x.resources() {
-		wg.Go(func() { r.loop.Run(ctx) })
-	}
-	wg.Wait()
+// requested counts a request.
+func (c *cluster) requested(resource, verb, code string) {
+	c.self.Counter("api_requests_total", "Requests made to the API server.",
+		fmt.Sprintf("resource=%q,verb=%q,code=%q", resource, verb, code)).Inc()
 }
 
-func (x *exporter) view() view {
-	return view{x: x, nodes: x.nodes.view.Load(), pods: x.pods.view.Load()}
+// connect makes a connection the present one.
+func (c *cluster) connect(core, metrics rest.Interface) *connection {
+	n := newConnection(c, core, metrics)
+	c.present.Store(n)
+	c.changed.Send()
+	return n
 }
 
-// ready tells whether there is a first snapshot: both resources were tried, and one of them was to be had.
-func (v view) ready() bool {
-	tried := func(s *snapshot) bool {
-		return !s.refreshed.IsZero() || s.failure != nil && s.failure.Reason != kube.Watch // which is still going on
-	}
-	return tried(v.nodes) && tried(v.pods) && !(v.nodes.refreshed.IsZero() && v.pods.refreshed.IsZero())
+// leave ends a connection. Where its successor is there already, that stays.
+func (c *cluster) leave(n *connection) {
+	n.end()
+	c.present.CompareAndSwap(n, nil)
+	n.self.Close()
+	c.replace()
+	c.changed.Send()
 }
 
-// current waits for a first snapshot and, where refreshes were missed, for one that was begun after the call. It fails when
-// ctx ends, or when this cluster is configured no more.
-func (x *exporter) current(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(x.life, cancel)()
-	for !x.view().ready() {
-		nodes, pods := x.nodes.loop.Ended(), x.pods.loop.Ended()
-		if x.view().ready() {
-			break
-		}
-		select {
-		case <-nodes:
-		case <-pods:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	for _, r := range x.resources() {
-		if err := r.loop.Current(ctx); err != nil {
-			return err
-		}
+// snapshots is what there is to serve at this moment; nothing while no cluster is configured.
+func (c *cluster) snapshots() (all []*snapshot) {
+	if n := c.present.Load(); n != nil {
+		return n.snapshots()
 	}
 	return nil
 }
 
-// watchPatience is how long a watch may be interrupted without being reported: it is opened anew every few minutes.
-const watchPatience = 5 * time.Second
-
-// watchChanged is called when the watch is in sync, and when one of its requests has failed or worked.
-func (x *exporter) watchChanged() {
-	x.watchChange.Send()
-	switch synced, failure, since := x.watch.State(); {
-	case failure != nil && (time.Since(since) > watchPatience || failure.Reason == kube.Forbidden || failure.Reason == kube.Unauthorized):
-		x.own.health.Failed("watch", failure, false)
-	case failure == nil && synced:
-		x.own.health.Worked("watch")
-		if x.pods.view.Load().failure != nil {
-			x.pods.loop.Wake()
-		}
+// hasData tells whether there are first snapshots.
+func (c *cluster) hasData() bool {
+	tried, data := true, false
+	for _, s := range c.snapshots() {
+		tried, data = tried && s.Tried(), data || !s.Refreshed.IsZero()
 	}
+	return tried && data
 }
 
-// watchUp tells whether the watch has had its first list and works.
-func (x *exporter) watchUp() bool {
-	synced, failure, _ := x.watch.State()
-	return synced && failure == nil
-}
-
-// watchReady waits for the pods' metadata. It fails where the watch cannot begin, or has been broken for longer than
-// max-age: labels that old may be those of a pod's predecessor.
-func (x *exporter) watchReady(ctx context.Context) error {
+// current waits until what there is to serve is current: for the first snapshots, and after a time in which the process
+// did not run for the next ones. Regularly it does not wait at all.
+func (c *cluster) current(ctx context.Context) ([]*snapshot, error) {
 	for {
-		changed := x.watchChange.Wait()
-		synced, failure, since := x.watch.State()
-		switch {
-		case failure != nil && (!synced || time.Since(since) > x.set.maxAge):
-			return failure
-		case synced:
-			return nil
+		changed := c.changed.Wait()
+		if n := c.present.Load(); n != nil {
+			if snapshots, err := n.current(ctx); err == nil {
+				return snapshots, nil
+			}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return &kube.Failure{Reason: kube.Watch, Text: "cannot watch pods: the first list of all pods is not complete yet; if it never is, check the network and the API server's load"}
+			return nil, ctx.Err()
 		}
+	}
+}
+
+// connection is what is known of a cluster by one configuration of it: the sources, each feeding what the next one needs.
+type connection struct {
+	cluster   *cluster
+	set       *settings
+	self      *selfmetrics.Scope
+	metrics   rest.Interface
+	labeler   labeler
+	store     *store.Store[sample.Text]
+	watch     *watch.Watch[sample.Text]
+	lists     []*list         // nodes, then the pods of each namespace
+	life      context.Context // done when the connection has ended
+	end       context.CancelFunc
+	watched   refresh.Broadcast // after each change of the watch's state
+	published refresh.Broadcast // after each change of a snapshot
+
+	mu         sync.Mutex
+	compressor page.Compressor // of all lists
+	frozen     time.Duration   // how long the process had stood still when the watch was last trusted
+
+	fresh  phase.Freshness
+	probed store.Key // what the probes look at: a pod, or a node without a namespace; zero to choose one
+}
+
+func newConnection(c *cluster, core, metrics rest.Interface) *connection {
+	n := &connection{cluster: c, set: c.set, self: c.self.Scope(), metrics: metrics, store: store.New[sample.Text](), frozen: c.pulse.Frozen()}
+	n.life, n.end = context.WithCancel(context.Background())
+	n.labeler = newLabeler(c.set.podLabels)
+	var not []fields.Selector
+	for _, namespace := range c.set.excludeNamespaces {
+		not = append(not, fields.OneTermNotEqualSelector("metadata.namespace", namespace))
+	}
+	n.watch = watch.New(watch.Options[sample.Text]{
+		Client: core, Resource: pods, Kind: "Pod", New: func() slim.Object { return &slim.Pod{} },
+		Namespaces: c.set.scopes(), LabelSelector: c.set.selector, FieldSelector: fields.AndSelectors(not...).String(),
+		Keep: n.keep, Store: n.store, Self: n.self, Health: &c.health,
+		Changed: func(namespace string) { // what could not be read without the watch is read now
+			for _, l := range n.lists {
+				if l.Resource == pods && l.Namespace == namespace && !l.Working() && n.watch.State(namespace).Working() {
+					l.Loop.Wake()
+				}
+			}
+		},
+	})
+	n.newList(nodes, "", metricsapi.NodeMetricsList, sample.Joiner{MaxAge: c.set.maxAge, Escape: escape})
+	for _, namespace := range c.set.scopes() {
+		n.newList(pods, namespace, metricsapi.PodMetricsList, sample.Joiner{MaxAge: c.set.maxAge, Escape: escape,
+			Store: n.store, Unknown: n.labeler.unknown, Excluded: c.set.excluded})
+	}
+	n.self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
+		func() float64 { return float64(n.store.Len()) })
+	registerServed(n.self, n.snapshots)
+	n.fresh.Register(n.self)
+	return n
+}
+
+// keep is what is kept of a pod. Label text is built here, when a pod's metadata change, not when it is refreshed or scraped.
+func (n *connection) keep(o slim.Object) store.Entry[sample.Text] {
+	text, name := n.labeler.pod(o.(*slim.Pod))
+	return store.NewEntry(o, name, text)
+}
+
+// things are the keys of its health.
+func (n *connection) things() (keys []string) {
+	for _, l := range n.lists {
+		if keys = append(keys, l.What); l.Resource == pods {
+			keys = append(keys, n.watch.What(l.Namespace))
+		}
+	}
+	return keys
+}
+
+func (n *connection) snapshots() (all []*snapshot) {
+	for _, l := range n.lists {
+		all = append(all, l.present.Load())
+	}
+	return all
+}
+
+// run keeps the snapshots up to date until ctx ends.
+func (n *connection) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { n.watch.Run(ctx) })
+	wg.Go(func() { n.follow(ctx) })
+	for _, l := range n.lists {
+		wg.Go(func() { l.Loop.Run(ctx) })
+	}
+	wg.Wait()
+}
+
+// current is cluster.current for this connection. It fails when ctx ends, or when the connection does. Where ctx ends by
+// its deadline and something of each resource is current, that is what there is to serve: a namespace whose lists hang
+// takes nothing away from the others.
+func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.life, cancel)()
+	for {
+		snapshots, missing, changed := n.look()
+		if missing == 0 {
+			return snapshots, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			snapshots, missing, _ = n.look()
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) && missing < len(n.lists) {
+				return snapshots, nil
+			}
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// look returns the snapshots that are current, empty ones for those that are missing, and their number: all where nothing
+// of a resource is current, or where there are no data at all. changed is closed when it is worth looking again.
+func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan struct{}) {
+	thaws := n.cluster.pulse.Thaws()
+	changed = n.published.Wait()
+	has, data := map[string]bool{}, false
+	for _, l := range n.lists {
+		ended := l.Loop.Ended()
+		if l.Loop.Current(noPatience) == nil && l.present.Load().Tried() {
+			s := l.present.Load()
+			snapshots, has[l.Resource], data = append(snapshots, s), true, data || !s.Refreshed.IsZero()
+			continue
+		}
+		if snapshots = append(snapshots, &snapshot{}); missing == 0 {
+			changed = ended // of the others the last look is enough
+		}
+		missing++
+	}
+	if n.cluster.pulse.Thaws() != thaws {
+		return n.look() // else the first of them may be old again
+	}
+	if !has[nodes] || !has[pods] || !data {
+		missing = len(n.lists)
+	}
+	return snapshots, missing, changed
+}
+
+// noPatience is a context that has ended.
+var noPatience = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// frozen is how long the process has to have stood still for its watch to be distrusted: it may be dead without knowing it,
+// so that the pods are listed anew.
+const frozen = 5 * time.Second
+
+// distrust lists the pods anew after the process has stood still, once for all lists.
+func (n *connection) distrust() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	was := n.frozen
+	if n.frozen = n.cluster.pulse.Frozen(); n.frozen-was > frozen {
+		n.watch.Resync()
 	}
 }
 
 // interval is the most time between two full lists: the refresh interval or, where the source has new data less often, the
 // time between two of its ticks. The loop is woken by the tick; the slack keeps it from running just before.
-func (x *exporter) interval() time.Duration {
-	if tick := time.Duration(x.tick.Load()); tick > 0 {
-		return max(x.set.refreshInterval, tick) + 2*time.Second
+func (n *connection) interval() time.Duration {
+	if period := n.fresh.Period(); period > 0 {
+		return max(n.set.refreshInterval, period) + 2*time.Second
 	}
-	return x.set.refreshInterval
+	return n.set.refreshInterval
 }
 
-// frozen is how late an attempt has to be for the process to count as one that stood still: its watch may be dead without
-// knowing it, so the pods are listed anew.
-const frozen = 5 * time.Second
-
-// read reads the lists of a resource and joins them; publish makes them visible.
-func (r *resource) read(ctx context.Context, a refresh.Attempt) error {
-	defer r.x.own.refreshTook(r.name, time.Now())
-	if r == r.x.pods {
-		if a.Late > frozen {
-			r.x.watch.Resync()
-		}
-		if err := r.x.watchReady(ctx); err != nil {
-			return err
-		}
-		r.x.cache.Forget(time.Now().Add(-r.x.set.maxAge))
-	}
-	r.joiner.Begin()
-	for _, namespace := range r.scopes {
-		if err := r.list(ctx, namespace); err != nil {
-			return err
-		}
-	}
-	return nil
+// follow finds the source's phase by looking at one object, and has all lists read right after each of its ticks.
+func (n *connection) follow(ctx context.Context) {
+	var decoder metricsapi.Decoder
+	phase.Follow(ctx, phase.Source{
+		Probe: func(ctx context.Context) (string, int64, error) { return n.probe(ctx, &decoder) },
+		Lost:  func() { n.probed = store.Key{}; n.fresh.Lost() },
+		Tick:  n.ticked,
+		Thaws: n.cluster.pulse.Thaws, Thawed: n.cluster.pulse.Thawed,
+	})
 }
 
-// list streams one list into the joiner.
-func (r *resource) list(ctx context.Context, namespace string) error {
-	request := r.x.metrics.Get().NamespaceIfScoped(namespace, namespace != "").Resource(r.name).MaxRetries(0)
-	if r.selector != "" {
-		request.Param("labelSelector", r.selector)
+// probe reads one small object: the node whose sample is the newest or, where there are only Roles in namespaces, the pod.
+// These are what the shipped roles let it get.
+func (n *connection) probe(ctx context.Context, decoder *metricsapi.Decoder) (object string, stamp int64, err error) {
+	kind, resource := metricsapi.NodeMetrics, nodes
+	if len(n.set.namespaces) > 0 {
+		kind, resource = metricsapi.PodMetrics, pods
 	}
-	body, err := request.Stream(ctx)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	if err := r.decoder.Read(body, r.kind, r.joiner.Join); err != nil {
-		return kube.BodyError(ctx, err)
-	}
-	return nil
-}
-
-// follow finds the source's rhythm by looking at one object, and has both lists read right after each of its ticks.
-func (x *exporter) follow(ctx context.Context) {
-	var decoder usage.Decoder
-	lost := func() { x.probed = podcache.Key{}; x.tick.Store(0) }
-	rhythm.Follow(ctx, func(ctx context.Context) (string, int64, error) { return x.probe(ctx, &decoder) }, lost, x.ticked)
-}
-
-// probe reads one small object: the node whose sample is the newest or, where nodes are not to be had, the pod.
-func (x *exporter) probe(ctx context.Context, decoder *usage.Decoder) (object string, stamp int64, err error) {
-	for x.probed == (podcache.Key{}) {
-		nodesEnded, podsEnded := x.nodes.loop.Ended(), x.pods.loop.Ended()
-		if nodes := x.nodes.view.Load(); nodes.failure == nil && nodes.newest != 0 {
-			x.probed = nodes.newestOf
-		} else if pods := x.pods.view.Load(); pods.failure == nil && pods.newest != 0 {
-			x.probed = pods.newestOf
-		} else {
-			select {
-			case <-nodesEnded:
-			case <-podsEnded:
-			case <-ctx.Done():
-				return "", 0, ctx.Err()
+	for n.probed == (store.Key{}) {
+		published := n.published.Wait()
+		newest := int64(0)
+		for _, l := range n.lists {
+			if s := l.present.Load(); l.Resource == resource && s.Failure == nil && s.newest > newest {
+				newest, n.probed = s.newest, s.newestOf
 			}
 		}
-	}
-	key, kind, r := x.probed, usage.PodMetrics, x.pods
-	if key.Namespace == "" {
-		kind, r = usage.NodeMetrics, x.nodes
+		if n.probed != (store.Key{}) {
+			break
+		}
+		select {
+		case <-published:
+		case <-ctx.Done():
+			return "", 0, ctx.Err()
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	body, err := x.metrics.Get().NamespaceIfScoped(key.Namespace, key.Namespace != "").Resource(r.name).Name(key.Name).MaxRetries(0).Stream(ctx)
+	key := n.probed
+	body, err := n.metrics.Get().NamespaceIfScoped(key.Namespace, key.Namespace != "").Resource(resource).Name(key.Name).
+		MaxRetries(0).Stream(ctx)
 	if err != nil {
 		return "", 0, err
 	}
 	defer body.Close()
-	err = decoder.Read(body, kind, func(item *usage.Item) error { stamp = item.Timestamp.UnixNano(); return nil })
+	err = decoder.Read(body, kind, func(item *metricsapi.Item) error { stamp = item.Timestamp.UnixNano(); return nil })
 	return key.Namespace + "/" + key.Name, stamp, err
 }
 
 // ticked is called when the source has new data. Where it has them more often than the refresh interval asks for, only the
-// last tick within the interval counts.
-func (x *exporter) ticked(since time.Time, period time.Duration) {
-	x.tick.Store(int64(period))
-	elapsed := time.Since(x.pods.loop.Began())
-	if period > 0 && elapsed+period < x.set.refreshInterval+time.Second || elapsed < rhythm.MinPeriod {
-		return
-	}
-	if x.tickBefore.Store(0); !since.IsZero() {
-		x.tickBefore.Store(since.UnixNano())
-	}
-	for _, r := range x.resources() {
-		r.loop.Wake()
-	}
-}
-
-// dataNew takes down that a page has newer samples than the one before, and by how much later than possible.
-func (x *exporter) dataNew(at time.Time) {
-	x.lastNew.Store(at.UnixNano())
-	if since := x.tickBefore.Swap(0); since != 0 {
-		x.addedAge.Store(at.UnixNano() - since)
-	} else {
-		x.addedAge.Store(-1)
-	}
-}
-
-// publish makes the attempt's result what scrapes see. After a failure that is what they saw before, until it expires; not
-// where the attempt came late: then nobody knows how old it is.
-func (r *resource) publish(a refresh.Attempt, err error) (pause time.Duration) {
-	x, old := r.x, r.view.Load()
-	if err != nil {
-		f := kube.Explain("list "+r.name+".metrics.k8s.io", err)
-		if !old.expires.IsZero() && !old.expires.After(time.Now()) {
-			r.expire()
-			old = r.view.Load()
+// last tick within the interval counts; one that comes right after a read is put off.
+func (n *connection) ticked(since time.Time, period time.Duration) {
+	n.fresh.Tick(since, period)
+	for _, l := range n.lists {
+		began := l.Loop.Began()
+		if period > 0 && time.Since(began)+period < n.set.refreshInterval+time.Second {
+			continue
 		}
-		view := *old
-		if view.failure = f; a.Late > 0 {
-			view = snapshot{refreshed: old.refreshed, failure: f}
+		l.Loop.WakeAt(began.Add(phase.MinPeriod))
+	}
+}
+
+// list is a list of metrics.k8s.io and what scrapes see of it.
+type list struct {
+	*usage.List
+	present atomic.Pointer[snapshot]
+}
+
+// newList adds a list to the connection.
+func (n *connection) newList(resource, namespace string, kind metricsapi.Kind, joiner sample.Joiner) *list {
+	l := &list{}
+	l.present.Store(&snapshot{})
+	o := usage.Options{Client: n.metrics, Resource: resource, Kind: kind, Namespace: namespace, Joiner: joiner,
+		Optional: resource == nodes, Absent: len(n.set.namespaces) > 0, Self: n.cluster.self, Health: &n.cluster.health,
+		Show: func(b *sample.Batch, s usage.Status) { n.show(l, b, s) }}
+	if resource == pods {
+		o.Selector = n.set.selector
+		o.Ready = func(ctx context.Context) error {
+			n.distrust()
+			n.store.Forget(time.Now().Add(-n.set.maxAge))
+			return n.watch.Ready(ctx, namespace, n.set.maxAge)
 		}
-		r.show(&view)
-		x.own.refreshFailed(r.name, f.Reason)
-		x.own.health.Failed(r.name, f, r == x.nodes)
-		return f.Retry
 	}
-	view := r.render(r.joiner.Done())
-	view.refreshed = time.Now()
-	r.show(view)
-	x.own.health.Worked(r.name)
-	if r == x.pods && view.newest > old.newest {
-		x.dataNew(view.refreshed)
+	l.List = usage.New(o, n.self)
+	l.Loop.Interval, l.Loop.Pulse = n.interval, n.cluster.pulse
+	l.Loop.Cutoff = min(max(n.set.refreshInterval, 10*time.Second), time.Minute)
+	n.lists = append(n.lists, l)
+	return l
+}
+
+// show makes what has become of a list what scrapes see.
+func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
+	old := l.present.Load()
+	next := *old
+	if b != nil {
+		n.mu.Lock()
+		next = *newSnapshot(&n.compressor, l.Resource, b)
+		n.mu.Unlock()
 	}
-	return 0
-}
-
-// render makes a snapshot of what is to be served.
-func (r *resource) render(b *sample.Batch[podText]) *snapshot {
-	s := &snapshot{unknown: b.Unknown, oldest: b.Oldest, newest: b.Newest, newestOf: b.NewestOf, expires: b.Expires(r.x.set.maxAge)}
-	s.part, s.served = renderPart(&r.zip, r.families, b)
-	return s
-}
-
-// expire takes the samples that have reached max-age out of what is served.
-func (r *resource) expire() {
-	old, view := r.view.Load(), r.render(r.joiner.Expire(time.Now()))
-	view.refreshed, view.failure = old.refreshed, old.failure
-	r.show(view)
-}
-
-// show makes a snapshot the one that scrapes see, and lets the memory of the one before go.
-func (r *resource) show(s *snapshot) {
-	if old := r.view.Swap(s); old.part != s.part {
-		r.x.own.forget()
-		old.part.Close()
+	next.Status = status
+	l.present.Store(&next)
+	n.cluster.replace()
+	n.published.Send()
+	if l.Resource == pods && next.newest > old.newest {
+		n.fresh.Shown(status.Refreshed)
 	}
 }

@@ -19,22 +19,23 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
-	"github.com/prometheus/exporter-toolkit/web"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/client-go/rest"
 
-	"metrics-server-prom/internal/gzpage"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
 )
 
@@ -60,9 +61,9 @@ func (s *settings) table() []setting.Row {
 		return setting.List(p, "namespaces", validation.IsDNS1123Label)
 	}
 	return []setting.Row{
-		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig), Secret: true,
+		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig),
 			Help: "kubeconfig; if not set " + kube.MountedKubeconfig + " if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
-		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Text(&s.context),
+		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.context),
 			Help: "context of the kubeconfig; if not set its current one"},
 		{Flag: "namespaces", Env: "NAMESPACES", Set: namespaces(&s.namespaces),
 			Help: "namespaces to serve, separated by commas; if not set all. A list needs only Roles in these namespaces"},
@@ -82,13 +83,14 @@ func (s *settings) table() []setting.Row {
 			Help: "path of the metrics"},
 		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
 			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
-		{Flag: "push.url", Env: "PUSH_URL", Set: s.setPushURL, Secret: true,
+		{Flag: "push.url", Env: "PUSH_URL", Set: s.push.SetURL, Secret: true,
 			Help: "where to push the page to as well: VictoriaMetrics' /api/v1/import/prometheus, a Pushgateway's /metrics/job/JOB"},
-		{Flag: "push.interval", Env: "PUSH_INTERVAL", Default: "30s", Set: setting.Duration(&s.push.Interval, time.Second, time.Hour),
+		{Flag: "push.interval", Env: "PUSH_INTERVAL", Needs: "push.url", Default: "30s",
+			Set:  setting.Duration(&s.push.Interval, time.Second, time.Hour),
 			Help: "how often to push: 1s to 1h"},
-		{Flag: "push.extra-labels", Env: "PUSH_EXTRA_LABELS", Set: setting.Text(&s.push.ExtraLabels),
+		{Flag: "push.extra-labels", Env: "PUSH_EXTRA_LABELS", Needs: "push.url", Set: s.push.SetExtraLabels,
 			Help: "labels to add to every sample that is pushed, such as cluster=\"eu\",team=\"shop\""},
-		{Flag: "push.header", Env: "PUSH_HEADER", Set: s.setPushHeader, Secret: true,
+		{Flag: "push.header", Env: "PUSH_HEADER", Needs: "push.url", Set: s.push.SetHeaders, Secret: true,
 			Help: "header to push with, such as Authorization: Bearer TOKEN; several are separated by newlines"},
 		{Flag: "log.level", Env: "LOG_LEVEL", Default: "info", Set: setting.LogLevel(&s.logLevel),
 			Help: "debug, info, warn or error"},
@@ -115,22 +117,18 @@ func (s *settings) setTelemetryPath(v string) string {
 	return ""
 }
 
-func (s *settings) setPushURL(v string) string {
-	if s.push.URL = v; v != "" && !push.ValidURL(v) {
-		return "an http or https URL"
+// check returns what contradicts what among settings that are valid each by itself.
+func (s *settings) check() error {
+	if s.refreshInterval >= s.maxAge {
+		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too old "+
+			"before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
 	}
-	return ""
-}
-
-func (s *settings) setPushHeader(v string) string {
-	s.push.Headers = nil
-	for line := range strings.Lines(v) {
-		if name, _, ok := strings.Cut(line, ":"); !ok || strings.TrimSpace(name) == "" {
-			return "Name: value, several separated by newlines"
-		}
-		s.push.Headers = append(s.push.Headers, strings.TrimSpace(line))
+	left := func(namespace string) bool { return !s.excluded([]byte(namespace)) }
+	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, left) {
+		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): " +
+			"nothing is left to serve; take one out of it")
 	}
-	return ""
+	return s.push.Check(append(newLabeler(s.podLabels).names, sampleLabels...))
 }
 
 // scopes is the namespaces to watch; "" is all of them.
@@ -153,6 +151,9 @@ func (s *settings) excluded(namespace []byte) bool {
 func main() {
 	set := &settings{}
 	err := setting.Parse("metrics-server-prom", fmt.Sprintf("%s (revision %s, %s)", version, revision, runtime.Version()), set.table(), os.Args[1:], os.Getenv)
+	if err == nil {
+		err = set.check()
+	}
 	if help := setting.Help(""); errors.As(err, &help) {
 		fmt.Print(help)
 		return
@@ -184,8 +185,8 @@ func main() {
 	}
 }
 
-// limitMemory has the garbage collector stay below the container's limit, of which the pages that the kernel sends take a
-// part too, and use less of what is free than Go does by default: the heap is small, and mostly long-lived. GOMEMLIMIT and
+// limitMemory has the garbage collector stay below the container's limit, of which the kernel takes a part for what it
+// sends, and use less of what is free than Go does by default: the heap is small, and mostly long-lived. GOMEMLIMIT and
 // GOGC win.
 func limitMemory() {
 	if os.Getenv("GOGC") == "" {
@@ -194,224 +195,195 @@ func limitMemory() {
 	memlimit.Set(memlimit.WithRatio(0.8), memlimit.WithProvider(memlimit.FromCgroup))
 }
 
-// server answers scrapes.
+// server is the program: its clusters, and the pages that show them.
 type server struct {
 	set      *settings
-	own      *telemetry
-	x        atomic.Pointer[exporter] // of the present cluster; nil while none is configured
-	changed  refresh.Broadcast        // after each change of x
-	stopping context.Context          // done once no scrape is to wait any more
+	registry selfmetrics.Registry
+	self     *selfmetrics.Scope
+	pulse    *refresh.Pulse
+	clusters []*cluster
+	stopping context.Context // done once no scrape is to wait any more
 	stop     context.CancelFunc
+
+	mu         sync.Mutex // held while a page is made
+	compressor page.Compressor
+	page       *page.Page  // what the scrape before was answered; nil once a snapshot was replaced
+	pageOf     []*snapshot // what it shows
+	pageAt     time.Time
 }
 
 func newServer(set *settings) *server {
-	s := &server{set: set, own: newTelemetry()}
+	s := &server{set: set, pulse: refresh.NewPulse()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.self = s.registry.Scope("")
+	build := fmt.Sprintf(`version="%s",revision="%s",goversion="%s"`, escape(version), escape(revision), runtime.Version())
+	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
+	s.clusters = []*cluster{{set: set, self: s.self, pulse: s.pulse, replace: s.forget}}
 	return s
 }
-
-const (
-	// drain is how long connections are still taken after a signal, so that those who watch readiness see it go.
-	drain = time.Second
-	// finish is how long running scrapes have after that.
-	finish = 3 * time.Second
-)
 
 // serve answers until ctx ends, and then until the running requests are answered.
 func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	background, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go s.follow(background)
+	go s.pulse.Run(background)
+	for _, c := range s.clusters {
+		go c.follow(background)
+	}
 	if s.set.push.URL != "" {
-		s.set.push.Page, s.set.push.Done = s.writePage, s.own.pushed
+		s.set.push.Page, s.set.push.Done = s.writePage, s.pushed
 		go s.set.push.Run(background)
 	}
-	http := &http.Server{
-		Handler:           s.handler(),
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       15 * time.Second,
-		IdleTimeout:       5 * time.Minute, // longer than any usual scrape interval
-		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug), // what clients do wrong
-
-		// OPTIONS * is a request like any other, and answered with the header that all answers have.
-		DisableGeneralOptionsHandler: true,
-	}
-	failed := make(chan error, 1)
-	go func() {
-		failed <- web.Serve(listener, http, &web.FlagConfig{WebConfigFile: &s.set.webConfig}, slog.Default())
-	}()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-	}
-	slog.Info("stopping")
-	s.stop()
-	time.Sleep(drain)
-	end, cancelEnd := context.WithTimeout(context.Background(), finish)
-	defer cancelEnd()
-	if http.Shutdown(end) != nil {
-		http.Close()
-	}
-	return nil
-}
-
-// follow keeps an exporter running for the cluster that is configured. Nothing of a cluster is served after another.
-func (s *server) follow(ctx context.Context) {
-	cluster := kube.Cluster{
-		Kubeconfig: s.set.kubeconfig, Context: s.set.context, Report: s.own.request,
-		Failed: func(f *kube.Failure) { s.own.health.Failed("cluster", f, false) },
-		Found:  func() { s.own.health.Worked("cluster") },
-		Run: func(ctx context.Context, core, metrics rest.Interface) {
-			x := newExporter(s.set, s.own, core, metrics)
-			s.x.Store(x)
-			s.changed.Send()
-			stop := context.AfterFunc(ctx, func() { s.x.Store(nil); x.end(); s.changed.Send() })
-			defer stop()
-			x.run(ctx)
-			s.own.health.Forget("nodes", "pods", "watch")
-		},
-	}
-	cluster.Follow(ctx)
+	return serve.Run(ctx, listener, s.handler(), s.set.webConfig, s.stop)
 }
 
 // handler routes the program's pages.
 func (s *server) handler() http.Handler {
-	pages := map[string]http.HandlerFunc{
+	return serve.Pages(map[string]http.HandlerFunc{
 		s.set.telemetryPath: s.metrics,
 		"/healthz":          s.healthz,
 		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
 		"/-/ready":          s.ready,
 		"/":                 s.index,
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Cache-Control", "no-store")
-		h.Set("Content-Type", "text/plain; charset=utf-8")
-		page := pages[r.URL.Path]
-		switch {
-		case page == nil:
-			http.NotFound(w, r)
-		case r.Method != http.MethodGet && r.Method != http.MethodHead:
-			h.Set("Allow", "GET, HEAD")
-			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-		default:
-			page(w, r)
-		}
 	})
 }
 
-// current waits until there is something of now to serve: for the first snapshot, and after a time in which the process
-// did not run for the next one. Regularly it does not wait at all.
-func (s *server) current(ctx context.Context) (view, error) {
-	for {
-		changed := s.changed.Wait()
-		if x := s.x.Load(); x != nil {
-			if x.current(ctx) == nil {
-				return x.view(), nil
-			}
+// current waits until what there is to serve is current.
+func (s *server) current(ctx context.Context) (all []*snapshot, err error) {
+	for _, c := range s.clusters {
+		snapshots, err := c.current(ctx)
+		if err != nil {
+			return nil, err
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return view{}, ctx.Err()
-		}
+		all = append(all, snapshots...)
 	}
+	return all, nil
 }
 
-// view is what there is to serve at this moment.
-func (s *server) view() view {
-	if x := s.x.Load(); x != nil {
-		return x.view()
+// selfAge is how old the exporter's metrics of itself may be. Reading those of the process means some files below /proc and
+// a stop of the world.
+const selfAge = time.Second
+
+// render returns the page of these snapshots. It is made anew where they have changed or a second has passed.
+func (s *server) render(snapshots []*snapshot) *page.Page {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.page == nil || time.Since(s.pageAt) >= selfAge || !slices.Equal(s.pageOf, snapshots) {
+		s.registry.Write(&s.compressor)
+		selfmetrics.WriteProcess(&s.compressor)
+		s.page, s.pageOf, s.pageAt = assemble(snapshots, s.compressor.Part()), snapshots, time.Now()
 	}
-	return view{nodes: &snapshot{}, pods: &snapshot{}}
+	return s.page
 }
 
-// patience is how long a scrape may wait for data: the scraper's own timeout, as Prometheus sends it, less a margin for
-// the answer.
-func patience(h http.Header) time.Duration {
-	const most, margin = 2 * time.Minute, 500 * time.Millisecond
-	seconds, err := strconv.ParseFloat(h.Get("X-Prometheus-Scrape-Timeout-Seconds"), 64)
-	if err != nil || !(seconds > 0) {
-		return 10 * time.Second
-	}
-	timeout := time.Duration(min(seconds, most.Seconds()) * float64(time.Second))
-	return max(timeout-margin, timeout/2)
+// forget drops the page of a snapshot that is replaced, so that nobody keeps its memory.
+func (s *server) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.page, s.pageOf = nil, nil
 }
 
 // answerTime is how long a client may take to read an answer.
 const answerTime = 30 * time.Second
 
 func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
-	wait := patience(r.Header)
+	wait := serve.Patience(r.Header)
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + answerTime))
 	h := w.Header()
 	h.Set("Vary", "Accept-Encoding")
-	gzip, identity := gzpage.Accepts(strings.Join(r.Header.Values("Accept-Encoding"), ","))
+	gzip, identity := page.Accepts(strings.Join(r.Header.Values("Accept-Encoding"), ","))
 	if !gzip && !identity {
-		http.Error(w, "this page is to be had as gzip and as identity", http.StatusNotAcceptable)
+		http.Error(w, "available encodings: gzip, identity", http.StatusNotAcceptable)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
-	for {
-		v, err := s.current(ctx)
-		if err != nil {
-			h.Set("Retry-After", "5")
-			h.Del("Content-Encoding")
-			http.Error(w, "no data yet\n"+strings.Join(s.own.health.Failures(), "\n"), http.StatusServiceUnavailable)
-			return
-		}
-		page := s.own.page(v)
-		write, length := page.WriteText, page.TextLen()
-		if gzip {
-			write, length = page.WriteGzip, page.GzipLen()
-			h.Set("Content-Encoding", "gzip")
-		}
-		h.Set("Content-Type", contentType)
-		h.Set("Content-Length", strconv.FormatInt(length, 10))
-		// A scraper that has left is no error of ours. A snapshot that has been replaced just now gives way to the new one.
-		if r.Method == http.MethodHead || !errors.Is(write(w), gzpage.ErrClosed) {
-			return
-		}
+	snapshots, err := s.current(ctx)
+	if err != nil {
+		h.Set("Retry-After", "5")
+		http.Error(w, "no data yet\n"+strings.Join(s.failures(), "\n"), http.StatusServiceUnavailable)
+		return
+	}
+	page := s.render(snapshots)
+	write, length := page.WriteText, page.TextLen()
+	if gzip {
+		write, length = page.WriteGzip, page.GzipLen()
+		h.Set("Content-Encoding", "gzip")
+	}
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.FormatInt(length, 10))
+	if r.Method != http.MethodHead {
+		write(w) // a scraper that has left is no error of this program
 	}
 }
 
-// writePage writes the page's text once there is something of now to be had.
+// writePage writes the page's text once it is current.
 func (s *server) writePage(ctx context.Context, w io.Writer) error {
-	for {
-		v, err := s.current(ctx)
-		if err != nil {
-			return err
-		}
-		if err := s.own.page(v).WriteText(w); !errors.Is(err, gzpage.ErrClosed) {
-			return err
-		}
+	snapshots, err := s.current(ctx)
+	if err != nil {
+		return err
 	}
+	return s.render(snapshots).WriteText(w)
 }
 
-// healthz is the original tool's page: ok, or failed and below it what, since when and why.
+// pushed counts a push.
+func (s *server) pushed(worked bool) {
+	result := "error"
+	if worked {
+		result = "ok"
+	}
+	s.self.Counter("pushes_total", "Pushes of this page, by how they ended.", fmt.Sprintf("result=%q", result)).Inc()
+}
+
+// failures is a line for each thing that does not work.
+func (s *server) failures() (lines []string) {
+	for _, c := range s.clusters {
+		lines = append(lines, c.health.Failures()...)
+	}
+	return lines
+}
+
+// notices is a line for each thing that is not as it should be, and does no harm to the rest.
+func (s *server) notices() (lines []string) {
+	for _, c := range s.clusters {
+		lines = append(lines, c.health.Notices()...)
+	}
+	return lines
+}
+
+// hasData tells whether there are first data of every cluster.
+func (s *server) hasData() bool {
+	for _, c := range s.clusters {
+		if !c.hasData() {
+			return false
+		}
+	}
+	return true
+}
+
+// healthz is the original tool's page: ok, or failed and below it what, since when and why. Notices follow in both cases.
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
-	failures := s.own.health.Failures()
-	if len(failures) == 0 && !s.view().ready() {
+	failures, state := s.failures(), "ok"
+	if len(failures) == 0 && !s.hasData() {
 		failures = []string{"pods, nodes: not read yet"}
 	}
 	if len(failures) > 0 {
+		state = "failed"
 		w.WriteHeader(http.StatusServiceUnavailable)
-		fmt.Fprintf(w, "failed\n%s\n", strings.Join(failures, "\n"))
-		return
 	}
-	io.WriteString(w, "ok")
+	lines := append([]string{state}, append(failures, s.notices()...)...)
+	if len(lines) > 1 {
+		lines = append(lines, "")
+	}
+	io.WriteString(w, strings.Join(lines, "\n"))
 }
 
 func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 	switch {
 	case s.stopping.Err() != nil:
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
-	case !s.view().ready():
+	case !s.hasData():
 		http.Error(w, "no data yet", http.StatusServiceUnavailable)
 	default:
 		io.WriteString(w, "ready\n")
@@ -420,14 +392,18 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 
 func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	v, pods, age := s.view(), 0, "no data yet"
-	if v.x != nil {
-		pods = v.x.cache.Len()
+	pods, age := 0, "no data yet"
+	for _, c := range s.clusters {
+		if n := c.present.Load(); n != nil {
+			pods += n.store.Len()
+		}
+		for _, snapshot := range c.snapshots() {
+			if snapshot.newest != 0 {
+				age = time.Since(time.Unix(snapshot.newest, 0)).Round(time.Second).String()
+			}
+		}
 	}
-	if v.pods.newest != 0 {
-		age = time.Since(time.Unix(v.pods.newest, 0)).Round(time.Second).String()
-	}
-	state := strings.Join(s.own.health.Failures(), "\n")
+	state := strings.Join(append(s.failures(), s.notices()...), "\n")
 	if state == "" {
 		state = "none"
 	}

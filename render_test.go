@@ -3,82 +3,93 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"regexp"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
+	"weak"
 
 	corev1 "k8s.io/api/core/v1"
 	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"metrics-server-prom/internal/kube"
-	"metrics-server-prom/internal/podwire"
+	"metrics-server-prom/internal/metricsapi"
+	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/refresh"
-	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
-	"metrics-server-prom/internal/usage"
+	"metrics-server-prom/internal/slim"
 )
 
-// cluster is what goes in: pods by way of the watch, usage as the metrics API writes it.
-type cluster struct {
-	pods  []podwire.Pod
+// input is what goes in: pods by way of the watch, usage as the metrics API writes it.
+type input struct {
+	pods  []slim.Pod
 	usage metricsv1beta1.PodMetricsList
 	nodes metricsv1beta1.NodeMetricsList
 }
 
-// run feeds the cluster to an exporter: the pods' events, then one refresh of each resource from JSON bodies.
-func run(t testing.TB, x *exporter, c cluster) {
+// run feeds the input to a connection: the pods' events, then one refresh of each resource from JSON bodies.
+func run(t testing.TB, n *connection, in input) {
 	t.Helper()
-	for i := range c.pods {
-		x.cache.Put(x.cache.Transform(&c.pods[i]))
+	for i := range in.pods {
+		n.store.Put(n.keep(&in.pods[i]))
 	}
-	refreshFrom(t, x.nodes, &c.nodes, "NodeMetricsList")
-	refreshFrom(t, x.pods, &c.usage, "PodMetricsList")
+	refreshFrom(t, n.lists[0], &in.nodes, "NodeMetricsList")
+	refreshFrom(t, n.lists[1], &in.usage, "PodMetricsList")
 }
 
-func refreshFrom(t testing.TB, r *resource, list runtime.Object, kind string) {
+func refreshFrom(t testing.TB, l *list, usage kruntime.Object, kind string) {
 	t.Helper()
-	list.GetObjectKind().SetGroupVersionKind(kube.Metrics.WithKind(kind))
-	body, err := json.Marshal(list)
+	usage.GetObjectKind().SetGroupVersionKind(kube.Metrics.WithKind(kind))
+	body, err := json.Marshal(usage)
 	if err != nil {
 		t.Fatal(err)
 	}
-	refreshFromBody(t, r, body)
+	refreshWith(l, func() error {
+		l.Joiner.Begin()
+		return new(metricsapi.Decoder).Read(bytes.NewReader(body), l.Kind, l.Joiner.Join)
+	})
 }
 
-func refreshFromBody(t testing.TB, r *resource, body []byte) {
-	t.Helper()
-	r.joiner.Begin()
-	err := r.decoder.Read(bytes.NewReader(body), r.kind, r.joiner.Join)
-	r.publish(refresh.Attempt{Began: time.Now()}, err)
-	if err != nil {
-		t.Fatal(err)
-	}
+// refreshWith has the loop make one attempt, which reads with read, and end.
+func refreshWith(l *list, read func() error) {
+	ctx, stop := context.WithCancel(context.Background())
+	l.Loop.Read = func(context.Context, refresh.Attempt) error { return read() }
+	ended, stopped := l.Loop.Ended(), make(chan struct{})
+	go func() { defer close(stopped); l.Loop.Run(ctx) }()
+	<-ended
+	stop()
+	<-stopped
 }
 
-// newTestServer is a server with an exporter whose loops do not run.
-func newTestServer(t testing.TB, set settings) (*server, *exporter) {
+// newTestServer is a server with a connection whose loops do not run.
+func newTestServer(t testing.TB, set settings) (*server, *connection) {
 	t.Helper()
 	if set.maxAge == 0 {
 		set.maxAge = 5 * time.Minute
 	}
 	set.refreshInterval, set.telemetryPath = 15*time.Second, "/metrics"
 	s := newServer(&set)
-	x := newExporter(&set, s.own, nil, nil)
-	s.x.Store(x)
-	return s, x
+	return s, s.clusters[0].connect(nil, nil)
 }
 
 // get is a scrape.
@@ -93,8 +104,8 @@ func get(t testing.TB, s *server, path string, header ...string) *http.Response 
 	return w.Result()
 }
 
-// page is the text of a scrape, without the own metrics.
-func page(t testing.TB, s *server) string {
+// pageText is the text of a scrape, without the self metrics.
+func pageText(t testing.TB, s *server) string {
 	t.Helper()
 	body, err := io.ReadAll(get(t, s, "/metrics").Body)
 	if err != nil {
@@ -102,7 +113,7 @@ func page(t testing.TB, s *server) string {
 	}
 	text, _, found := strings.Cut(string(body), "# HELP metrics_server_prom_")
 	if !found {
-		t.Fatalf("no own metrics on the page:\n%s", body)
+		t.Fatalf("no self metrics on the page:\n%s", body)
 	}
 	return text
 }
@@ -119,7 +130,7 @@ func samples(text string) string {
 }
 
 // testPod is a pod as the watch brings it.
-func testPod(namespace, name, node, ip string, created time.Time, labels map[string]string) (p podwire.Pod) {
+func testPod(namespace, name, node, ip string, created time.Time, labels map[string]string) (p slim.Pod) {
 	full := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels, CreationTimestamp: metav1.NewTime(created), ResourceVersion: "7"},
 		Spec:       corev1.PodSpec{NodeName: node},
@@ -156,18 +167,18 @@ func TestPage(t *testing.T) {
 	long := now.Add(-time.Hour)
 	for name, c := range map[string]struct {
 		set   settings
-		pods  []podwire.Pod
+		pods  []slim.Pod
 		usage []metricsv1beta1.PodMetrics
 		want  string
 	}{
 		"labels in the original's order, cores and bytes": {
-			pods:  []podwire.Pod{testPod("kube-system", "etcd-0", "ip-10-30-78-99", "10.30.62.138", long, nil)},
+			pods:  []slim.Pod{testPod("kube-system", "etcd-0", "ip-10-30-78-99", "10.30.62.138", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("kube-system", "etcd-0", now, "etcd", "7m 125448Ki")},
 			want: `kube_metrics_server_pod_cpu{node="ip-10-30-78-99",pod="etcd-0",ip="10.30.62.138",container="etcd",namespace="kube-system"} 0.007
 kube_metrics_server_pod_mem{node="ip-10-30-78-99",pod="etcd-0",ip="10.30.62.138",container="etcd",namespace="kube-system"} 128458752
 `},
 		"all containers of a family stand together": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "378089386n 1", "y", "2 2Ki"), podUsage("b", "p", now, "x", "500u 1M")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="x",namespace="a"} 0.378089386
 kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="y",namespace="a"} 2
@@ -182,58 +193,58 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="10.0.0.2",container="x",namespa
 kube_metrics_server_pod_mem{node="",pod="p",ip="",container="x",namespace="a"} 1
 `},
 		"a container with only cpu or only memory gives that": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "y", "- 1", "z", "- -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"} 1
 `},
 		"a negative quantity is dropped, the container's other stays": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "-1 1")},
 			want: `kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"a sample that has reached max-age is not served, a younger one is": {
-			pods:  []podwire.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "old", now.Add(-5*time.Minute), "x", "1 -"), podUsage("a", "young", now.Add(-4*time.Minute-50*time.Second), "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="young",ip="i",container="x",namespace="a"} 1
 `},
 		"usage from before the pod was created is that of its predecessor": {
-			pods:  []podwire.Pod{testPod("a", "db-0", "n", "i", now.Add(-30*time.Second), nil)},
+			pods:  []slim.Pod{testPod("a", "db-0", "n", "i", now.Add(-30*time.Second), nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-40*time.Second), "x", "1 1")},
 		},
 		"no series twice: pods, and containers of a pod": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "x", "2 -"), podUsage("a", "p", now, "x", "3 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"label values are escaped": {
 			set:   settings{podLabels: []string{"app"}},
-			pods:  []podwire.Pod{testPod("a", "p", `back\slash`, "quo\"te", long, map[string]string{"app": "new\nline \x00 \xff ü"})},
+			pods:  []slim.Pod{testPod("a", "p", `back\slash`, "quo\"te", long, map[string]string{"app": "new\nline \x00 \xff ü"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="back\\slash",pod="p",ip="quo\"te",container="x",namespace="a",label_app="new\nline ` + "\uFFFD \uFFFD" + ` ü"} 1
 `},
 		"pod labels come last, as kube-state-metrics names them": {
 			set:   settings{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, map[string]string{"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, map[string]string{"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a",label_app_kubernetes_io_name="shop",label_helm_release="r",label_a_b_conflict1="1",label_a_b_conflict2="2"} 1
 `},
 		"excluded namespaces are left out": {
 			set:   settings{excludeNamespaces: []string{"b", "c"}},
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -"), podUsage("b", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"a number that no float64 has is the nearest that there is": {
-			pods:  []podwire.Pod{testPod("a", "p", "n", "i", long, nil)},
+			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "- 9007199254740993")},
 			want: `kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="x",namespace="a"} 9.007199254740992e+15
 `},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, x := newTestServer(t, c.set)
-			run(t, x, cluster{pods: c.pods, usage: metricsv1beta1.PodMetricsList{Items: c.usage}})
-			if got := samples(page(t, s)); got != c.want {
+			s, n := newTestServer(t, c.set)
+			run(t, n, input{pods: c.pods, usage: metricsv1beta1.PodMetricsList{Items: c.usage}})
+			if got := samples(pageText(t, s)); got != c.want {
 				t.Errorf("page:\n%swant:\n%s", got, c.want)
 			}
 		})
@@ -241,10 +252,10 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 }
 
 func TestNodes(t *testing.T) {
-	s, x := newTestServer(t, settings{})
+	s, n := newTestServer(t, settings{})
 	node := metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Timestamp: metav1.Now(), Window: metav1.Duration{Duration: time.Second}, Usage: corev1.ResourceList{
 		corev1.ResourceCPU: quantity.MustParse("61488047183n"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}
-	run(t, x, cluster{nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{node, node}}})
+	run(t, n, input{nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{node, node}}})
 	want := `# HELP kube_metrics_server_node_cpu CPU usage of the node in cores (CPU seconds per second), averaged over metrics-server's last window.
 # TYPE kube_metrics_server_node_cpu gauge
 kube_metrics_server_node_cpu{node="n1"} 61.488047183
@@ -252,16 +263,16 @@ kube_metrics_server_node_cpu{node="n1"} 61.488047183
 # TYPE kube_metrics_server_node_mem gauge
 kube_metrics_server_node_mem{node="n1"} 3221225472
 `
-	if got := page(t, s); got != want {
+	if got := pageText(t, s); got != want {
 		t.Errorf("page:\n%swant:\n%s", got, want)
 	}
 }
 
 func TestDroppedSamplesAreCounted(t *testing.T) {
 	now := time.Now()
-	s, x := newTestServer(t, settings{})
-	run(t, x, cluster{
-		pods: []podwire.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
+	s, n := newTestServer(t, settings{})
+	run(t, n, input{
+		pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
 			podUsage("a", "p", now, "x", "-1 1"), podUsage("a", "p", now, "x", "1 1"), podUsage("a", "old", now.Add(-time.Hour), "x", "1 1", "y", "1 -"), podUsage("a", "new", now, "x", "1 1")}}})
 	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
@@ -285,12 +296,12 @@ func TestDroppedSamplesAreCounted(t *testing.T) {
 
 func TestPodThatGoesAndComesBack(t *testing.T) {
 	now := time.Now()
-	s, x := newTestServer(t, settings{})
+	s, n := newTestServer(t, settings{})
 	old, moved := testPod("a", "db-0", "n1", "i1", now.Add(-time.Hour), nil), testPod("a", "db-0", "n2", "i2", now.Add(-10*time.Second), nil)
 	old.ResourceVersion, moved.ResourceVersion = "10", "20"
 	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
-	put, del := func(p podwire.Pod) { x.cache.Put(x.cache.Transform(&p)) }, func(p podwire.Pod) { x.cache.Delete(x.cache.Transform(&p)) }
+	put, del := func(p slim.Pod) { n.store.Put(n.keep(&p)) }, func(p slim.Pod) { n.store.Delete(n.keep(&p)) }
 	for _, step := range []struct {
 		what  string
 		event func()
@@ -305,13 +316,13 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 		{"an event of its predecessor comes late", func() { put(old); del(old) }, fresh, `node="n2",pod="db-0",ip="i2",container="x",namespace="a"} 2`},
 	} {
 		step.event()
-		refreshFrom(t, x.nodes, &metricsv1beta1.NodeMetricsList{}, "NodeMetricsList")
-		refreshFrom(t, x.pods, &step.usage, "PodMetricsList")
+		refreshFrom(t, n.lists[0], &metricsv1beta1.NodeMetricsList{}, "NodeMetricsList")
+		refreshFrom(t, n.lists[1], &step.usage, "PodMetricsList")
 		want := step.want
 		if want != "" {
 			want = "kube_metrics_server_pod_cpu{" + want + "\n"
 		}
-		if got := samples(page(t, s)); got != want {
+		if got := samples(pageText(t, s)); got != want {
 			t.Errorf("%s: page:\n%swant:\n%s", step.what, got, want)
 		}
 	}
@@ -319,29 +330,26 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 
 func TestNothingOldIsServedAsNew(t *testing.T) {
 	now := time.Now()
-	c := cluster{pods: []podwire.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
+	c := input{pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "p", now.Add(-60*time.Second), "x", "1 -"), podUsage("a", "q", now.Add(-10*time.Second), "x", "1 -")}}}
 	failure := &kube.Failure{Reason: kube.Network, Text: "cannot list pods.metrics.k8s.io: refused"}
 	for name, step := range map[string]struct {
-		do      func(*exporter)
+		do      func(*list)
 		samples int
 	}{
-		"after a failure the last snapshot stays": {func(x *exporter) { x.pods.publish(refresh.Attempt{}, failure) }, 2},
-		"after a failure that came late it goes":  {func(x *exporter) { x.pods.publish(refresh.Attempt{Late: time.Minute}, failure) }, 0},
-		"what has expired goes, the rest stays": {func(x *exporter) {
-			x.set.maxAge, x.pods.joiner.MaxAge = 30*time.Second, 30*time.Second
-			x.pods.expire()
-		}, 1},
-		"when all has expired nothing stays": {func(x *exporter) { x.pods.joiner.MaxAge = 5 * time.Second; x.pods.expire() }, 0},
+		"after a failure the last snapshot stays": {func(l *list) { l.Loop.Publish(refresh.Attempt{}, failure) }, 2},
+		"after a failure that came late it goes":  {func(l *list) { l.Loop.Publish(refresh.Attempt{Late: time.Minute}, failure) }, 0},
+		"what has expired goes, the rest stays":   {func(l *list) { l.Joiner.MaxAge = 30 * time.Second; l.Loop.Expire() }, 1},
+		"when all has expired nothing stays":      {func(l *list) { l.Joiner.MaxAge = 5 * time.Second; l.Loop.Expire() }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, x := newTestServer(t, settings{})
-			run(t, x, c)
-			if want := now.Add(-60 * time.Second).Add(5 * time.Minute).Unix(); x.pods.view.Load().expires.Unix() != want {
-				t.Errorf("expires %s, want the first sample's timestamp and max-age", x.pods.view.Load().expires)
+			s, n := newTestServer(t, settings{})
+			run(t, n, c)
+			if want := now.Add(-60 * time.Second).Add(5 * time.Minute).Unix(); n.lists[1].Loop.Expires().Unix() != want {
+				t.Errorf("expires %s, want the first sample's timestamp and max-age", n.lists[1].Loop.Expires())
 			}
-			step.do(x)
-			text := page(t, s)
+			step.do(n.lists[1])
+			text := pageText(t, s)
 			if got := strings.Count(samples(text), "\n"); got != step.samples {
 				t.Errorf("%d samples, want %d:\n%s", got, step.samples, text)
 			}
@@ -353,8 +361,8 @@ func TestNothingOldIsServedAsNew(t *testing.T) {
 }
 
 func TestScrapeEncodings(t *testing.T) {
-	s, x := newTestServer(t, settings{})
-	run(t, x, bigCluster(50, 2))
+	s, n := newTestServer(t, settings{})
+	run(t, n, bigCluster(50, 2))
 	unzip := func(b []byte) []byte {
 		r, err := gzip.NewReader(bytes.NewReader(b))
 		if err != nil {
@@ -366,7 +374,7 @@ func TestScrapeEncodings(t *testing.T) {
 		}
 		return text
 	}
-	pods := page(t, s)
+	pods := pageText(t, s)
 	for accept, want := range map[string]string{"": "", "gzip": "gzip", "gzip;q=0": "", "br": "", "*": "gzip", "identity;q=0, gzip": "gzip"} {
 		resp := get(t, s, "/metrics", "Accept-Encoding", accept)
 		body, _ := io.ReadAll(resp.Body)
@@ -397,22 +405,22 @@ func TestBeforeTheFirstDataAScrapeWaitsAndThenIsToldToComeAgain(t *testing.T) {
 	}
 	for header, want := range map[string]time.Duration{"": 10 * time.Second, "15": 14500 * time.Millisecond, "0.5": 250 * time.Millisecond,
 		"soon": 10 * time.Second, "-1": 10 * time.Second, "NaN": 10 * time.Second, "1e9": 2*time.Minute - 500*time.Millisecond} {
-		if got := patience(http.Header{"X-Prometheus-Scrape-Timeout-Seconds": {header}}); got != want {
+		if got := serve.Patience(http.Header{"X-Prometheus-Scrape-Timeout-Seconds": {header}}); got != want {
 			t.Errorf("scrape timeout %q: waits %s, want %s", header, got, want)
 		}
 	}
 }
 
 func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
-	s, x := newTestServer(t, settings{maxAge: time.Minute})
+	s, n := newTestServer(t, settings{maxAge: time.Minute})
 	now := time.Now()
-	run(t, x, cluster{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "p", now.Add(-58*time.Second), "x", "1 1")}}})
-	x.pods.joiner.MaxAge = 10 * time.Second // as if the time had passed
-	x.pods.expire()
-	x.pods.publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Unavailable, Text: "gone"})
+	run(t, n, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "p", now.Add(-58*time.Second), "x", "1 1")}}})
+	n.lists[1].Joiner.MaxAge = 10 * time.Second // as if the time had passed
+	n.lists[1].Loop.Expire()
+	n.lists[1].Loop.Publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Unavailable, Text: "gone"})
 	resp := get(t, s, "/metrics")
 	body, _ := io.ReadAll(resp.Body)
-	if text := string(body); resp.StatusCode != http.StatusOK || strings.Contains(text, "kube_metrics_server_pod_cpu{") || !strings.Contains(text, own+`up{resource="pods"} 0`) || !strings.Contains(text, own+`refresh_errors_total{resource="pods",reason="unavailable"} 1`) {
+	if text := string(body); resp.StatusCode != http.StatusOK || strings.Contains(text, "kube_metrics_server_pod_cpu{") || !strings.Contains(text, selfmetrics.Prefix+`up{resource="pods"} 0`) || !strings.Contains(text, selfmetrics.Prefix+`refresh_errors_total{resource="pods",reason="unavailable"} 1`) {
 		t.Errorf("status %d, want 200 and a page without samples that says so:\n%s", resp.StatusCode, text)
 	}
 	if health := get(t, s, "/healthz"); health.StatusCode != http.StatusServiceUnavailable {
@@ -420,53 +428,114 @@ func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
 	}
 }
 
-// TestOwnMetricsAreOfTheMomentOfTheScrape is each thing that they depend on: a page rendered before must give way.
-func TestOwnMetricsAreOfTheMomentOfTheScrape(t *testing.T) {
-	s, x := newTestServer(t, settings{})
-	run(t, x, cluster{})
-	s.own.readAt = time.Now().Add(time.Hour) // the process' metrics do not change in this test
-	if first := s.own.page(s.view()); s.own.page(s.view()) != first {
-		t.Error("two scrapes of one moment are rendered twice")
-	}
-	for _, change := range []struct {
-		what, line string
-		do         func()
-	}{
-		{"a request", `api_requests_total{resource="pods",verb="list",code="200"} 1`, func() { s.own.request("pods", "list", "200") }},
-		{"a failed refresh", `refresh_errors_total{resource="nodes",reason="timeout"} 1`, func() { s.own.refreshFailed("nodes", kube.Timeout) }},
-		{"a refresh", `refresh_duration_seconds_count{resource="pods"} 1`, func() { s.own.refreshTook("pods", time.Now()) }},
-		{"a dropped sample", `samples_dropped_total{reason="duplicate"} 3`, func() { s.own.drop(sample.Duplicate, 3) }},
-		{"a push", `pushes_total{result="ok"} 1`, func() { s.own.pushed(true) }},
-		{"a failure", `up{resource="pods"} 0`, func() { x.pods.publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Network, Text: "gone"}) }},
-		{"a new pod", `watched_pods 1`, func() {
-			p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
-			x.cache.Put(x.cache.Transform(&p))
-		}},
-		{"a tick", `source_period_seconds 15`, func() { x.tick.Store(int64(15 * time.Second)) }},
-		{"new data", `data_last_new_timestamp_seconds 1.5`, func() { x.lastNew.Store(1.5e9) }},
-		{"the age added", `data_added_age_seconds 0.25`, func() { x.addedAge.Store(0.25e9) }},
-		{"another cluster", `watched_pods 0`, func() { s.x.Store(nil) }},
-	} {
-		t.Run(change.what, func(t *testing.T) {
-			before := s.own.page(s.view())
+// TestPageIsMadeAnewWhereItIsNotCurrent is each thing that it depends on. The metrics of the exporter itself may be a second
+// old.
+func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, n := newTestServer(t, settings{})
+		run(t, n, input{})
+		now := func() *page.Page { return s.render(s.clusters[0].snapshots()) }
+		first := now()
+		if time.Sleep(selfAge - 1); now() != first {
+			t.Error("two scrapes of one second are rendered twice")
+		}
+		self := s.self
+		for _, change := range []struct {
+			what, line string
+			do         func()
+		}{
+			{"a request", `api_requests_total{code="200"} 1`, func() {
+				self.Counter("api_requests_total", "Requests.", `code="200"`).Inc()
+				time.Sleep(selfAge)
+			}},
+			{"a failure", `up{resource="pods"} 0`, func() {
+				n.lists[1].Loop.Publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Network, Text: "gone"})
+			}},
+			{"new data", `samples_served{family="kube_metrics_server_pod_cpu"} 1`, func() {
+				one := podUsage("a", "p", time.Now(), "x", "1 1")
+				run(t, n, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{one}}})
+			}},
+			{"a new pod", `watched_objects{resource="pods"} 1`, func() {
+				p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
+				n.store.Put(n.keep(&p))
+				time.Sleep(selfAge)
+			}},
+			{"a tick", `source_period_seconds 15`, func() {
+				n.fresh.Tick(time.Time{}, 15*time.Second)
+				time.Sleep(selfAge)
+			}},
+		} {
+			before := now()
 			change.do()
-			if s.own.page(s.view()) == before {
-				t.Fatal("the page is that of before")
+			if now() == before {
+				t.Errorf("%s: the page is that of before", change.what)
 			}
 			var text strings.Builder
-			if err := s.own.page(s.view()).WriteText(&text); err != nil {
+			if err := now().WriteText(&text); err != nil {
 				t.Fatal(err)
 			}
-			if !strings.Contains(text.String(), "\n"+own+change.line+"\n") {
-				t.Errorf("no line %s%s on the page:\n%s", own, change.line, text.String())
+			if !strings.Contains(text.String(), "\n"+selfmetrics.Prefix+change.line+"\n") {
+				t.Errorf("%s: no line %s%s on the page:\n%s", change.what, selfmetrics.Prefix, change.line, text.String())
 			}
-		})
+		}
+	})
+}
+
+// TestReplacedSnapshotIsReleased has a page made and its snapshot replaced: nobody may keep the page's memory.
+func TestReplacedSnapshotIsReleased(t *testing.T) {
+	s, n := newTestServer(t, settings{})
+	run(t, n, bigCluster(50, 2))
+	former := weak.Make(s.render(s.clusters[0].snapshots()))
+	run(t, n, bigCluster(60, 2))
+	if runtime.GC(); former.Value() != nil {
+		t.Error("the page of the former snapshot is kept until the next scrape")
 	}
 }
 
+// TestFormerConnectionTakesNothingFromItsSuccessor hands over in either order: the former's end may come late.
+func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
+	s, former := newTestServer(t, settings{})
+	run(t, former, bigCluster(50, 2))
+	c := s.clusters[0]
+	successor := c.connect(nil, nil)
+	c.leave(former)
+	if c.present.Load() != successor {
+		t.Fatal("the former connection's end has taken its successor away")
+	}
+	run(t, successor, bigCluster(10, 1))
+	if got := strings.Count(samples(pageText(t, s)), "\n"); got != 20 {
+		t.Errorf("%d samples, want those of the successor", got)
+	}
+	if body, _ := io.ReadAll(get(t, s, "/metrics").Body); !strings.Contains(string(body), selfmetrics.Prefix+`up{resource="pods"} 1`) {
+		t.Errorf("the successor's metrics went with the former:\n%s", body)
+	}
+}
+
+// TestScrapeOfAClusterThatIsGoneIsLetGo waits for first data that never come, as the kubeconfig changes.
+func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, former := newTestServer(t, settings{})
+		answered := make(chan *http.Response)
+		go func() { answered <- get(t, s, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "30") }()
+		synctest.Wait()
+		s.clusters[0].leave(former)
+		run(t, s.clusters[0].connect(nil, nil), bigCluster(1, 1))
+		synctest.Wait()
+		select {
+		case r := <-answered:
+			if r.StatusCode != http.StatusOK {
+				t.Errorf("status %d", r.StatusCode)
+			}
+		default:
+			t.Error("the scrape still waits for the cluster that is gone")
+			<-answered
+		}
+	})
+}
+
 func TestPages(t *testing.T) {
-	s, x := newTestServer(t, settings{})
-	run(t, x, cluster{})
+	s, n := newTestServer(t, settings{})
+	run(t, n, input{})
 	for request, want := range map[string]int{"GET /metrics": 200, "HEAD /metrics": 200, "GET /healthz": 200, "GET /-/healthy": 200, "GET /-/ready": 200, "GET /": 200, "HEAD /": 200,
 		"POST /metrics": 405, "DELETE /": 405, "OPTIONS /healthz": 405, "GET /metrics/": 404, "GET /debug/pprof/": 404, "POST /nothing": 404} {
 		method, path, _ := strings.Cut(request, " ")
@@ -507,7 +576,7 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		{"push.url", "PUSH_URL", "", "http://h/p", "http://h/p", "h:1", got(func(s *settings) any { return s.push.URL })},
 		{"push.interval", "PUSH_INTERVAL", "30s", "5s", "5s", "0s", got(func(s *settings) any { return s.push.Interval })},
 		{"push.extra-labels", "PUSH_EXTRA_LABELS", "", `a="b"`, `a="b"`, "", got(func(s *settings) any { return s.push.ExtraLabels })},
-		{"push.header", "PUSH_HEADER", "[]", "A: b\nC: d", "[A: b C: d]", "MARKED-SECRET", got(func(s *settings) any { return s.push.Headers })},
+		{"push.header", "PUSH_HEADER", "map[]", "A: b\nC: d", "map[A:[b] C:[d]]", "MARKED-SECRET", got(func(s *settings) any { return s.push.Headers })},
 		{"log.level", "LOG_LEVEL", "INFO", "debug", "DEBUG", "loud", got(func(s *settings) any { return s.logLevel })},
 		{"log.format", "LOG_FORMAT", "text", "json", "json", "xml", got(func(s *settings) any { return s.logFormat })},
 	} {
@@ -515,8 +584,11 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 			parse := func(args []string, env string) (*settings, error) {
 				s := &settings{}
 				return s, setting.Parse("p", "v", s.table(), args, func(name string) string {
-					if name == c.env {
+					switch {
+					case name == c.env:
 						return env
+					case name == "PUSH_URL" && strings.HasPrefix(c.flag, "push."): // the others need it
+						return "http://h"
 					}
 					return ""
 				})
@@ -554,6 +626,183 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 	}
 }
 
+// parseSettings does what main does with a command line and an environment of "NAME=value".
+func parseSettings(args, environ []string) error {
+	s := &settings{}
+	err := setting.Parse("p", "v", s.table(), args, func(name string) string {
+		for _, variable := range environ {
+			if value, ok := strings.CutPrefix(variable, name+"="); ok {
+				return value
+			}
+		}
+		return ""
+	})
+	if err == nil {
+		err = s.check()
+	}
+	return err
+}
+
+func TestSettingsThatContradictEachOther(t *testing.T) {
+	const url = "--push.url=http://receiver"
+	for name, c := range map[string]struct {
+		args []string
+		says []string // nothing where they go together
+	}{
+		"nothing set": {nil, nil},
+		"samples too old before the next are read (fault 9)": {
+			[]string{"--refresh-interval=5m"}, []string{"--refresh-interval", "--max-age", "is 5m0s and"}},
+		"much too old": {
+			[]string{"--refresh-interval=1m", "--max-age=20s"}, []string{"1m0s", "20s"}},
+		"just young enough": {
+			[]string{"--refresh-interval=19s", "--max-age=20s"}, nil},
+		"all namespaces excluded": {
+			[]string{"--namespaces=a,b", "--exclude-namespaces=b,c,a"}, []string{"--exclude-namespaces", "--namespaces"}},
+		"some namespaces excluded": {
+			[]string{"--namespaces=a,b", "--exclude-namespaces=b,c"}, nil},
+		"namespaces excluded from all": {
+			[]string{"--exclude-namespaces=a"}, nil},
+		"an interval of no pushes":  {[]string{"--push.interval=1m"}, []string{"--push.interval", "--push.url"}},
+		"extra labels of no pushes": {[]string{`--push.extra-labels=a="b"`}, []string{"--push.extra-labels", "--push.url"}},
+		"a header of no pushes":     {[]string{"--push.header=A: b"}, []string{"--push.header", "--push.url"}},
+		"all of pushing":            {[]string{url, "--push.interval=1m", `--push.extra-labels=a="b"`, "--push.header=A: b"}, nil},
+		"an extra label that samples have (fault 14)": {
+			[]string{url, `--push.extra-labels=cluster="x",pod="y"`}, []string{"--push.extra-labels", "label pod,"}},
+		"an extra label that is one of the pods' (fault 14)": {
+			[]string{url, "--pod-labels=app.kubernetes.io/name", `--push.extra-labels=label_app_kubernetes_io_name="y"`},
+			[]string{"--push.extra-labels", "label_app_kubernetes_io_name"}},
+		"an extra label that could be one of the pods'": {
+			[]string{url, "--pod-labels=app", `--push.extra-labels=label_team="y"`}, nil},
+		"two ways to authenticate": {
+			[]string{"--push.url=http://me:secret@receiver", "--push.header=Authorization: Bearer secret"},
+			[]string{"--push.url", "--push.header"}},
+		"two ways, of which one is not this program's": {
+			[]string{"--push.url=http://me:secret@receiver", "--push.header=X-Scope-OrgID: 1"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := parseSettings(c.args, nil)
+			if (err == nil) != (c.says == nil) {
+				t.Fatalf("error %v", err)
+			}
+			for _, part := range c.says {
+				if !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "secret") {
+					t.Errorf("%v, want %s", err, part)
+				}
+			}
+		})
+	}
+}
+
+// TestSampleLabelsAreThoseOfThePage keeps the list of them complete.
+func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
+	s, n := newTestServer(t, settings{})
+	run(t, n, bigCluster(1, 1))
+	var page strings.Builder
+	s.clusters[0].requested("pods", "list", "200")
+	s.pushed(true)
+	if err := s.writePage(t.Context(), &page); err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for line := range strings.Lines(page.String()) {
+		if strings.HasPrefix(line, "go_") || strings.HasPrefix(line, "process_") {
+			continue // not pushed
+		}
+		_, labels, _ := strings.Cut(line, "{")
+		for pair := range strings.SplitSeq(labels, `",`) {
+			if name, _, ok := strings.Cut(pair, `="`); ok && line[0] != '#' {
+				names[name] = true
+			}
+		}
+	}
+	for name := range names {
+		if !slices.Contains(sampleLabels, name) {
+			t.Errorf("the label %s of the page is not in the list", name)
+		}
+	}
+	if len(names) < 10 {
+		t.Errorf("only %v", names)
+	}
+}
+
+// TestNoSettingShowsContent is fault 10: what is in a kubeconfig, in place of its name or in any other wrong place,
+// must not get into the error, with which it would get into logs.
+func TestNoSettingShowsContent(t *testing.T) {
+	const token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtYXJrZWQifQ.bWFya2VkLXNpZ25hdHVyZQ"
+	yaml := "users:\n- name: u\n  user:\n    token: " + token + "\napiVersion: v1\nkind: Config\nclusters:\n- name: c\n" +
+		"  cluster:\n    server: https://k:6443\ncontexts:\n- name: c\n  context:\n    cluster: c\n    user: u\n"
+	encoded := base64.StdEncoding.EncodeToString([]byte(yaml))
+	wrapped := encoded[:76] + "\n" + encoded[76:152] + "\n" + encoded[152:] + "\n"
+	for what, content := range map[string]string{
+		"YAML": yaml, "base64 -w0": encoded, "base64 in lines": wrapped, "a token": token} {
+		for _, row := range new(settings).table() {
+			for how, err := range map[string]error{
+				"by flag":        parseSettings([]string{"--" + row.Flag, content}, nil),
+				"by environment": parseSettings(nil, []string{row.Env + "=" + content}),
+			} {
+				if err == nil {
+					t.Errorf("%s as %s %s is taken", what, row.Env, how)
+				} else if text := err.Error(); strings.Contains(text, token[:20]) || strings.Contains(text, encoded[:20]) ||
+					strings.Contains(text, "apiVersion") || strings.Contains(text, "\n") {
+					t.Errorf("%s as %s %s is shown: %s", what, row.Env, how, text)
+				}
+			}
+		}
+	}
+}
+
+// TestReadmeTellsEverySettingAndEveryMetric holds its tables against the program.
+func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told, settingRows []string // first cells that hold code
+	for line := range strings.Lines(string(readme)) {
+		if cells := strings.Split(line, "|"); len(cells) > 3 && strings.Contains(cells[1], "`") {
+			told = append(told, cells[1])
+			settingRows = append(settingRows, line)
+		}
+	}
+	find := func(name string) string {
+		for i, cell := range told {
+			if strings.Contains(cell, "`"+name+"`") || strings.Contains(cell, "`"+name+"{") {
+				return settingRows[i]
+			}
+		}
+		return ""
+	}
+	known := map[string]bool{}
+	for _, row := range new(settings).table() {
+		known["--"+row.Flag] = true
+		line := find("--" + row.Flag)
+		if !strings.Contains(line, "`"+row.Env+"`") || row.Default != "" && !strings.Contains(line, "`"+row.Default+"`") {
+			t.Errorf("--%s, %s, default %q is told as: %s", row.Flag, row.Env, row.Default, line)
+		}
+	}
+	s, n := newTestServer(t, settings{})
+	n.self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "", []float64{1}).Update(1)
+	run(t, n, bigCluster(1, 1))
+	s.pushed(true)
+	s.clusters[0].requested("pods", "list", "200")
+	n.fresh.Tick(time.Now(), time.Second)
+	n.fresh.Shown(time.Now())
+	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
+	for _, name := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(string(body), -1) {
+		name := strings.TrimPrefix(name[1], selfmetrics.Prefix)
+		if known[name] = true; find(name) == "" && !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") {
+			t.Errorf("%s is not told", name)
+		}
+	}
+	for _, cell := range told {
+		for _, name := range regexp.MustCompile("`(--[a-z.-]+|[a-z]+_[a-z_]+)[`{]").FindAllStringSubmatch(cell, -1) {
+			if !known[name[1]] && !strings.HasPrefix(name[1], "kube_metrics_server_node_") && !strings.HasPrefix(name[1], "exported_") {
+				t.Errorf("%s is told, and does not exist", name[1])
+			}
+		}
+	}
+}
+
 // FuzzLabelValue gives a pod any text in all places that become label values. What comes out must be one line that gives
 // the same text again when it is read as the exposition format says.
 func FuzzLabelValue(f *testing.F) {
@@ -568,7 +817,7 @@ func FuzzLabelValue(f *testing.F) {
 		if kept != name {
 			t.Errorf("the pod %q is kept as %q", name, kept)
 		}
-		rest := text.node.Value() + text.head + text.tail.Value()
+		rest := text.Node.Value() + text.Head + text.Tail.Value()
 		for _, label := range [][2]string{{"node", value}, {"pod", name}, {"ip", value}, {"container", ""}, {"namespace", value}, {"label_app", value}} {
 			want := strings.ReplaceAll(strings.ToValidUTF8(label[1], "\uFFFD"), "\x00", "\uFFFD")
 			var got string
@@ -638,7 +887,7 @@ func FuzzLabelNames(f *testing.F) {
 }
 
 // bigCluster has n pods with the given number of containers, and labels as long as people's are.
-func bigCluster(n, containers int) (c cluster) {
+func bigCluster(n, containers int) (c input) {
 	r, now := rand.New(rand.NewPCG(1, 2)), time.Now()
 	for i := range n {
 		namespace, name := fmt.Sprintf("team-%d", i/200), fmt.Sprintf("service-%d-%x-%05x", i/20, r.Uint32(), i)
@@ -659,9 +908,9 @@ func bigCluster(n, containers int) (c cluster) {
 // benchmarked are the numbers of pods that every stage is measured at, each pod having two containers.
 var benchmarked = []int{1_000, 10_000, 100_000, 150_000}
 
-func protobufOf(b testing.TB, list runtime.Object, kind string) []byte {
+func protobufOf(b testing.TB, list kruntime.Object, kind string) []byte {
 	list.GetObjectKind().SetGroupVersionKind(kube.Metrics.WithKind(kind))
-	scheme := runtime.NewScheme()
+	scheme := kruntime.NewScheme()
 	scheme.AddKnownTypes(kube.Metrics, &metricsv1beta1.PodMetricsList{}, &metricsv1beta1.NodeMetricsList{})
 	var body bytes.Buffer
 	if err := protobuf.NewSerializer(scheme, scheme).Encode(list, &body); err != nil {
@@ -681,63 +930,93 @@ func cpuTime(b *testing.B) time.Duration {
 }
 
 // eachSize measures what f returns, in a cluster of each size.
-func eachSize(b *testing.B, f func(b *testing.B, s *server, x *exporter, c cluster) func()) {
-	for _, n := range benchmarked {
-		b.Run(fmt.Sprintf("pods=%d", n), func(b *testing.B) {
-			s, x := newTestServer(b, settings{})
-			c := bigCluster(n, 2)
-			for i := range c.pods {
-				x.cache.Put(x.cache.Transform(&c.pods[i]))
+func eachSize(b *testing.B, f func(b *testing.B, s *server, n *connection, in input) func()) {
+	for _, size := range benchmarked {
+		b.Run(fmt.Sprintf("pods=%d", size), func(b *testing.B) {
+			s, n := newTestServer(b, settings{})
+			in := bigCluster(size, 2)
+			for i := range in.pods {
+				n.store.Put(n.keep(&in.pods[i]))
 			}
-			measured := f(b, s, x, c)
+			measured := f(b, s, n, in)
 			b.ReportAllocs()
 			before := cpuTime(b)
 			for b.Loop() {
 				measured()
 			}
-			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N*n), "cpu-ns/pod")
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N*size), "cpu-ns/pod")
 		})
 	}
 }
 
 func BenchmarkLabels(b *testing.B) {
-	eachSize(b, func(_ *testing.B, _ *server, x *exporter, c cluster) func() {
+	eachSize(b, func(_ *testing.B, _ *server, n *connection, in input) func() {
 		return func() {
-			for i := range c.pods {
-				x.cache.Transform(&c.pods[i])
+			for i := range in.pods {
+				n.keep(&in.pods[i])
 			}
 		}
 	})
 }
 
 func BenchmarkDecodeAndJoin(b *testing.B) {
-	eachSize(b, func(b *testing.B, _ *server, x *exporter, c cluster) func() {
-		body := protobufOf(b, &c.usage, "PodMetricsList")
+	eachSize(b, func(b *testing.B, _ *server, n *connection, in input) func() {
+		body := protobufOf(b, &in.usage, "PodMetricsList")
 		b.SetBytes(int64(len(body)))
+		joiner, decoder := &n.lists[1].Joiner, new(metricsapi.Decoder)
 		return func() {
-			x.pods.joiner.Begin()
-			if err := x.pods.decoder.Read(bytes.NewReader(body), usage.PodMetricsList, x.pods.joiner.Join); err != nil {
+			joiner.Begin()
+			if err := decoder.Read(bytes.NewReader(body), metricsapi.PodMetricsList, joiner.Join); err != nil {
 				b.Fatal(err)
 			}
-			x.pods.joiner.Done()
+			joiner.Done()
 		}
 	})
 }
 
 func BenchmarkRenderAndGzip(b *testing.B) {
-	eachSize(b, func(b *testing.B, _ *server, x *exporter, c cluster) func() {
-		refreshFrom(b, x.pods, &c.usage, "PodMetricsList")
-		return x.pods.publishedAgain
+	eachSize(b, func(b *testing.B, _ *server, n *connection, in input) func() {
+		refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
+		batch := n.lists[1].Joiner.Expire(time.Time{})
+		return func() { newSnapshot(&n.compressor, pods, batch) }
 	})
+}
+
+// BenchmarkSplit measures what it costs to split a family into parts of so many samples: bytes of the page, and the time to
+// assemble it, which is paid once for each change.
+func BenchmarkSplit(b *testing.B) {
+	const size = 150_000
+	_, n := newTestServer(b, settings{})
+	in := bigCluster(size, 2)
+	for i := range in.pods {
+		n.store.Put(n.keep(&in.pods[i]))
+	}
+	refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
+	batch := n.lists[1].Joiner.Expire(time.Time{})
+	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
+		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
+			s := &snapshot{source: pods}
+			for i, f := range families {
+				if f.source == pods {
+					s.parts[i], s.served[i] = f.render(&n.compressor, batch, partLen)
+				}
+			}
+			var whole *page.Page
+			for b.Loop() {
+				whole = assemble([]*snapshot{s}, nil)
+			}
+			b.ReportMetric(float64(whole.GzipLen())/size, "bytes/pod")
+		})
+	}
 }
 
 // BenchmarkScrape is whole scrapes of an unchanged snapshot over a connection; its CPU is that of both ends.
 func BenchmarkScrape(b *testing.B) {
 	for _, encoding := range []string{"gzip", "identity"} {
 		b.Run(encoding, func(b *testing.B) {
-			eachSize(b, func(b *testing.B, s *server, x *exporter, c cluster) func() {
-				refreshFrom(b, x.pods, &c.usage, "PodMetricsList")
-				refreshFrom(b, x.nodes, &c.nodes, "NodeMetricsList")
+			eachSize(b, func(b *testing.B, s *server, n *connection, in input) func() {
+				refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
+				refreshFrom(b, n.lists[0], &in.nodes, "NodeMetricsList")
 				scraped := httptest.NewServer(s.handler())
 				b.Cleanup(scraped.Close)
 				request, err := http.NewRequest(http.MethodGet, scraped.URL+"/metrics", nil)
@@ -759,6 +1038,3 @@ func BenchmarkScrape(b *testing.B) {
 		})
 	}
 }
-
-// publishedAgain renders what is being served once more.
-func (r *resource) publishedAgain() { r.render(r.joiner.Expire(time.Time{})).part.Close() }

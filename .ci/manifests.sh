@@ -71,7 +71,7 @@ settings:
   telemetryPath: /usage
   logLevel: debug
   logFormat: json
-extraArgs: [--max-age=3m]
+extraArgs: ["--push.header=X-Team: shop"]
 extraEnv: [{name: GOGC, value: "50"}, {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
 kubeconfig: {existingSecret: kubeconfig, context: shop}
 webConfig:

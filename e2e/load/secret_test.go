@@ -349,13 +349,13 @@ func TestSecretsOfRunningSettingsAreNeverShown(t *testing.T) {
 		name, url, header string
 		see               string // in the log
 	}{
-		{"a receiver that repeats header and URL", withPassword(echo.URL), "Authorization: Bearer " + secret, "cannot push to"},
+		{"a receiver that repeats a token and the query", echo.URL + "/push?token=" + secret, "Authorization: Bearer " + secret, "cannot push to"},
+		{"a receiver that repeats header and URL", withPassword(echo.URL), "X-Token: " + secret, "cannot push to"},
 		{"a receiver that cannot be reached", withPassword("http://" + refused(t)), "X-Token: " + secret, "connection refused"},
 		{"a receiver without a name", withPassword("http://no-such-receiver.invalid"), "X-Token: " + secret, "cannot push to"},
 		{"a receiver that redirects", withPassword(plain(t, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://"+r.Host+"/"+secret+"?"+secret, http.StatusTemporaryRedirect)
 		}).URL), "X-Token: " + secret, "cannot push to"},
-		{"a header that is none", echo.URL, "Bad Name: " + secret, "cannot push to"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -411,7 +411,9 @@ func TestWrongSettingsEndTheStartWithoutSecrets(t *testing.T) {
 		{"a push URL in the environment", nil, []string{"PUSH_URL=ftp://me:" + secret + "@host/"}, "PUSH_URL"},
 		{"a push header that is only the value", []string{"--push.header", secret}, nil, "--push.header"},
 		{"a push header in the environment that is only the value", nil, []string{"PUSH_HEADER=Bearer " + secret}, "PUSH_HEADER"},
-		{"a push header without quotes", []string{"--push.header", "Authorization:", "Bearer", secret}, nil, "want quotes"},
+		{"a push header without a valid name", []string{"--push.url=http://host", "--push.header=Bad Name: " + secret}, nil, "--push.header"},
+		{"a push header that breaks a line", []string{"--push.url=http://host", "--push.header=X-Token: " + secret + "\x7f"}, nil, "--push.header"},
+		{"a push header without quotes", []string{"--push.header", "Authorization:", "Bearer", secret}, nil, "need quotes"},
 		{"a flag that does not exist", []string{"--push.token=" + secret}, nil, "push.token"},
 		{"a space for the equals sign", []string{"--push.token " + secret}, nil, "see --help"},
 		{"a colon for the equals sign", []string{"--push.header:" + secret}, nil, "see --help"},

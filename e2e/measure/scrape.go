@@ -16,7 +16,7 @@ import (
 // refresh interval keeps the background refresh out of the count; what it leaves is the question for the source's next
 // tick, around the tick only, so the scrapes begin right after one.
 func (m *measurement) scrape(ctx context.Context) ([]result, error) {
-	e, _, err := m.launch(ctx, "--refresh-interval=10m")
+	e, _, err := m.launch(ctx, "--refresh-interval=10m", "--max-age=1h")
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package health
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -12,37 +13,44 @@ import (
 	"metrics-server-prom/internal/kube"
 )
 
-// Board is the state of everything that can fail: the "cluster" (its configuration), "pods", "nodes", "watch". The zero
-// value has nothing on it.
-type Board struct {
+// Tracker is the state of everything that can fail. Each thing has a key, which is shown: "cluster" (the
+// configuration), "pods", "watch of pods of namespace b". The zero value knows of nothing.
+type Tracker struct {
 	mu       sync.Mutex
 	states   map[string]*state
-	began    time.Time       // of the present outage, which lasts until nothing fails
-	logged   map[string]bool // reasons logged in this outage
-	optional map[string]bool // what was logged as forbidden, but is not needed
+	began    time.Time         // of the present outage, which lasts until everything is known to work
+	logged   map[string]bool   // reasons logged in this outage
+	optional map[string]bool   // what was logged as forbidden, but is not needed
+	notices  map[string]notice // by what they are about
 }
 
 type state struct {
-	failure *kube.Failure // nil where it works
+	failure *kube.Failure // nil where it works, or where nothing is known
 	since   time.Time     // when it began to fail or to work
 	reason  string        // of the last failure; "" where the last attempt worked
 	cause   time.Time     // when it began to fail with this reason
 	worked  bool          // at any time
+	unknown bool          // nothing is known yet
 }
 
-// settle is how long another cause has to stay within an outage to be told of. A restarting API server refuses connections,
-// then credentials, then rights, each for a moment.
+type notice struct {
+	text  string
+	since time.Time
+}
+
+// settle is how long another cause has to stay within an outage to be logged. A restarting API server refuses
+// connections, then credentials, then rights, each for a moment.
 const settle = 5 * time.Second
 
-// Failed takes down that an attempt failed. A failure for the same cause as another that is already logged is the same
-// outage and not logged again; one for a new cause is, once that has stayed, so that what a restarting server answers on its
-// way up is not. Where the whole of a resource is optional and merely forbidden, that does no harm to the health; it is logged
-// once, if the resource was to be had before not until it has stayed.
-func (b *Board) Failed(what string, f *kube.Failure, optional bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// SetUnhealthy says that an attempt failed. A failure for the same cause as another that is already logged is the same
+// outage and not logged again; one for a new cause is, once that has stayed, so that what a restarting server answers
+// on its way up is not. Where the whole of a resource is optional and merely forbidden, that does no harm to the
+// health; it is logged once, and if the resource worked before only after it has stayed.
+func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	now := time.Now()
-	s := b.state(what, now)
+	s := t.state(what, now)
 	if s.failure == nil {
 		s.since = now
 	}
@@ -53,80 +61,136 @@ func (b *Board) Failed(what string, f *kube.Failure, optional bool) {
 	if s.reason != reason {
 		s.reason, s.cause = reason, now
 	}
-	s.failure = f
-	first := len(b.logged) == 0
+	s.failure, s.unknown = f, false
+	first := len(t.logged) == 0
 	stayed := now.Sub(s.cause) >= settle
 	if optional && f.Reason == kube.Forbidden {
-		if !b.optional[what] && (stayed || first && !s.worked) {
-			b.optional[what] = true
+		if !t.optional[what] && (stayed || first && !s.worked) {
+			t.optional[what] = true
 			slog.Info("no metrics of "+what+" are served, the rest is", "reason", f.Text)
 		}
 		s.failure = nil
 		return
 	}
 	if first {
-		b.began = now
+		t.began = now
 	}
-	if !b.logged[reason] && (first || stayed) {
-		b.logged[reason] = true
+	if !t.logged[reason] && (first || stayed) {
+		t.logged[reason] = true
 		slog.Warn(f.Text)
 	}
 }
 
-// Worked takes down that an attempt worked.
-func (b *Board) Worked(what string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// SetHealthy says that an attempt worked. An outage ends when all works; where something else goes on failing for
+// another reason, it is logged that this works, so that its next failure is logged as well.
+func (t *Tracker) SetHealthy(what string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	now := time.Now()
-	s := b.state(what, now)
-	if b.optional[what] {
-		delete(b.optional, what)
+	s := t.state(what, now)
+	if t.optional[what] {
+		delete(t.optional, what)
 		slog.Info("the metrics of " + what + " are served again")
 	}
-	if s.reason, s.worked = "", true; s.failure != nil {
+	failed := s.failure != nil
+	if failed {
 		s.failure, s.since = nil, now
 	}
-	for _, s := range b.states {
+	s.reason, s.worked, s.unknown = "", true, false
+	var failing []string
+	reasons := map[string]bool{}
+	for what, s := range t.states {
 		if s.failure != nil {
+			failing, reasons[s.reason] = append(failing, what), true
+		} else if s.unknown {
 			return
 		}
 	}
-	if len(b.logged) > 0 {
-		slog.Info("everything works again", "after", now.Sub(b.began).Round(time.Second).String())
-		clear(b.logged)
+	if len(t.logged) == 0 {
+		return
+	}
+	if len(failing) == 0 {
+		slog.Info("everything works again", "after", now.Sub(t.began).Round(time.Second).String())
+		clear(t.logged)
+		return
+	}
+	before := len(t.logged)
+	maps.DeleteFunc(t.logged, func(reason string, _ bool) bool { return !reasons[reason] })
+	if failed && len(t.logged) < before {
+		slices.Sort(failing)
+		slog.Info(what+" works again", "still failing", strings.Join(failing, ", "))
 	}
 }
 
-// Forget drops the state of what no longer exists.
-func (b *Board) Forget(what ...string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// SetUnknown drops the state and the notices of things of which nothing is known any more, or nothing yet, as when
+// another cluster is configured. An outage does not end before each of them has been told of.
+func (t *Tracker) SetUnknown(what ...string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, what := range what {
-		delete(b.states, what)
+		delete(t.states, what)
+		delete(t.notices, what)
+		t.state(what, time.Now()).unknown = true
 	}
 }
 
-func (b *Board) state(what string, now time.Time) *state {
-	if b.states == nil {
-		b.states, b.logged, b.optional = map[string]*state{}, map[string]bool{}, map[string]bool{}
+// SetNotice says something that the operator should know and that does no harm to the health, such as what is left out
+// of the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text; "" ends it.
+func (t *Tracker) SetNotice(what, text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, lasts := t.notices[what]
+	if text == "" {
+		delete(t.notices, what)
+		return
 	}
-	if b.states[what] == nil {
-		b.states[what] = &state{since: now}
+	if !lasts {
+		n.since = time.Now()
+		slog.Warn(what + ": " + text)
 	}
-	return b.states[what]
+	if t.notices == nil {
+		t.notices = map[string]notice{}
+	}
+	t.notices[what] = notice{text, n.since}
+}
+
+func (t *Tracker) state(what string, now time.Time) *state {
+	if t.states == nil {
+		t.states, t.logged, t.optional = map[string]*state{}, map[string]bool{}, map[string]bool{}
+	}
+	if t.states[what] == nil {
+		t.states[what] = &state{since: now}
+	}
+	return t.states[what]
 }
 
 // Failures is one line for each thing that does not work: what, since when, and why. None means health.
-func (b *Board) Failures() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (t *Tracker) Failures() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var lines []string
-	for what, s := range b.states {
+	for what, s := range t.states {
 		if s.failure != nil {
-			lines = append(lines, fmt.Sprintf("%s: failing since %s (for %s): %s", what,
-				s.since.UTC().Format(time.RFC3339), time.Since(s.since).Round(time.Second), s.failure.Text))
+			lines = append(lines, line(what, "failing since", s.since, s.failure.Text))
 		}
 	}
-	slices.SortFunc(lines, strings.Compare)
+	slices.Sort(lines)
 	return lines
+}
+
+// Notices is one line for each notice: what it is about, since when, and the text.
+func (t *Tracker) Notices() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var lines []string
+	for what, n := range t.notices {
+		lines = append(lines, line(what, "since", n.since, n.text))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func line(what, since string, at time.Time, text string) string {
+	age := time.Since(at).Round(time.Second)
+	return fmt.Sprintf("%s: %s %s (for %s): %s", what, since, at.UTC().Format(time.RFC3339), age, text)
 }

@@ -40,15 +40,16 @@ type writer func([]byte) (int, error)
 
 func (w writer) Write(p []byte) (int, error) { return w(p) }
 
-var (
-	refused   = &kube.Failure{Reason: kube.Network, Text: "refused"}
-	silent    = &kube.Failure{Reason: kube.Timeout, Text: "silent"}
-	starting  = &kube.Failure{Reason: kube.Unavailable, Text: "starting"}
-	forbidden = &kube.Failure{Reason: kube.Forbidden, Text: "forbidden"}
-)
+var failures = map[string]*kube.Failure{
+	"refused":      {Reason: kube.Network, Text: "refused"},
+	"silent":       {Reason: kube.Timeout, Text: "silent"},
+	"starting":     {Reason: kube.Unavailable, Text: "starting"},
+	"forbidden":    {Reason: kube.Forbidden, Text: "forbidden"},
+	"unauthorized": {Reason: kube.Unauthorized, Text: "unauthorized"},
+}
 
 func TestLogHasOneLinePerChangeOfState(t *testing.T) {
-	// A step is "what works", "what fails: why", "what is gone" or "time passes"; nodes are optional.
+	// A step is "what works", "what fails: why", "what is unknown" or "time passes"; nodes are optional.
 	type step struct{ event, log string }
 	for name, steps := range map[string][]step{
 		"nothing is logged of what works": {
@@ -63,44 +64,75 @@ func TestLogHasOneLinePerChangeOfState(t *testing.T) {
 			{"pods fail: refused", "WARN refused\n"}, {"nodes fail: refused", ""}, {"watch fails: refused", ""},
 			{"nodes work", ""}, {"pods work", ""}, {"watch works", "INFO everything works again after=5s\n"}},
 		"another cause on the way up is not logged": {
-			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods fail: refused", ""}, {"pods fail: starting", ""},
+			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods fail: refused", ""},
+			{"pods fail: starting", ""},
 			{"pods work", "INFO everything works again after=4s\n"}},
 		"another cause that stays is, once": {
-			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"time passes", ""}, {"pods fail: starting", "WARN starting\n"},
-			{"pods fail: starting", ""}, {"pods fail: refused", ""}, {"time passes", ""}, {"pods fail: refused", ""}, {"pods work", "INFO everything works again after=18s\n"}},
+			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"time passes", ""},
+			{"pods fail: starting", "WARN starting\n"},
+			{"pods fail: starting", ""}, {"pods fail: refused", ""}, {"time passes", ""}, {"pods fail: refused", ""},
+			{"pods work", "INFO everything works again after=18s\n"}},
 		"no answer and no connection are one cause": {
-			{"pods fail: silent", "WARN silent\n"}, {"pods fail: refused", ""}, {"time passes", ""}, {"pods fail: refused", ""},
+			{"pods fail: silent", "WARN silent\n"}, {"pods fail: refused", ""}, {"time passes", ""},
+			{"pods fail: refused", ""},
 			{"pods work", "INFO everything works again after=9s\n"}},
 		"another cause of something else is, once it has stayed": {
-			{"pods fail: refused", "WARN refused\n"}, {"watch fails: forbidden", ""}, {"watch fails: forbidden", ""}, {"time passes", ""}, {"watch fails: forbidden", "WARN forbidden\n"},
-			{"pods work", ""}, {"watch works", "INFO everything works again after=11s\n"}},
+			{"pods fail: refused", "WARN refused\n"}, {"watch fails: forbidden", ""}, {"watch fails: forbidden", ""},
+			{"time passes", ""}, {"watch fails: forbidden", "WARN forbidden\n"},
+			{"pods work", "INFO pods works again still failing=watch\n"},
+			{"watch works", "INFO everything works again after=11s\n"}},
 		"a cause that another thing had before has not stayed for that": {
-			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"time passes", ""}, {"watch fails: starting", ""}},
+			{"pods fail: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"time passes", ""},
+			{"watch fails: starting", ""}},
 		"a success between takes the time back": {
-			{"watch fails: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods work", ""}, {"time passes", ""}, {"pods fail: starting", ""}},
+			{"watch fails: refused", "WARN refused\n"}, {"pods fail: starting", ""}, {"pods work", ""},
+			{"time passes", ""}, {"pods fail: starting", ""}},
 		"something optional that is forbidden is logged once, as no outage": {
-			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}, {"nodes fail: forbidden", ""},
+			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"},
+			{"nodes fail: forbidden", ""},
 			{"pods work", ""}, {"nodes fail: forbidden", ""}},
 		"that it is allowed is logged as well, and that it is forbidden once more and stays so": {
 			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"},
 			{"nodes work", "INFO the metrics of nodes are served again\n"}, {"nodes work", ""},
-			{"nodes fail: forbidden", ""}, {"time passes", ""}, {"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}},
+			{"nodes fail: forbidden", ""}, {"time passes", ""},
+			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}},
 		"something optional that fails otherwise is an outage": {
 			{"nodes fail: refused", "WARN refused\n"}, {"nodes work", "INFO everything works again after=1s\n"}},
 		"what is needed and forbidden is an outage": {
 			{"pods fail: forbidden", "WARN forbidden\n"}, {"pods work", "INFO everything works again after=1s\n"}},
 		"something optional that is forbidden does not keep an outage from ending": {
 			{"pods fail: refused", "WARN refused\n"}, {"nodes fail: forbidden", ""}, {"time passes", ""},
-			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}, {"pods work", "INFO everything works again after=9s\n"}},
+			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"},
+			{"pods work", "INFO everything works again after=9s\n"}},
 		"something optional that is forbidden on the way up is not logged": {
-			{"pods fail: refused", "WARN refused\n"}, {"nodes fail: refused", ""}, {"nodes fail: forbidden", ""}, {"nodes fail: forbidden", ""},
+			{"pods fail: refused", "WARN refused\n"}, {"nodes fail: refused", ""}, {"nodes fail: forbidden", ""},
+			{"nodes fail: forbidden", ""},
 			{"pods work", "INFO everything works again after=4s\n"}, {"nodes work", ""}},
-		"an outage ends with what no longer exists": {
-			{"pods fail: refused", "WARN refused\n"}, {"pods are gone", ""}, {"cluster works", "INFO everything works again after=2s\n"}},
+		"a namespace that goes on failing leaves the outages of the rest their lines": {
+			{"b fails: forbidden", "WARN forbidden\n"}, {"a works", ""}, {"a fails: refused", ""}, {"time passes", ""},
+			{"a fails: refused", "WARN refused\n"},
+			{"a works", "INFO a works again still failing=b\n"}, {"a works", ""}, {"a fails: refused", ""},
+			{"time passes", ""}, {"a fails: refused", "WARN refused\n"},
+			{"a works", "INFO a works again still failing=b\n"},
+			{"b works", "INFO everything works again after=21s\n"}},
+		"what fails for the same cause as the rest works again without a line": {
+			{"a fails: refused", "WARN refused\n"}, {"b fails: refused", ""}, {"a works", ""},
+			{"b works", "INFO everything works again after=3s\n"}},
+		"a new kubeconfig is no end of an outage until all was tried with it": {
+			{"pods fail: unauthorized", "WARN unauthorized\n"}, {"pods are unknown", ""}, {"watch is unknown", ""},
+			{"cluster works", ""},
+			{"pods fail: unauthorized", ""}, {"watch fails: unauthorized", ""}, {"pods work", ""},
+			{"watch works", "INFO everything works again after=7s\n"}},
+		"nor is a first kubeconfig": {
+			{"cluster fails: refused", "WARN refused\n"}, {"pods are unknown", ""}, {"nodes are unknown", ""},
+			{"cluster works", ""},
+			{"pods work", ""}, {"nodes fail: forbidden", ""}, {"pods work", "INFO everything works again after=6s\n"}},
+		"what is unknown is no failure": {
+			{"pods are unknown", ""}, {"cluster works", ""}, {"pods work", ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				log, b := logged(t), &Board{}
+				log, b := logged(t), &Tracker{}
 				for i, s := range steps {
 					do(t, b, s.event)
 					if got := log(); got != s.log {
@@ -113,19 +145,19 @@ func TestLogHasOneLinePerChangeOfState(t *testing.T) {
 	}
 }
 
-func do(t *testing.T, b *Board, event string) {
+func do(t *testing.T, b *Tracker, event string) {
 	t.Helper()
 	what, then, _ := strings.Cut(event, " ")
 	verb, why, _ := strings.Cut(then, ": ")
 	switch verb {
 	case "work", "works":
-		b.Worked(what)
+		b.SetHealthy(what)
 	case "passes":
 		time.Sleep(settle)
-	case "are gone":
-		b.Forget(what)
+	case "are unknown", "is unknown":
+		b.SetUnknown(what)
 	case "fail", "fails":
-		b.Failed(what, map[string]*kube.Failure{"refused": refused, "silent": silent, "starting": starting, "forbidden": forbidden}[why], what == "nodes")
+		b.SetUnhealthy(what, failures[why], what == "nodes")
 	default:
 		t.Fatalf("no such event: %s", event)
 	}
@@ -134,7 +166,7 @@ func do(t *testing.T, b *Board, event string) {
 func TestFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // begins at 2000-01-01T00:00:00Z
 		logged(t)
-		b := &Board{}
+		b := &Tracker{}
 		for _, step := range []struct {
 			event string
 			want  []string
@@ -142,12 +174,14 @@ func TestFailures(t *testing.T) {
 			{"cluster works", nil},
 			{"pods work", nil},
 			{"pods fail: refused", []string{"pods: failing since 2000-01-01T00:00:02Z (for 0s): refused"}},
-			{"nodes fail: refused", []string{"nodes: failing since 2000-01-01T00:00:03Z (for 0s): refused", "pods: failing since 2000-01-01T00:00:02Z (for 1s): refused"}},
-			{"pods fail: starting", []string{"nodes: failing since 2000-01-01T00:00:03Z (for 1s): refused", "pods: failing since 2000-01-01T00:00:02Z (for 2s): starting"}},
+			{"nodes fail: refused", []string{"nodes: failing since 2000-01-01T00:00:03Z (for 0s): refused",
+				"pods: failing since 2000-01-01T00:00:02Z (for 1s): refused"}},
+			{"pods fail: starting", []string{"nodes: failing since 2000-01-01T00:00:03Z (for 1s): refused",
+				"pods: failing since 2000-01-01T00:00:02Z (for 2s): starting"}},
 			{"nodes fail: forbidden", []string{"pods: failing since 2000-01-01T00:00:02Z (for 3s): starting"}},
 			{"pods work", nil},
 			{"pods fail: refused", []string{"pods: failing since 2000-01-01T00:00:07Z (for 0s): refused"}},
-			{"pods are gone", nil},
+			{"pods are unknown", nil},
 		} {
 			do(t, b, step.event)
 			if got := b.Failures(); strings.Join(got, "\n") != strings.Join(step.want, "\n") {
@@ -158,25 +192,64 @@ func TestFailures(t *testing.T) {
 	})
 }
 
-func TestEmptyBoardIsHealthy(t *testing.T) {
-	var b Board
-	b.Forget("pods")
-	if f := b.Failures(); len(f) != 0 {
+func TestEmptyTrackerIsHealthy(t *testing.T) {
+	var b Tracker
+	b.SetUnknown("pods")
+	if f := append(b.Failures(), b.Notices()...); len(f) != 0 {
 		t.Error(f)
 	}
 }
 
+func TestNoticeIsLoggedOnceWhileItLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // begins at 2000-01-01T00:00:00Z
+		log, b := logged(t), &Tracker{}
+		for i, step := range []struct{ text, log, line string }{
+			{"", "", ""},
+			{"no window in 3 of 3", "WARN pods: no window in 3 of 3\n",
+				"pods: since 2000-01-01T00:00:01Z (for 0s): no window in 3 of 3"},
+			{"no window in 4 of 4", "", "pods: since 2000-01-01T00:00:01Z (for 1s): no window in 4 of 4"},
+			{"", "", ""},
+			{"no window in 4 of 4", "WARN pods: no window in 4 of 4\n",
+				"pods: since 2000-01-01T00:00:04Z (for 0s): no window in 4 of 4"},
+		} {
+			b.SetNotice("pods", step.text)
+			if got := log(); got != step.log {
+				t.Errorf("step %d: logged %q, want %q", i, got, step.log)
+			}
+			if got := strings.Join(b.Notices(), "\n"); got != step.line {
+				t.Errorf("step %d: %q, want %q", i, got, step.line)
+			}
+			if f := b.Failures(); len(f) > 0 {
+				t.Errorf("step %d: a notice is a failure: %q", i, f)
+			}
+			time.Sleep(time.Second)
+		}
+		b.SetNotice("nodes", "one is twice in the list")
+		log()
+		if got := b.Notices(); len(got) != 2 || !strings.HasPrefix(got[0], "nodes: ") || !strings.HasPrefix(got[1],
+			"pods: ") {
+			t.Errorf("two notices: %q", got)
+		}
+		b.SetUnknown("pods", "nodes")
+		if got := b.Notices(); len(got) > 0 {
+			t.Errorf("notices about another cluster: %q", got)
+		}
+	})
+}
+
 func TestManyAtOnce(t *testing.T) {
 	logged(t)
-	var b Board
+	var b Tracker
 	var wg sync.WaitGroup
 	for _, what := range []string{"pods", "nodes", "watch"} {
 		wg.Go(func() {
 			for range 200 {
-				b.Failed(what, refused, what == "nodes")
+				b.SetUnhealthy(what, failures["refused"], what == "nodes")
 				b.Failures()
-				b.Worked(what)
-				b.Forget(what)
+				b.SetNotice(what, "text")
+				b.Notices()
+				b.SetHealthy(what)
+				b.SetUnknown(what)
 			}
 		})
 	}

@@ -1,5 +1,5 @@
-// Package kube connects to a Kubernetes API server: it finds the cluster, makes the REST clients, counts the requests
-// and turns what goes wrong into a sentence that says what to do.
+// Package kube connects to a Kubernetes API server: it finds the cluster, makes the REST clients, counts and bounds the
+// requests, and turns what goes wrong into a sentence that says what to do.
 package kube
 
 import (
@@ -16,9 +16,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/homedir"
-	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
-
-	"metrics-server-prom/internal/podwire"
 )
 
 // MountedKubeconfig is where a container finds its kubeconfig by default, as in the original tool.
@@ -51,70 +48,92 @@ func Find(kubeconfig, context string) Source {
 	return s
 }
 
+// exists also takes a file that cannot be looked at for one: it may have been read before.
 func exists(file string) bool {
 	_, err := os.Stat(file)
-	return err == nil
+	return !errors.Is(err, os.ErrNotExist)
 }
 
-// Fingerprint changes when the contents of the kubeconfigs change. Token and certificate files that they name are not
-// part of it: client-go reads those anew by itself.
-func (s Source) Fingerprint() [sha256.Size]byte {
+// Fingerprint changes when the contents of the kubeconfigs change, or when one comes or goes. Token and certificate
+// files that they name are not part of it: client-go reads those anew by itself. Where a file cannot be read that is an
+// error, and nothing is known of a change.
+func (s Source) Fingerprint() ([sha256.Size]byte, error) {
 	h := sha256.New()
 	for _, file := range s.Files {
-		b, err := os.ReadFile(file)
+		b, err := readFile(file)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return [sha256.Size]byte{}, err
+		}
 		fmt.Fprintf(h, "%q %d %t\n", file, len(b), err == nil)
 		h.Write(b)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return [sha256.Size]byte(h.Sum(nil)), nil
 }
 
-// Config reads the cluster's address and the credentials. Its errors say what to mount or to set.
+// Config reads the cluster's address and the credentials. Its errors say what to mount, to set or to change.
 func (s Source) Config() (*rest.Config, error) {
 	if len(s.Files) == 0 {
 		config, err := rest.InClusterConfig()
 		if err != nil {
-			return nil, &ConfigError{fmt.Sprintf("cannot use the pod's service account: %v; set automountServiceAccountToken: true, or mount a kubeconfig at %s", err, MountedKubeconfig)}
+			return nil, misconfigured("cannot use the pod's service account: %s; "+
+				"set automountServiceAccountToken: true, or mount a kubeconfig at %s", err, MountedKubeconfig)
 		}
 		config.DisableCompression = true // in a cluster the network is cheaper than both sides' CPU
 		return config, nil
 	}
-	rules := &clientcmd.ClientConfigLoadingRules{Precedence: s.Files}
-	if len(s.Files) == 1 {
-		// Only an explicit path gives an error where the file is missing.
-		rules = &clientcmd.ClientConfigLoadingRules{ExplicitPath: s.Files[0]}
-	}
-	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: s.Context})
 	if err := s.readable(); err != nil {
 		return nil, err
 	}
+	rules := &clientcmd.ClientConfigLoadingRules{Precedence: s.Files}
+	overrides := &clientcmd.ConfigOverrides{CurrentContext: s.Context}
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
 	raw, err := loader.RawConfig()
 	if err != nil {
 		// The parser's own words are left out: they can quote the file, and with it a secret.
-		return nil, &ConfigError{fmt.Sprintf("cannot read kubeconfig %s: it is not a valid kubeconfig; check it with: kubectl --kubeconfig %s config view", s, s)}
+		return nil, misconfigured("cannot read kubeconfig %s: it is not a valid kubeconfig; "+
+			"check it with: kubectl --kubeconfig %[1]s config view", s)
 	}
 	name := s.Context
 	if name == "" {
 		name = raw.CurrentContext
 	}
-	switch _, known := raw.Contexts[name]; {
+	chosen := raw.Contexts[name]
+	switch {
 	case name == "" && len(raw.Contexts) == 0:
-		return nil, &ConfigError{fmt.Sprintf("no cluster configured: kubeconfig %s has no context; mount one at %s, or set --kubeconfig (KUBECONFIG)", s, MountedKubeconfig)}
+		return nil, misconfigured("no cluster configured: kubeconfig %s has no context; "+
+			"mount one at %s, or set --kubeconfig (KUBECONFIG)", s, MountedKubeconfig)
 	case name == "":
-		return nil, &ConfigError{fmt.Sprintf("kubeconfig %s has no current context; set --context (KUBE_CONTEXT) to one of: %s", s, contexts(raw.Contexts))}
-	case !known:
-		return nil, &ConfigError{fmt.Sprintf("context %q is not in kubeconfig %s; set --context (KUBE_CONTEXT) to one of: %s", name, s, contexts(raw.Contexts))}
+		return nil, misconfigured("kubeconfig %s has no current context; set --context (KUBE_CONTEXT) "+
+			"to one of: %s", s, contexts(raw.Contexts))
+	case chosen == nil:
+		return nil, misconfigured("context %q is not in kubeconfig %s; set --context (KUBE_CONTEXT) to one of: %s",
+			shown(name), s, contexts(raw.Contexts))
+	case raw.Clusters[chosen.Cluster] == nil:
+		return nil, misconfigured("cannot use context %q of kubeconfig %s: its cluster %q is not there; correct it, "+
+			"or set --context (KUBE_CONTEXT) to one of: %s", shown(name), s, shown(chosen.Cluster), contexts(raw.Contexts))
+	case chosen.AuthInfo != "" && raw.AuthInfos[chosen.AuthInfo] == nil:
+		return nil, misconfigured("cannot use context %q of kubeconfig %s: its user %q is not there, so there are "+
+			"no credentials; add the user, or set --context (KUBE_CONTEXT) to one of: %s",
+			shown(name), s, shown(chosen.AuthInfo), contexts(raw.Contexts))
 	}
-	if chosen := raw.Contexts[name]; raw.Clusters[chosen.Cluster] == nil {
-		return nil, &ConfigError{fmt.Sprintf("cannot use context %q of kubeconfig %s: its cluster %q is not there; correct it, or set --context (KUBE_CONTEXT) to one of: %s", name, s, chosen.Cluster, contexts(raw.Contexts))}
-	}
+	fault := faultOf(raw.Clusters[chosen.Cluster], raw.AuthInfos[chosen.AuthInfo])
 	config, err := loader.ClientConfig()
-	if err != nil {
-		return nil, &ConfigError{fmt.Sprintf("cannot use context %q of kubeconfig %s: %s", name, s, oneLine(err.Error()))}
+	if fault == "" && err != nil {
+		fault = oneLine(err.Error()) + "; correct it there"
+	}
+	if fault != "" {
+		return nil, &ConfigError{misconfigured("cannot use context %q of kubeconfig %s: ", shown(name), s).Text + fault}
 	}
 	return config, nil
 }
 
+// String is the names of the files, as far as they can be names.
 func (s Source) String() string {
+	for _, file := range s.Files {
+		if shown(file) != file {
+			return shown(file)
+		}
+	}
 	if len(s.Files) == 1 {
 		return s.Files[0]
 	}
@@ -124,24 +143,29 @@ func (s Source) String() string {
 // readable tells whether there is a kubeconfig: of a list only one file has to exist.
 func (s Source) readable() error {
 	found := false
+	wayOut := fmt.Sprintf("mount one at %s, or set --kubeconfig (KUBECONFIG)", MountedKubeconfig)
 	for _, file := range s.Files {
-		switch _, err := os.ReadFile(file); {
+		if shown(file) != file {
+			return misconfigured("no cluster configured: --kubeconfig (KUBECONFIG) is not the name of a file, which " +
+				"is not shown because it may be the content of one; set it to the name of a file")
+		}
+		switch _, err := readFile(file); {
 		case err == nil:
 			found = true
 		case !errors.Is(err, os.ErrNotExist):
-			var path *os.PathError
-			errors.As(err, &path)
-			return &ConfigError{fmt.Sprintf("cannot read kubeconfig %s: %v; make it readable for this process's user", file, path.Err)}
+			return misconfigured("cannot read kubeconfig %s: %s; %s", file, cause(err), remedy(file, err, ""))
+		default:
+			wayOut = remedy(file, err, wayOut)
 		}
 	}
 	if !found {
-		return &ConfigError{fmt.Sprintf("no cluster configured: there is no kubeconfig %s; mount one at %s, or set --kubeconfig (KUBECONFIG)", s, MountedKubeconfig)}
+		return misconfigured("no cluster configured: there is no kubeconfig %s; %s", s, wayOut)
 	}
 	return nil
 }
 
-// client makes a client of one API group version. Only the two group versions below are known; the typed clientsets would
-// double the size of the program.
+// client makes a client of one API group version. Only the two group versions below are known; the typed clientsets
+// would double the size of the program.
 func client(config *rest.Config, group schema.GroupVersion, t *transport) (*rest.RESTClient, error) {
 	c := rest.CopyConfig(config)
 	c.GroupVersion = &group
@@ -151,7 +175,7 @@ func client(config *rest.Config, group schema.GroupVersion, t *transport) (*rest
 	}
 	c.ContentType = Protobuf
 	c.AcceptContentTypes = Protobuf + ",application/json"
-	c.NegotiatedSerializer = podwire.Codec(codecs.WithoutConversion())
+	c.NegotiatedSerializer = codecs.WithoutConversion()
 	c.QPS = -1 // the refresh interval is the limit
 	return rest.RESTClientForConfigAndClient(c, t.client)
 }
@@ -159,15 +183,12 @@ func client(config *rest.Config, group schema.GroupVersion, t *transport) (*rest
 // The group versions that client knows.
 var (
 	Core    = schema.GroupVersion{Version: "v1"}
-	Metrics = metricsv1beta1.SchemeGroupVersion
+	Metrics = schema.GroupVersion{Group: "metrics.k8s.io", Version: "v1beta1"}
 )
 
+// codecs knows what client-go decodes by itself: Status, which is in v1 for all groups. All else is read as a stream.
 var codecs = func() serializer.CodecFactory {
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypeWithName(Core.WithKind("Pod"), &podwire.Pod{})
-	scheme.AddKnownTypeWithName(Core.WithKind("PodList"), &podwire.List{})
-	scheme.AddKnownTypes(Metrics, &metricsv1beta1.PodMetrics{}, &metricsv1beta1.NodeMetrics{})
-	metav1.AddToGroupVersion(scheme, Core) // Status and WatchEvent, which live in v1
-	metav1.AddToGroupVersion(scheme, Metrics)
+	metav1.AddToGroupVersion(scheme, Core)
 	return serializer.NewCodecFactory(scheme)
 }()

@@ -14,24 +14,24 @@ const kubeconfigEvery = 5 * time.Second
 // Cluster is how the clients of a cluster are made and used.
 type Cluster struct {
 	Kubeconfig, Context string // as for Find
-	// Report is told of every request, with the resource as kubectl names it ("pods", "pods.metrics.k8s.io"), the verb (list, watch,
-	// get) and the HTTP status code, or "error" where there was none.
+	UserAgent           string // of all requests; empty for client-go's own
+	// Report is told of every request, with the resource as kubectl names it ("pods", "pods.metrics.k8s.io"), the verb
+	// (list, watch, get) and the HTTP status code, or "error" where there was none.
 	Report func(resource, verb, code string)
-	// Failed is told that no cluster is configured, or not correctly, at every look; Found that one is.
+	// Failed is told that no cluster is configured, or not correctly, at every look.
 	Failed func(*Failure)
-	Found  func()
 	// Run uses the clients until ctx ends.
 	Run func(ctx context.Context, core, metrics rest.Interface)
 }
 
-// Follow runs with the cluster that is configured, as soon as one is, until ctx ends. When the kubeconfig changes it may
-// name another cluster: then Run is ended, and begun with new clients.
+// Follow runs with the cluster that is configured, as soon as one is, until ctx ends. When the kubeconfig changes it
+// may name another cluster: then Run is ended, and begun with new clients.
 func (c *Cluster) Follow(ctx context.Context) {
 	tick := time.NewTicker(kubeconfigEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		source := Find(c.Kubeconfig, c.Context)
-		seen := source.Fingerprint()
+		seen, unread := source.Fingerprint()
 		core, metrics, transport, err := c.connect(source)
 		if err != nil {
 			c.Failed(Explain("connect", err))
@@ -41,18 +41,19 @@ func (c *Cluster) Follow(ctx context.Context) {
 			}
 			continue
 		}
-		c.Found()
 		run, stop := context.WithCancel(ctx)
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
 			c.Run(run, core, metrics)
 		}()
-		for ctx.Err() == nil && Find(c.Kubeconfig, c.Context).Fingerprint() == seen {
+		for changed := false; !changed && ctx.Err() == nil; {
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
 			}
+			now, err := Find(c.Kubeconfig, c.Context).Fingerprint()
+			changed = err == nil && (unread != nil || now != seen)
 		}
 		if ctx.Err() == nil {
 			slog.Info("the kubeconfig has changed: connecting anew")
@@ -68,12 +69,17 @@ func (c *Cluster) connect(source Source) (core, metrics rest.Interface, t *trans
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	config.UserAgent = c.UserAgent
 	if t, err = newTransport(config, c.Report); err != nil {
 		return nil, nil, nil, err
 	}
-	if core, err = client(config, Core, t); err != nil {
-		return nil, nil, nil, err
+	core, err = client(config, Core, t)
+	if err == nil {
+		metrics, err = client(config, Metrics, t)
 	}
-	metrics, err = client(config, Metrics, t)
-	return core, metrics, t, err
+	if err != nil {
+		t.close()
+		return nil, nil, nil, misconfigured("cannot use the server's address: %s; correct it in the kubeconfig", err)
+	}
+	return core, metrics, t, nil
 }

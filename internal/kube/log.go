@@ -7,8 +7,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// QuietClientLog sends client-go's own log to the handler at debug level. client-go logs every attempt; what matters of it
-// is reported as a Failure, once per change of state and with the way out.
+// QuietClientLog sends client-go's own log to the handler at debug level. client-go logs every attempt; what matters of
+// it is reported as a Failure, once per change of state and with the way out.
 func QuietClientLog(h slog.Handler) {
 	klog.SetSlogLogger(slog.New(debugOnly{h}).With("from", "client-go"))
 }

@@ -21,7 +21,8 @@ func TestLogOfClientGoIsForDebuggingOnly(t *testing.T) {
 		klog.Warning("warning")
 		klog.Background().V(8).Info("a body")
 		got := log.String()
-		if strings.Count(got, "\n") != lines || strings.Count(got, "level=DEBUG") != lines || strings.Count(got, "from=client-go") != lines {
+		if strings.Count(got, "\n") != lines || strings.Count(got, "level=DEBUG") != lines || strings.Count(got,
+			"from=client-go") != lines {
 			t.Errorf("at level %s it logs:\n%swant %d lines of level DEBUG", level, got, lines)
 		}
 	}

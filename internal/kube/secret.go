@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"metrics-server-prom/internal/redact"
 )
 
-// sent are the credentials that requests were last made with. Servers, and proxies before them, repeat these in what they
-// answer, and their answers are shown.
+// sent are the credentials that requests were last made with. Servers, and proxies before them, repeat these in what
+// they answer, and their answers are shown.
 var sent credentials
 
 type credentials struct {
@@ -18,13 +20,9 @@ type credentials struct {
 	hide []string // what is hidden for these
 }
 
-// mostSent is how many different credentials are remembered. A token is replaced by its successor, but not everywhere at
-// once.
+// mostSent is how many different credentials are remembered. A token is replaced by its successor, but not everywhere
+// at once.
 const mostSent = 4
-
-// mark is how much of a secret gives it away: somebody may have cut off its end. Secrets that are shorter have to be there
-// as a whole, and those that are shorter than tooShort would take half of every text away.
-const mark, tooShort = 8, 4
 
 // keep remembers a value of the header Authorization.
 func (c *credentials) keep(authorization string) {
@@ -49,33 +47,13 @@ func (c *credentials) keep(authorization string) {
 			}
 		}
 	}
-	c.hide = slices.DeleteFunc(c.hide, func(secret string) bool { return len(secret) < tooShort })
 }
 
 // without is the text without any of the credentials, or the beginning of one.
 func (c *credentials) without(text string) string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	for _, secret := range c.hide {
-		beginning := secret[:min(mark, len(secret))]
-		if !strings.Contains(text, beginning) {
-			continue
-		}
-		var b strings.Builder
-		for before, found := "", true; found; {
-			if before, text, found = strings.Cut(text, beginning); !found {
-				b.WriteString(before)
-				break
-			}
-			b.WriteString(before + "…")
-			rest := secret[len(beginning):]
-			for rest != "" && text != "" && rest[0] == text[0] {
-				rest, text = rest[1:], text[1:]
-			}
-		}
-		text = b.String()
-	}
-	return text
+	return redact.Text(text, c.hide)
 }
 
 // WithoutCredentials is a writer of whole log lines that takes the credentials of requests out of them.

@@ -19,8 +19,10 @@ func TestCredentialsAreTakenOutOfTexts(t *testing.T) {
 		"a token, then its middle": {"Bearer " + token, token[:10] + " and " + token[:30] + "x", "… and …x"},
 		"a basic header":           {basic, "not with " + basic, "not with Basic …"},
 		"a password":               {basic, "not with pass:word", "not with …"},
-		"a short password":         {"Basic " + base64.StdEncoding.EncodeToString([]byte("me:long")), "long, lon", "…, lon"},
-		"a password too short":     {"Basic " + base64.StdEncoding.EncodeToString([]byte("me:an")), "not an apple", "not an apple"},
+		"a short password": {"Basic " + base64.StdEncoding.EncodeToString([]byte("me:long")), "long, lon",
+			"…, lon"},
+		"a password too short": {"Basic " + base64.StdEncoding.EncodeToString([]byte("me:an")), "not an apple",
+			"not an apple"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var sent credentials
@@ -51,7 +53,8 @@ func TestLogLinesAreWrittenWithoutCredentials(t *testing.T) {
 	sent.keep("Bearer written-to-the-log")
 	var log strings.Builder
 	line := "level=DEBUG msg=\"written-to-the-log\"\n"
-	if n, err := WithoutCredentials(&log).Write([]byte(line)); n != len(line) || err != nil || log.String() != "level=DEBUG msg=\"…\"\n" {
+	n, err := WithoutCredentials(&log).Write([]byte(line))
+	if n != len(line) || err != nil || log.String() != "level=DEBUG msg=\"…\"\n" {
 		t.Errorf("%d, %v: %q", n, err, log.String())
 	}
 }

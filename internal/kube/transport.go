@@ -1,11 +1,13 @@
 package kube
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -16,111 +18,242 @@ import (
 	"k8s.io/client-go/util/connrotation"
 )
 
-// maxErrorBody bounds what is read of an answer that is not a success: a metav1.Status with some room.
-const maxErrorBody = 1 << 20
+const (
+	// headerTime is how long a request may take until the response header is there: to connect, to agree on TLS, to
+	// wait.
+	headerTime = 30 * time.Second
+	// bodyTime is how long the body may take after that, except a watch's, which has no end.
+	bodyTime = 2 * time.Minute
+	// maxHeader bounds the response header, in bytes.
+	maxHeader = 256 << 10
+	// maxErrorBody bounds what is read of an answer that is not a success: a metav1.Status with some room. Whoever
+	// reads the body of a success bounds that.
+	maxErrorBody = 1 << 20
+)
 
-// transport is the HTTP client of one cluster. Every request is reported with the resource (as kubectl names it:
-// "pods", "pods.metrics.k8s.io"), the verb (list, watch, get) and the HTTP status code, or "error" where there was none.
-type transport struct {
-	client *http.Client
+// timeoutError is an answer that did not come in time.
+type timeoutError string
+
+func (e timeoutError) Error() string { return string(e) }
+
+// Timeout makes it a net.Error that says so.
+func (timeoutError) Timeout() bool { return true }
+
+// Temporary completes the interface net.Error.
+func (timeoutError) Temporary() bool { return true }
+
+var (
+	errNoHeader   = timeoutError("no answer within " + headerTime.String())
+	errUnfinished = timeoutError("no complete answer within " + bodyTime.String())
+)
+
+// proxyError is a proxy between here and the server that does not do what it should.
+type proxyError struct {
+	host string
+	err  error
 }
 
+func (e *proxyError) Error() string { return "the proxy " + e.host + ": " + e.err.Error() }
+func (e *proxyError) Unwrap() error { return e.err }
+
+// noAnswer is why a request has got no answer. It hides the text and the methods of the error: what looks like a
+// timeout or a broken connection to client-go would become a watch that works, without any event.
+type noAnswer struct{ err error }
+
+func (noAnswer) Error() string   { return "no answer" }
+func (e noAnswer) Unwrap() error { return e.err }
+
+// transport is the HTTP client of one cluster. It shares nothing with those of others.
+type transport struct {
+	client      *http.Client
+	connections *connrotation.Dialer
+	end         context.CancelFunc // of a plugin that runs
+}
+
+// newTransport makes the HTTP client for a cluster. Each request that is sent is reported, see Cluster.Report.
 func newTransport(config *rest.Config, report func(resource, verb, code string)) (*transport, error) {
 	c := rest.CopyConfig(config)
-	refused := func() {}
-	if c.CertFile != "" && c.Dial == nil {
-		// A connection goes on with the certificate that it began with. client-go looks for a new one every five minutes.
-		connections := connrotation.NewDialer((&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
-		c.Dial, refused = connections.DialContext, connections.CloseAll
+	dial := c.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: headerTime, KeepAlive: 30 * time.Second}).DialContext
 	}
-	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return &counter{next, report, refused} })
+	t := &transport{connections: connrotation.NewDialer(dial)}
+	c.Dial = t.connections.DialContext
+	if c.Proxy == nil {
+		// It is client-go's default; that it is set keeps the transport out of client-go's cache for the whole process.
+		c.Proxy = http.ProxyFromEnvironment
+	}
+	nobody := c.BearerToken == "" && c.BearerTokenFile == "" && c.Username == "" &&
+		c.CertFile == "" && len(c.CertData) == 0
+	r := &requests{report: report, proxy: c.Proxy, refused: func() {}, anonymous: nobody && c.ExecProvider == nil}
+	c.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		limit(next)
+		r.next = next
+		return r
+	})
+	if c.CertFile != "" {
+		// A connection goes on with the certificate that it began with. client-go looks for a new one every five
+		// minutes.
+		r.refused = t.disconnect
+	}
 	if c.BearerTokenFile != "" {
 		// client-go's own way would go on with a token that is refused for up to a minute, however new the file is.
 		source := clienttransport.NewCachedFileTokenSource(c.BearerTokenFile)
 		if _, err := source.Token(); err != nil {
-			return nil, &ConfigError{Explain("use the credentials", err).Text}
+			return nil, misconfigured("cannot use the token file: %s; correct it, or tokenFile in the kubeconfig", err)
 		}
 		c.BearerToken, c.BearerTokenFile = "", ""
 		c.Wrap(clienttransport.ResettableTokenSourceWrapTransport(source))
 	}
-	// An exec plugin gets the os.Stderr of this moment for all its runs. What it prints there goes past every care for
-	// secrets that there is in the log.
-	if nowhere, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
-		stderr := os.Stderr
-		os.Stderr = nowhere
-		defer func() { os.Stderr = stderr }()
+	var certificate *clienttransport.GetCertHolder
+	life, end := context.WithCancel(context.Background())
+	t.end = end
+	if nobody && c.ExecProvider != nil {
+		p, err := newPlugin(life, config, t.disconnect)
+		if err != nil {
+			return nil, misconfigured("cannot use the kubeconfig's exec plugin: %s; correct it there", err)
+		}
+		certificate = &clienttransport.GetCertHolder{GetCert: p.clientCertificate}
+		c.Wrap(func(next http.RoundTripper) http.RoundTripper { p.next = next; return p })
 	}
-	client, err := rest.HTTPClientFor(c)
+	c.ExecProvider = nil
+	tc, err := c.TransportConfig()
+	if err == nil {
+		tc.TLS.GetCertHolder = certificate
+		t.client = &http.Client{}
+		t.client.Transport, err = clienttransport.New(tc)
+	}
 	if err != nil {
-		return nil, &ConfigError{Explain("use the credentials", err).Text}
+		return nil, misconfigured("cannot use the credentials and certificates: %s; correct them in the kubeconfig", err)
 	}
-	client.Transport = pluginErrors{client.Transport}
 	// client-go authorizes every request, and so the one to another server that a redirect leads to.
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &transport{client}, nil
+	t.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return t, nil
 }
 
-// pluginErrors takes out of an exec plugin's error what it has printed: it is meant to print a token.
-type pluginErrors struct{ http.RoundTripper }
-
-func (p pluginErrors) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := p.RoundTripper.RoundTrip(r)
-	if err != nil {
-		const printed = "getting credentials: decoding stdout: "
-		if before, _, found := strings.Cut(err.Error(), printed); found {
-			err = errors.New(before + printed + "it is not an ExecCredential")
+// limit bounds the headers of answers, and tells of proxies that do not connect.
+func limit(rt http.RoundTripper) {
+	for {
+		switch next := rt.(type) {
+		case *http.Transport:
+			next.MaxResponseHeaderBytes = maxHeader
+			next.OnProxyConnectResponse = func(
+				_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+				if resp.StatusCode != http.StatusOK {
+					return &proxyError{proxy.Host, errors.New("it answers CONNECT with " + resp.Status)}
+				}
+				return nil
+			}
+			return
+		case utilnet.RoundTripperWrapper:
+			rt = next.WrappedRoundTripper()
+		default:
+			return
 		}
 	}
-	return resp, err
 }
 
-// WrappedRoundTripper lets the transport below be found, for its idle connections.
-func (p pluginErrors) WrappedRoundTripper() http.RoundTripper { return p.RoundTripper }
-
-// close drops the connections that are idle; those in use end with their requests.
-//
-// The client's own method ends at the first wrapper, as that of a bearer token is one.
-func (t *transport) close() { utilnet.CloseIdleConnectionsFor(t.client.Transport) }
-
-type counter struct {
-	next    http.RoundTripper
-	report  func(resource, verb, code string)
-	refused func() // called after the answer to a request whose credentials were refused
+// close ends an exec plugin that runs and closes all connections.
+func (t *transport) close() {
+	t.end()
+	t.disconnect()
 }
 
-func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
+// disconnect closes all connections, those in use as well.
+func (t *transport) disconnect() {
+	// The idle ones are forgotten first, so that no request is sent on one that is closed below it. The client's own
+	// method ends at the first wrapper.
+	utilnet.CloseIdleConnectionsFor(t.client.Transport)
+	t.connections.CloseAll()
+}
+
+// requests is what all requests of a cluster pass through last: they are counted and bounded here.
+type requests struct {
+	next      http.RoundTripper
+	report    func(resource, verb, code string) // as Cluster.Report
+	proxy     func(*http.Request) (*url.URL, error)
+	refused   func() // called after the answer to a request whose credentials were refused
+	anonymous bool   // no credentials are configured
+}
+
+func (c *requests) RoundTrip(r *http.Request) (*http.Response, error) {
 	resource, verb := classify(r)
 	sent.keep(r.Header.Get("Authorization"))
-	resp, err := c.next.RoundTrip(r)
+	ctx, cancel := context.WithCancelCause(r.Context())
+	late := time.AfterFunc(headerTime, func() { cancel(errNoHeader) })
+	resp, err := c.next.RoundTrip(r.WithContext(ctx))
+	if !late.Stop() && err == nil {
+		resp.Body.Close()
+		err = errNoHeader
+	}
 	if err != nil {
+		err = c.fault(r, ctx, err)
+		cancel(nil)
 		c.report(resource, verb, "error")
 		return nil, err
 	}
 	c.report(resource, verb, strconv.Itoa(resp.StatusCode))
+	body := &boundedBody{Reader: resp.Body, body: resp.Body, ctx: ctx, cancel: cancel, closed: func() {}}
+	if verb != "watch" {
+		body.late = time.AfterFunc(bodyTime, func() { cancel(errUnfinished) })
+	}
 	if resp.StatusCode >= 300 {
-		body := failureBody{io.LimitReader(resp.Body, maxErrorBody), resp.Body, func() {}}
-		if resp.StatusCode == http.StatusUnauthorized {
-			body.closed = c.refused
+		body.Reader = io.LimitReader(resp.Body, maxErrorBody)
+	}
+	resp.Body = body
+	if resp.StatusCode == http.StatusUnauthorized {
+		if c.anonymous {
+			body.Close()
+			return nil, &Failure{Reason: Unauthorized,
+				Text: fmt.Sprintf("cannot %s %s: 401 Unauthorized; %s", verb, resource, noCredentials)}
 		}
-		resp.Body = body
+		body.closed = c.refused
 	}
 	return resp, nil
 }
 
-// failureBody is the beginning of an answer that is not a success.
-type failureBody struct {
-	io.Reader
-	body   io.Closer
-	closed func()
-}
-
-func (b failureBody) Close() error {
-	defer b.closed()
-	return b.body.Close()
+// fault is what a request has failed with: that it took too long, and whether it got as far as the server.
+func (c *requests) fault(r *http.Request, ctx context.Context, err error) error {
+	if context.Cause(ctx) == errNoHeader {
+		err = errNoHeader
+	}
+	var op *net.OpError
+	proxy, _ := c.proxy(r)
+	if proxy != nil && (err == errNoHeader || errors.As(err, &op) && op.Op == "proxyconnect") {
+		err = &proxyError{proxy.Host, err}
+	}
+	return noAnswer{err}
 }
 
 // WrappedRoundTripper lets client-go find the transport below, for its idle connections.
-func (c *counter) WrappedRoundTripper() http.RoundTripper { return c.next }
+func (c *requests) WrappedRoundTripper() http.RoundTripper { return c.next }
+
+// boundedBody is the body of an answer.
+type boundedBody struct {
+	io.Reader
+	body   io.Closer
+	ctx    context.Context // whose end ends the body
+	cancel context.CancelCauseFunc
+	late   *time.Timer // nil where the body may take for ever
+	closed func()      // called when it is closed
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != nil && err != io.EOF && context.Cause(b.ctx) == errUnfinished {
+		err = errUnfinished
+	}
+	return n, err
+}
+
+func (b *boundedBody) Close() error {
+	defer b.closed()
+	if b.late != nil {
+		b.late.Stop()
+	}
+	defer b.cancel(nil)
+	return b.body.Close()
+}
 
 // classify reads resource and verb off a request's URL, whose forms are
 // /api/v1[/namespaces/NS]/RESOURCE[/NAME] and /apis/GROUP/VERSION[/namespaces/NS]/RESOURCE[/NAME]. A base path of the

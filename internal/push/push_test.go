@@ -1,17 +1,23 @@
 package push
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,87 +26,374 @@ import (
 // ample is an interval, and so a time for one push, that no push to a receiver that answers comes near.
 const ample = time.Minute
 
-// pushed runs a pusher against a receiver for n pushes, each begun when the one before has ended.
-func pushed(t *testing.T, receive http.HandlerFunc, n int, interval time.Duration, page func(context.Context, io.Writer) error) (worked []bool, log string) {
+// pushes runs a pusher for n pushes, each begun when the one before has ended. p needs no Interval, Page or Done.
+func pushes(t *testing.T, n int, p Pusher) (ok []bool, log string) {
 	t.Helper()
-	receiver := httptest.NewServer(receive)
-	defer receiver.Close()
-	var mu sync.Mutex
 	var out bytes.Buffer
 	former := slog.Default()
-	slog.SetDefault(slog.New(slog.NewTextHandler(writer(func(b []byte) { mu.Lock(); out.Write(b); mu.Unlock() }), nil)))
+	slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
 	defer slog.SetDefault(former)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	p := Pusher{URL: strings.Replace(receiver.URL, "http://", "http://user:MARKED-PASSWORD@", 1) + "/import?key=MARKED-KEY", Interval: interval,
-		ExtraLabels: `cluster="x"`, Headers: []string{"Authorization: Bearer MARKED-TOKEN", "X-Scope: y"}, Page: page}
+	if p.Interval == 0 {
+		p.Interval = ample
+	}
+	if p.Page == nil {
+		p.Page = onePage
+	}
 	tick := make(chan time.Time, 1)
 	tick <- time.Time{}
-	p.Done = func(ok bool) {
-		if worked = append(worked, ok); len(worked) == n {
+	p.Done = func(worked bool) {
+		if ok = append(ok, worked); len(ok) == n {
 			cancel()
 		} else {
 			tick <- time.Time{}
 		}
 	}
 	p.run(ctx, tick)
-	mu.Lock()
-	defer mu.Unlock()
-	return worked, out.String()
+	return ok, out.String()
 }
 
-type writer func([]byte)
+// receiver starts one over HTTP/1.1 or HTTP/2.
+func receiver(t *testing.T, protocol string, handle http.HandlerFunc) (url string) {
+	t.Helper()
+	server := httptest.NewUnstartedServer(handle)
+	t.Cleanup(server.Close)
+	if protocol == "HTTP/1.1" {
+		server.Start()
+		return server.URL
+	}
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	former := transport
+	transport = transport.Clone()
+	transport.TLSClientConfig = server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	t.Cleanup(func() { transport = former })
+	return server.URL
+}
 
-func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
+// over runs a test over both versions of HTTP.
+func over(t *testing.T, test func(t *testing.T, protocol string)) {
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(protocol, func(t *testing.T) { test(t, protocol) })
+	}
+}
 
 func onePage(_ context.Context, w io.Writer) error {
-	_, err := io.WriteString(w, "# TYPE a gauge\na{b=\"c\"} 1\ngo_threads 7\nd 2\nprocess_open_fds 9\n")
+	_, err := io.WriteString(w, "# TYPE a gauge\na{b=\"c\"} 1\n"+
+		"# HELP go_threads x\ngo_threads 7\nd 2\nprocess_open_fds 9\ne 3")
 	return err
 }
 
-func TestPushesGzippedTextWithLabelsAndHeadersButNotTheProcess(t *testing.T) {
-	var got, method, token, scope string
-	worked, _ := pushed(t, func(_ http.ResponseWriter, r *http.Request) {
-		zip, err := gzip.NewReader(r.Body)
-		if err != nil {
-			t.Error(err)
-			return
+// largePage writes lines that do not compress, 64 bytes each, until it has written n bytes or w fails.
+func largePage(w io.Writer, n int) error {
+	random := make([]byte, 28)
+	for ; n > 0; n -= 64 {
+		rand.Read(random)
+		if _, err := fmt.Fprintf(w, "large_%s 1\n", hex.EncodeToString(random)); err != nil {
+			return err
 		}
-		text, _ := io.ReadAll(zip)
-		got, method, token, scope = string(text), r.Method, r.Header.Get("Authorization"), r.Header.Get("X-Scope")
-	}, 1, ample, onePage)
-	if want := "# TYPE a gauge\na{cluster=\"x\",b=\"c\"} 1\nd{cluster=\"x\"} 2\n"; got != want || method != http.MethodPost || token != "Bearer MARKED-TOKEN" || scope != "y" || !worked[0] {
-		t.Errorf("%s %q, Authorization %q, X-Scope %q, worked %v; want POST %q", method, got, token, scope, worked, want)
+	}
+	return nil
+}
+
+func TestPushesGzippedTextWithLabelsAndHeadersButNotTheProcess(t *testing.T) {
+	over(t, func(t *testing.T, protocol string) {
+		var got string
+		var header http.Header
+		url := receiver(t, protocol, func(_ http.ResponseWriter, r *http.Request) {
+			text, err := gzip.NewReader(r.Body)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			all, err := io.ReadAll(text)
+			got, header = r.Method+" "+r.URL.String()+" "+r.Proto+" "+string(all), r.Header
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		ok, log := pushes(t, 1, Pusher{URL: url + "/import?x=y", ExtraLabels: `cluster="x"`, UserAgent: "name/version",
+			Headers: http.Header{"Authorization": {"Bearer TOKEN"}, "X-Scope": {"y"}}})
+		want := "POST /import?x=y " + protocol +
+			" # TYPE a gauge\na{cluster=\"x\",b=\"c\"} 1\nd{cluster=\"x\"} 2\ne{cluster=\"x\"} 3\n"
+		if got != want || !ok[0] || log != "" {
+			t.Errorf("%q, ok %v; want %q\n%s", got, ok, want, log)
+		}
+		for name, want := range map[string]string{"Authorization": "Bearer TOKEN", "X-Scope": "y", "Content-Encoding": "gzip",
+			"Content-Type": "text/plain", "User-Agent": "name/version"} {
+			if got := header.Values(name); !slices.Equal(got, []string{want}) {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+	})
+}
+
+func TestHeadersThatAreSetWin(t *testing.T) {
+	var header http.Header
+	url := receiver(t, "HTTP/1.1", func(_ http.ResponseWriter, r *http.Request) { header = r.Header })
+	pushes(t, 1, Pusher{URL: strings.Replace(url, "://", "://me:password@", 1), UserAgent: "name/version",
+		Headers: http.Header{"User-Agent": {"mine"}, "Content-Type": {"text/mine"}}})
+	for name, want := range map[string]string{"User-Agent": "mine", "Content-Type": "text/mine",
+		"Authorization": "Basic bWU6cGFzc3dvcmQ="} {
+		if got := header.Values(name); !slices.Equal(got, []string{want}) {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
 	}
 }
 
-func TestFailuresAreLoggedOnceAndWithoutSecrets(t *testing.T) {
-	n := 0
-	worked, log := pushed(t, func(w http.ResponseWriter, r *http.Request) {
-		if n++; n <= 3 {
-			http.Error(w, "you sent "+r.Header.Get("Authorization")+" to "+r.URL.String(), http.StatusForbidden)
+// TestRedirectIsRefusedAndTheOtherHostLearnsNothing is fault 8: a redirect turned the POST into an empty GET that
+// counted as a push, and the headers went to the other host.
+func TestRedirectIsRefusedAndTheOtherHostLearnsNothing(t *testing.T) {
+	var asked atomic.Int32
+	other := receiver(t, "HTTP/1.1", func(http.ResponseWriter, *http.Request) { asked.Add(1) })
+	_, otherHost, _ := strings.Cut(other, "://")
+	for what, c := range map[string]struct{ location, says string }{
+		"to another host":               {other + "/MARKED?MARKED", "redirects to " + otherHost + ","},
+		"to another host with its user": {strings.Replace(other, "://", "://MARKED:MARKED@", 1), "redirects to " + otherHost + ","},
+		"to another path":               {"/MARKED", "redirects to another path,"},
+		"to an invalid URL":             {"http://MARKED:MARKED", "redirects to another path,"},
+	} {
+		for _, code := range []int{301, 302, 303, 307, 308} {
+			t.Run(fmt.Sprint(what, code), func(t *testing.T) {
+				calls := 0
+				url := receiver(t, "HTTP/1.1", func(w http.ResponseWriter, r *http.Request) {
+					calls++
+					w.Header().Set("Location", c.location)
+					w.WriteHeader(code)
+				})
+				ok, log := pushes(t, 1, Pusher{URL: url, Headers: http.Header{"X-Api-Key": {"MARKED"}}})
+				if ok[0] || calls != 1 || asked.Load() != 0 {
+					t.Errorf("ok %v, %d calls, %d of the other host", ok, calls, asked.Load())
+				}
+				if !strings.Contains(log, fmt.Sprint("answered ", code)) || !strings.Contains(log, c.says) ||
+					strings.Contains(log, "MARKED") {
+					t.Errorf("the log is without %q: %s", c.says, log)
+				}
+			})
 		}
-	}, 5, ample, onePage)
-	if want := []bool{false, false, false, true, true}; !slices.Equal(worked, want) {
-		t.Errorf("worked %v, want %v", worked, want)
 	}
-	if lines := strings.Count(log, "\n"); lines != 2 || !strings.Contains(log, "403") || !strings.Contains(log, "works again") {
-		t.Errorf("%d lines, want one at the start and one at the end:\n%s", lines, log)
+}
+
+// TestOnlyAWholePageThatIsTakenIsOK is fault 8 in general.
+func TestOnlyAWholePageThatIsTakenIsOK(t *testing.T) {
+	for code, want := range map[int]bool{200: true, 202: true, 204: true, 299: true,
+		300: false, 304: false, 400: false, 404: false, 429: false, 503: false} {
+		url := receiver(t, "HTTP/1.1", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) })
+		ok, log := pushes(t, 1, Pusher{URL: url})
+		if ok[0] != want || want != (log == "") || !want && !strings.Contains(log, fmt.Sprint(code)) {
+			t.Errorf("%d: ok %v, log: %s", code, ok, log)
+		}
 	}
-	if strings.Contains(log, "MARKED") {
-		t.Errorf("a secret is in the log:\n%s", log)
+	over(t, func(t *testing.T, protocol string) {
+		url := receiver(t, protocol, func(_ http.ResponseWriter, r *http.Request) { r.Body.Read(make([]byte, 10)) })
+		page := func(_ context.Context, w io.Writer) error { return largePage(w, 64<<20) }
+		ok, log := pushes(t, 1, Pusher{URL: url, Page: page})
+		if ok[0] || log == "" {
+			t.Errorf("a 200 before the page was taken: ok %v, log: %s", ok, log)
+		}
+	})
+}
+
+// TestPageIsStreamed has the page wait in its middle until the receiver has got most of its beginning.
+func TestPageIsStreamed(t *testing.T) {
+	over(t, func(t *testing.T, protocol string) {
+		const half = 1 << 20
+		arrived, received := make(chan struct{}), 0
+		url := receiver(t, protocol, func(_ http.ResponseWriter, r *http.Request) {
+			text, err := gzip.NewReader(r.Body)
+			if err == nil {
+				_, err = io.CopyN(io.Discard, text, half/2)
+			}
+			close(arrived)
+			rest, err2 := io.ReadAll(text)
+			if err = errors.Join(err, err2); err != nil {
+				t.Error(err)
+			}
+			received = half/2 + len(rest)
+		})
+		page := func(ctx context.Context, w io.Writer) error {
+			if err := largePage(w, half); err != nil {
+				return err
+			}
+			select {
+			case <-arrived:
+			case <-ctx.Done():
+				return errors.New("nothing arrives before the page is whole")
+			}
+			return largePage(w, half)
+		}
+		ok, log := pushes(t, 1, Pusher{URL: url, Interval: 20 * time.Second, Page: page})
+		if !ok[0] || received < 2*half-128 {
+			t.Errorf("ok %v, %d bytes; log: %s", ok, received, log)
+		}
+	})
+}
+
+// TestPageThatBreaksOffNeverArrivesWhole: neither the request nor the gzip in it comes to its end.
+func TestPageThatBreaksOffNeverArrivesWhole(t *testing.T) {
+	over(t, func(t *testing.T, protocol string) {
+		results := make(chan error, 1)
+		url := receiver(t, protocol, func(w http.ResponseWriter, r *http.Request) {
+			body, bodyErr := io.ReadAll(r.Body)
+			text, textErr := gzip.NewReader(bytes.NewReader(body))
+			if textErr == nil {
+				_, textErr = io.ReadAll(text)
+			}
+			if bodyErr == nil || textErr == nil || len(body) == 0 {
+				results <- fmt.Errorf("the receiver read %d bytes, the request ended with %v, the gzip with %v",
+					len(body), bodyErr, textErr)
+			} else {
+				results <- nil
+			}
+		})
+		ok, log := pushes(t, 1, Pusher{URL: url, Page: func(_ context.Context, w io.Writer) error {
+			if err := largePage(w, 1<<20); err != nil {
+				return err
+			}
+			return errors.New("the disk is gone")
+		}})
+		if ok[0] || !strings.Contains(log, "broke off: the disk is gone") {
+			t.Errorf("ok %v, log: %s", ok, log)
+		}
+		select {
+		case err := <-results:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("nothing was sent")
+		}
+	})
+}
+
+// TestPageThatBreaksOffAfterA200IsNotOK has a receiver that answers early.
+func TestPageThatBreaksOffAfterA200IsNotOK(t *testing.T) {
+	answered := make(chan struct{})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		http.ReadRequest(bufio.NewReader(conn))
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		close(answered)
+		io.Copy(io.Discard, conn)
+	}()
+	page := func(_ context.Context, w io.Writer) error {
+		largePage(w, 1<<20)
+		<-answered
+		largePage(w, 1<<20)
+		return errors.New("the disk is gone")
+	}
+	ok, log := pushes(t, 1, Pusher{URL: "http://" + listener.Addr().String(), Page: page})
+	if ok[0] || log == "" {
+		t.Errorf("ok %v, log: %s", ok, log)
 	}
 }
 
 func TestNothingIsPushedWhereThereIsNothing(t *testing.T) {
 	calls := 0
-	worked, _ := pushed(t, func(http.ResponseWriter, *http.Request) { calls++ }, 2, ample, func(_ context.Context, w io.Writer) error {
-		io.WriteString(w, "half a page")
+	url := receiver(t, "HTTP/1.1", func(http.ResponseWriter, *http.Request) { calls++ })
+	ok, log := pushes(t, 2, Pusher{URL: url, Page: func(_ context.Context, w io.Writer) error {
+		io.WriteString(w, "half a page\nand a half line")
 		return errors.New("no data yet")
-	})
-	if calls != 0 || worked[0] || worked[1] {
-		t.Errorf("%d pushes, worked %v", calls, worked)
+	}})
+	if calls != 0 || ok[0] || ok[1] || !strings.Contains(log, "no page to push: no data yet") ||
+		strings.Contains(log, "--push.url") {
+		t.Errorf("%d requests, ok %v, log: %s", calls, ok, log)
 	}
+}
+
+func TestNoDataIsNotTakenForAReceiverThatDoesNotAnswer(t *testing.T) {
+	ok, log := pushes(t, 1, Pusher{URL: "http://receiver.invalid", Interval: 10 * time.Millisecond,
+		Page: func(ctx context.Context, w io.Writer) error { <-ctx.Done(); return ctx.Err() }})
+	if ok[0] || !strings.Contains(log, "no data yet, see /healthz") {
+		t.Errorf("ok %v, log: %s", ok, log)
+	}
+}
+
+// TestAnswersAreReadToABound is fault 11. A receiver sends without end, and counts what it gets rid of; sockets take
+// some.
+func TestAnswersAreReadToABound(t *testing.T) {
+	const socketBuffers = 16 << 20
+	for what, begin := range map[string]string{
+		"a refusal's body":           "HTTP/1.1 400 Bad Request\r\n\r\n",
+		"a refusal's body in chunks": "HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n7fffffff\r\n",
+		"a redirect's body":          "HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n",
+		"the body of a 200":          "HTTP/1.1 200 OK\r\n\r\n",
+		"a header":                   "HTTP/1.1 200 OK\r\nX-Endless: ",
+		"a status line":              "HTTP/1.1 400 ",
+		"a line":                     "",
+	} {
+		t.Run(what, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			sent := make(chan int, 1)
+			go func() {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				if request, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					io.Copy(io.Discard, request.Body)
+				}
+				io.WriteString(conn, begin)
+				block, n := bytes.Repeat([]byte("x"), 1<<20), 0
+				for ; n < 256<<20; n += len(block) {
+					if _, err := conn.Write(block); err != nil {
+						break
+					}
+				}
+				sent <- n
+			}()
+			ok, log := pushes(t, 1, Pusher{URL: "http://" + listener.Addr().String()})
+			if want := what == "the body of a 200"; ok[0] != want || len(log) > 1000 {
+				t.Errorf("ok %v, a log of %d bytes: %.1000s", ok, len(log), log)
+			}
+			if n := <-sent; n > socketBuffers {
+				t.Errorf("%d MiB were read", n>>20)
+			}
+		})
+	}
+	t.Run("header lines and answers before the answer", func(t *testing.T) {
+		for _, line := range []string{"X-Line: y\r\n", "HTTP/1.1 102 Processing\r\nX-Line: y\r\n\r\n"} {
+			client, server := net.Pipe()
+			p := Pusher{URL: "http://receiver"}
+			former := transport
+			transport = transport.Clone()
+			transport.DialContext = func(context.Context, string, string) (net.Conn, error) { return client, nil }
+			sent := make(chan int, 1)
+			go func() {
+				http.ReadRequest(bufio.NewReader(server))
+				go io.Copy(io.Discard, server)
+				io.WriteString(server, "HTTP/1.1 102 Processing\r\n")
+				n := 0
+				for lines := strings.Repeat(line, 1000); n < 16<<20; n += len(lines) {
+					if _, err := io.WriteString(server, lines); err != nil {
+						break
+					}
+				}
+				server.Close()
+				sent <- n
+			}()
+			ok, _ := pushes(t, 1, p)
+			if n := <-sent; ok[0] || n > 1<<20 {
+				t.Errorf("%q: ok %v, %d KiB were read", line, ok, n>>10)
+			}
+			transport = former
+		}
+	})
 }
 
 func TestPushesAtTheInterval(t *testing.T) {
@@ -122,20 +415,42 @@ func TestPushesAtTheInterval(t *testing.T) {
 	})
 }
 
+// TestReceiverThatHangsIsCutOff at the interval, or before where that is long.
 func TestReceiverThatHangsIsCutOff(t *testing.T) {
-	worked, log := pushed(t, func(_ http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		<-r.Context().Done()
-	}, 2, 50*time.Millisecond, onePage)
-	if worked[0] || worked[1] || !strings.Contains(log, "did not answer") {
-		t.Errorf("worked %v:\n%s", worked, log)
+	for interval, want := range map[time.Duration]time.Duration{2 * time.Second: 2 * time.Second, time.Hour: time.Minute} {
+		t.Run(interval.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				former := transport
+				transport = transport.Clone()
+				defer func() { transport = former }()
+				transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+					client, server := net.Pipe()
+					go io.Copy(io.Discard, server)
+					return client, nil
+				}
+				start := time.Now()
+				ok, log := pushes(t, 2, Pusher{URL: "http://receiver.invalid", Interval: interval})
+				took := time.Since(start)
+				if ok[0] || ok[1] || took != 2*want || !strings.Contains(log, "did not answer within "+want.String()) {
+					t.Errorf("ok %v, %s; log: %s", ok, took, log)
+				}
+			})
+		})
 	}
 }
 
-func TestValidURL(t *testing.T) {
-	for s, want := range map[string]bool{"http://h/p": true, "https://u:p@h:1/p?q": true, "h:9091": false, "": false, "ftp://h": false, "http://": false, "http://h\x00": false} {
-		if ValidURL(s) != want {
-			t.Errorf("ValidURL(%q) = %t", s, !want)
+// TestEachPushHasItsOwnConnection, as one that was idle can be dead without a sign.
+func TestEachPushHasItsOwnConnection(t *testing.T) {
+	over(t, func(t *testing.T, protocol string) {
+		var mu sync.Mutex
+		clients := map[string]bool{}
+		url := receiver(t, protocol, func(_ http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			clients[r.RemoteAddr] = true
+		})
+		if ok, log := pushes(t, 3, Pusher{URL: url}); len(clients) != 3 || !ok[2] {
+			t.Errorf("%v, ok %v; log: %s", clients, ok, log)
 		}
-	}
+	})
 }

@@ -1,9 +1,8 @@
 // Package refresh runs the attempts that keep something up to date: one at a time, in the background, each cut off when
 // it hangs, at a steady interval while they work and with growing pauses while they fail.
 //
-// It also knows when it has not run: a process that is stopped, frozen between two requests, or starved of CPU misses its
-// attempts, and what it last read gets old without a failure that would say so. All moments are wall time, because the
-// monotonic clock stands still on a suspended machine.
+// It also knows when it has not run: a process that is stopped, frozen between two requests, or starved of CPU misses
+// its attempts, and what it last read gets old without a failure that would say so.
 package refresh
 
 import (
@@ -15,7 +14,8 @@ import (
 )
 
 const (
-	// Grace is how late an attempt may begin or end before it counts as missed.
+	// Grace is how late an attempt may begin or end before it counts as missed, and how long the process may stand still
+	// before that counts.
 	Grace = 2 * time.Second
 	// firstPause is the pause after a first failure. It doubles with each further one up to the interval.
 	firstPause = time.Second
@@ -23,19 +23,21 @@ const (
 	maxPause = 5 * time.Minute
 )
 
-// ErrMissed is what an attempt fails with that worked but took longer than its cut-off: the process was frozen in the
-// middle of it, and what it read may be as old as the freeze was long.
+// ErrMissed is what an attempt fails with, whatever Read returned, in which the process stood still or which took
+// longer than its cut-off: what it read may be as old as that lasted. It is made again at once.
 var ErrMissed = errors.New("the process was not running while the answer arrived")
 
 // Attempt is one attempt, as told to Read and Publish.
 type Attempt struct {
 	Began time.Time
-	// Late is how long after its time it began, or, for one that fails with ErrMissed, ended. 0 in regular operation.
+	// Late is 0 in regular operation. Else the attempt makes up for time in which the process stood still or the loop did
+	// not get to run, and is how long that was: a failure must not leave visible what was read before.
 	Late time.Duration
 }
 
 // Loop describes what to run; all fields but Expires and Expire have to be set.
 type Loop struct {
+	Pulse *Pulse
 	// Interval is the most time between the beginnings of two attempts. It is asked after each attempt that worked.
 	Interval func() time.Duration
 	// Cutoff ends an attempt that hangs.
@@ -49,79 +51,76 @@ type Loop struct {
 	Expires func() time.Time
 	Expire  func()
 
-	once  sync.Once
-	wake  chan struct{}
+	woken Broadcast // after each change of wake
 	ended Broadcast // after each Publish
-	mu    sync.Mutex
-	due   time.Time // when the next attempt begins, at the latest; zero before the first
-	began time.Time // of the running attempt; zero between attempts
-	late  bool      // the running attempt began late
-	again bool      // the last attempt was missed; the next begins at once
-	last  time.Time // beginning of the last attempt that was published
+
+	mu        sync.Mutex
+	wake      time.Time // when an attempt was asked for; zero where none was since the last began
+	due       time.Time // when the next attempt has to have begun or, while one runs, when that has to have ended
+	began     time.Time // beginning of the last attempt; zero before the first
+	running   bool
+	published bool  // an attempt that was not missed
+	still     still // the Pulse's at the beginning of that attempt or, before it, of the first
 }
-
-func (l *Loop) init() { l.once.Do(func() { l.wake = make(chan struct{}, 1) }) }
-
-// now is the wall time, without the monotonic reading.
-func now() time.Time { return time.Now().Round(0) }
 
 // Run makes attempts until ctx ends.
 func (l *Loop) Run(ctx context.Context) {
-	l.init()
 	for failures := 0; ctx.Err() == nil; {
-		a := l.begin()
+		a, before := l.begin()
 		attempt, cancel := context.WithTimeout(ctx, l.Cutoff)
 		err := l.Read(attempt, a)
 		cancel()
 		if ctx.Err() != nil {
 			return
 		}
-		missed := false
-		if took := now().Sub(a.Began); took > l.Cutoff+Grace {
-			a.Late = max(a.Late, took-l.Cutoff)
-			err, missed = ErrMissed, true
+		after, took := l.Pulse.look(), time.Since(a.Began)
+		if after.thaws != before.thaws || took > l.Cutoff+Grace {
+			a.Late = max(a.Late+after.frozen-before.frozen, took-l.Cutoff)
+			l.Publish(a, ErrMissed)
+			l.end(before, time.Time{})
+			continue
 		}
-		pause := l.Publish(a, err)
+		pause := min(l.Publish(a, err), maxPause)
 		var due, notBefore time.Time
-		switch {
-		case missed:
-			due = a.Began.Add(l.Cutoff) // at once, and known to be late
-		case err == nil:
+		if err == nil {
 			failures = 0
 			due = a.Began.Add(l.Interval())
-		default:
+		} else {
 			backoff := min(firstPause<<min(failures, 16), l.Interval())
 			failures++
-			notBefore = now().Add(min(pause, maxPause))
-			due = now().Add(max(min(pause, maxPause), backoff+rand.N(backoff/4)))
+			notBefore = time.Now().Add(pause)
+			due = time.Now().Add(max(pause, backoff+rand.N(backoff/4)))
 		}
-		l.end(a, due, missed)
-		if !missed {
-			l.sleep(ctx, due, notBefore)
-		}
+		l.end(before, due)
+		l.sleep(ctx, due, notBefore)
 	}
 }
 
-// begin marks an attempt as running.
-func (l *Loop) begin() Attempt {
+// begin marks an attempt as running, which is what Wake asks for.
+func (l *Loop) begin() (Attempt, still) {
+	now := l.Pulse.look()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	select {
-	case <-l.wake: // this attempt is what it asks for
-	default:
+	if l.began.IsZero() {
+		l.still = now
 	}
-	l.began = now()
-	a := Attempt{Began: l.began}
-	if late := l.began.Sub(l.due); !l.due.IsZero() && late > Grace {
-		a.Late = late
+	a := Attempt{Began: time.Now(), Late: now.frozen - l.still.frozen}
+	if late := a.Began.Sub(l.due); !l.due.IsZero() && late > Grace {
+		a.Late = max(a.Late, late)
+	} else {
+		l.due = a.Began.Add(l.Cutoff)
 	}
-	l.late, l.again = a.Late > 0, false
-	return a
+	l.began, l.running, l.wake = a.Began, true, time.Time{}
+	return a, now
 }
 
-func (l *Loop) end(a Attempt, due time.Time, again bool) {
+// end marks the attempt as ended. still is the Pulse's at its beginning. due, for the next attempt, is zero where this
+// one was missed.
+func (l *Loop) end(still still, due time.Time) {
 	l.mu.Lock()
-	l.began, l.late, l.again, l.last, l.due = time.Time{}, false, again, a.Began, due
+	if l.running = false; !due.IsZero() {
+		l.published, l.still, l.due = true, still, due
+	}
 	l.mu.Unlock()
 	l.ended.Send()
 }
@@ -129,22 +128,25 @@ func (l *Loop) end(a Attempt, due time.Time, again bool) {
 // sleep waits until due, or until woken but not before the given moment, and lets expire meanwhile what expires.
 func (l *Loop) sleep(ctx context.Context, due, notBefore time.Time) {
 	for {
+		woken := l.woken.Wait()
 		until, expire := due, false
+		if wake := l.wakes(); !wake.IsZero() && wake.Before(until) {
+			if until = wake; until.Before(notBefore) {
+				until = notBefore
+			}
+		}
 		if l.Expires != nil {
 			if at := l.Expires(); !at.IsZero() && at.Before(until) {
 				until, expire = at, true
 			}
 		}
-		timer := time.NewTimer(until.Sub(now()))
+		timer := time.NewTimer(time.Until(until))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
-		case <-l.wake:
+		case <-woken:
 			timer.Stop()
-			if !now().Before(notBefore) {
-				return
-			}
 		case <-timer.C:
 			if !expire {
 				return
@@ -154,12 +156,26 @@ func (l *Loop) sleep(ctx context.Context, due, notBefore time.Time) {
 	}
 }
 
-// Wake begins an attempt now, unless one is running or the server asked for a pause.
-func (l *Loop) Wake() {
-	l.init()
-	select {
-	case l.wake <- struct{}{}:
-	default:
+func (l *Loop) wakes() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.wake
+}
+
+// Wake begins an attempt now or, where one is running or the server asked for a pause, after that.
+func (l *Loop) Wake() { l.WakeAt(time.Now()) }
+
+// WakeAt is a Wake at a moment to come. An attempt that begins before that, but after this call, is as good.
+func (l *Loop) WakeAt(at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wakeAt(at)
+}
+
+func (l *Loop) wakeAt(at time.Time) {
+	if l.wake.IsZero() || at.Before(l.wake) {
+		l.wake = at
+		l.woken.Send()
 	}
 }
 
@@ -167,40 +183,16 @@ func (l *Loop) Wake() {
 func (l *Loop) Began() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.began.IsZero() {
-		return l.began
-	}
-	return l.last
+	return l.began
 }
 
-// Current waits until what is published is of now: not at all in regular operation, where the attempts are made as
-// planned. Where they were missed it begins one, for however many callers, and waits for one that began after the call, or
-// for the one that is making up for it already.
+// Current waits until what is published is current: an attempt was made since the process last stood still, and none is
+// overdue. In regular operation that is so. Else it begins one, for however many callers, unless one is running.
 func (l *Loop) Current(ctx context.Context) error {
-	l.init()
-	called := now()
-	l.mu.Lock()
-	var want time.Time // beginning of the attempt to wait for
-	switch {
-	case l.missed(called):
-		want = called
-	case l.late, !l.began.IsZero() && l.expired(called):
-		want = l.began
-	default:
-		l.mu.Unlock()
-		return nil
-	}
-	l.mu.Unlock()
 	for {
 		ended := l.ended.Wait()
-		l.mu.Lock()
-		current, running := !l.last.Before(want), l.again || !l.began.IsZero() && !l.began.Before(want)
-		l.mu.Unlock()
-		if current {
+		if l.current() {
 			return nil
-		}
-		if !running {
-			l.Wake()
 		}
 		select {
 		case <-ended:
@@ -210,24 +202,23 @@ func (l *Loop) Current(ctx context.Context) error {
 	}
 }
 
-// missed tells whether at the given moment an attempt, or an expiry, should have been made and was not.
-func (l *Loop) missed(at time.Time) bool {
-	switch {
-	case !l.began.IsZero():
-		return at.Sub(l.began) > l.Cutoff+Grace
-	case l.due.IsZero():
-		return false // not running yet
+// current tells whether what is published is current. Where it is not, an attempt is running or begins.
+func (l *Loop) current() bool {
+	still, now := l.Pulse.look(), time.Now()
+	expires := time.Time{}
+	if l.Expires != nil {
+		expires = l.Expires()
 	}
-	return l.expired(at) || at.Sub(l.due) > Grace
-}
-
-// expired tells whether something published has expired by the given moment.
-func (l *Loop) expired(at time.Time) bool {
-	if l.Expires == nil {
-		return false
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	overdue := now.Sub(l.due) > Grace || !expires.IsZero() && now.After(expires)
+	if l.published && l.still.thaws == still.thaws && !overdue {
+		return true
 	}
-	expires := l.Expires()
-	return !expires.IsZero() && at.After(expires)
+	if !l.running {
+		l.wakeAt(now)
+	}
+	return false
 }
 
 // Ended returns a channel that is closed when the next attempt has been published.

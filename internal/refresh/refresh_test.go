@@ -18,9 +18,10 @@ type made struct {
 	err                    error
 }
 
-// trial runs a Loop inside a synctest bubble and takes down its attempts.
+// trial runs a Loop inside a synctest bubble and records its attempts.
 type trial struct {
 	Loop
+	process  process
 	t        *testing.T
 	start    time.Time
 	mu       sync.Mutex
@@ -28,10 +29,11 @@ type trial struct {
 	running  int
 }
 
-// newTrial makes a loop with an interval of 15 s and a cut-off of 10 s. read makes the nth attempt, from 0; pause is what
-// the server asks for after it.
+// newTrial makes a loop with an interval of 15 s and a cut-off of 10 s. read makes the nth attempt, from 0; pause is
+// what the server asks for after it.
 func newTrial(t *testing.T, read func(ctx context.Context, n int) error, pause func(n int) time.Duration) *trial {
 	r := &trial{t: t, start: time.Now()}
+	r.Pulse = newPulse(r.process.clock)
 	r.Interval = func() time.Duration { return 15 * time.Second }
 	r.Cutoff = 10 * time.Second
 	n := -1
@@ -44,9 +46,10 @@ func newTrial(t *testing.T, read func(ctx context.Context, n int) error, pause f
 		n++
 		r.mu.Unlock()
 		defer func() { r.mu.Lock(); r.running--; r.mu.Unlock() }()
-		if wall := time.Now().Round(0); !a.Began.Equal(wall) {
-			t.Errorf("attempt began %s, told %s", wall, a.Began)
+		if now := time.Now(); !a.Began.Equal(now) {
+			t.Errorf("attempt began %s, told %s", now, a.Began)
 		}
+		defer r.process.runs()
 		return read(ctx, n)
 	}
 	r.Publish = func(a Attempt, err error) time.Duration {
@@ -67,6 +70,7 @@ func (r *trial) elapsed() time.Duration { return time.Since(r.start) }
 func (r *trial) runFor(length time.Duration) []made {
 	ctx, cancel := context.WithTimeout(r.t.Context(), length)
 	defer cancel()
+	go r.Pulse.Run(ctx)
 	r.Run(ctx)
 	synctest.Wait()
 	r.mu.Lock()
@@ -85,11 +89,19 @@ func after(d time.Duration) func(context.Context, int) error {
 	return func(context.Context, int) error { time.Sleep(d); return nil }
 }
 
+// thenHangs works once and then hangs.
+func thenHangs(ctx context.Context, n int) error {
+	if n == 0 {
+		return nil
+	}
+	return hangs(ctx, n)
+}
+
 func fails(context.Context, int) error { return errRefused }
 
 func TestWhenAttemptsBegin(t *testing.T) {
-	// gap is the time from one beginning to the next. Pauses after failures are up to a quarter longer than they have to be,
-	// so that many exporters do not ask at the same moment.
+	// gap is the time from one beginning to the next. Pauses after failures are up to a quarter longer than they have
+	// to be, so that many exporters do not ask at the same moment.
 	type gap struct{ least, most time.Duration }
 	exactly := func(seconds ...int) (gaps []gap) {
 		for _, s := range seconds {
@@ -191,13 +203,13 @@ func TestWhatIsPublished(t *testing.T) {
 		late bool
 		at   time.Duration
 	}{
-		"one that worked":                       {after(3 * time.Second), nil, false, 3 * time.Second},
-		"one that failed":                       {fails, errRefused, false, 0},
-		"one that was cut off":                  {hangs, context.DeadlineExceeded, false, 10 * time.Second},
-		"one that worked just after its time":   {after(11 * time.Second), nil, false, 11 * time.Second},
-		"one that worked after a freeze missed": {after(time.Minute), ErrMissed, true, time.Minute},
-		"one that failed after a freeze missed as well": {func(context.Context, int) error { time.Sleep(time.Minute); return errRefused },
-			ErrMissed, true, time.Minute},
+		"one that worked":                     {after(3 * time.Second), nil, false, 3 * time.Second},
+		"one that failed":                     {fails, errRefused, false, 0},
+		"one that was cut off":                {hangs, context.DeadlineExceeded, false, 10 * time.Second},
+		"one that worked just after its time": {after(11 * time.Second), nil, false, 11 * time.Second},
+		"one that worked long after its time": {after(time.Minute), ErrMissed, true, time.Minute},
+		"one that failed long after its time": {
+			func(context.Context, int) error { time.Sleep(time.Minute); return errRefused }, ErrMissed, true, time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -209,7 +221,8 @@ func TestWhatIsPublished(t *testing.T) {
 				}, nil)
 				got := r.runFor(2 * time.Minute)[0]
 				if !errors.Is(got.err, c.err) || got.published != c.at || (got.late > 0) != c.late {
-					t.Errorf("published %v, late %s, at %s; want %v, late %t, at %s", got.err, got.late, got.published, c.err, c.late, c.at)
+					t.Errorf("published %v, late %s, at %s; want %v, late %t, at %s",
+						got.err, got.late, got.published, c.err, c.late, c.at)
 				}
 			})
 		})
@@ -241,6 +254,7 @@ func TestStop(t *testing.T) {
 }
 
 func TestWake(t *testing.T) {
+	const ms = time.Millisecond
 	seconds := func(s ...int) (ds []time.Duration) {
 		for _, s := range s {
 			ds = append(ds, time.Duration(s)*time.Second)
@@ -263,8 +277,8 @@ func TestWake(t *testing.T) {
 					return errRefused
 				}
 				return nil
-			}, 0, []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond, 400 * time.Millisecond},
-			[]time.Duration{0, 100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond, 400 * time.Millisecond, 15400 * time.Millisecond, 30400 * time.Millisecond}},
+			}, 0, []time.Duration{100 * ms, 200 * ms, 300 * ms, 400 * ms},
+			[]time.Duration{0, 100 * ms, 200 * ms, 300 * ms, 400 * ms, 15400 * ms, 30400 * ms}},
 		"in a pause that the server asked for none begins": {
 			fails, 30 * time.Second, seconds(1, 2, 3, 10, 29, 29), seconds(0, 30)},
 	} {
@@ -307,7 +321,8 @@ func TestExpire(t *testing.T) {
 		"is called between attempts, at its moment": {
 			after(0), []time.Duration{5 * time.Second}, []time.Duration{5 * time.Second}},
 		"is called for one moment after the other": {
-			after(0), []time.Duration{5 * time.Second, 6 * time.Second, 17 * time.Second}, []time.Duration{5 * time.Second, 6 * time.Second, 17 * time.Second}},
+			after(0), []time.Duration{5 * time.Second, 6 * time.Second, 17 * time.Second},
+			[]time.Duration{5 * time.Second, 6 * time.Second, 17 * time.Second}},
 		"is called after the attempt that its moment falls into": {
 			after(4 * time.Second), []time.Duration{17 * time.Second}, []time.Duration{19 * time.Second}},
 		"is not called where nothing expires": {
@@ -350,7 +365,7 @@ func TestCurrentReturnsAtOnceInRegularOperation(t *testing.T) {
 		"between attempts":                               {after(0), 0, 7 * time.Second},
 		"at the very moment of the next":                 {after(0), 0, 15 * time.Second},
 		"while one runs":                                 {after(4 * time.Second), 0, 17 * time.Second},
-		"while one hangs that will be cut off":           {hangs, 0, 9 * time.Second},
+		"while one hangs that will be cut off":           {thenHangs, 0, 24 * time.Second},
 		"while it backs off":                             {fails, 0, 5 * time.Second},
 		"while the server asked for a pause":             {fails, 4 * time.Minute, 2 * time.Minute},
 		"after an attempt that took all the time it has": {after(11 * time.Second), 0, 13 * time.Second},
@@ -382,9 +397,9 @@ func TestCurrentReturnsAtOnceInRegularOperation(t *testing.T) {
 	}
 }
 
-// frozen makes the loop stand still between two attempts: from the given moment, which must be before an attempt is due,
-// for that long.
-func (r *trial) frozen(from, length time.Duration) {
+// stall keeps the loop from running between two attempts, in a process that runs: from the given moment, which must be
+// before an attempt is due, for that long.
+func (r *trial) stall(from, length time.Duration) {
 	var done atomic.Bool
 	r.Expires = func() time.Time {
 		if done.Load() {
@@ -395,7 +410,7 @@ func (r *trial) frozen(from, length time.Duration) {
 	r.Expire = func() { done.Store(true); time.Sleep(length) }
 }
 
-// callers calls Current so often at the given moments, and takes down when each call has returned.
+// callers calls Current so often at the given moments, and records when each call has returned.
 func (r *trial) callers(n int, at ...time.Duration) (returned *[]time.Duration) {
 	returned = new([]time.Duration)
 	for _, at := range at {
@@ -413,7 +428,7 @@ func (r *trial) callers(n int, at ...time.Duration) (returned *[]time.Duration) 
 	return returned
 }
 
-func TestCurrentAfterAFreeze(t *testing.T) {
+func TestCurrentAfterAStall(t *testing.T) {
 	const s = time.Second
 	slow := func(_ context.Context, n int) error {
 		if n > 0 {
@@ -422,29 +437,29 @@ func TestCurrentAfterAFreeze(t *testing.T) {
 		return nil
 	}
 	for name, c := range map[string]struct {
-		freeze   func(r *trial)
+		stall    func(r *trial)
 		read     func(context.Context, int) error
 		calls    []time.Duration
 		returned time.Duration
 		began    []time.Duration // of all attempts until 70 s
 		late     []time.Duration
 	}{
-		"many callers in the freeze wait for one attempt": {
-			func(r *trial) { r.frozen(5*s, 55*s) }, slow,
+		"many callers in the stall wait for one attempt": {
+			func(r *trial) { r.stall(5*s, 55*s) }, slow,
 			[]time.Duration{40 * s, 50 * s, 59 * s}, 63 * s, []time.Duration{0, 60 * s}, []time.Duration{0, 45 * s}},
 		"so do those that come at the moment it ends": {
-			func(r *trial) { r.frozen(5*s, 55*s) }, slow,
+			func(r *trial) { r.stall(5*s, 55*s) }, slow,
 			[]time.Duration{60 * s}, 63 * s, []time.Duration{0, 60 * s}, []time.Duration{0, 45 * s}},
 		"so do those that come when the attempt after it runs already": {
-			func(r *trial) { r.frozen(5*s, 55*s) }, slow,
+			func(r *trial) { r.stall(5*s, 55*s) }, slow,
 			[]time.Duration{61 * s, 62 * s}, 63 * s, []time.Duration{0, 60 * s}, []time.Duration{0, 45 * s}},
 		"those that come after that attempt do not wait": {
-			func(r *trial) { r.frozen(5*s, 55*s) }, slow,
+			func(r *trial) { r.stall(5*s, 55*s) }, slow,
 			[]time.Duration{64 * s}, 64 * s, []time.Duration{0, 60 * s}, []time.Duration{0, 45 * s}},
 		"a delay of less than Grace is none": {
-			func(r *trial) { r.frozen(14*s, 2*s) }, slow,
+			func(r *trial) { r.stall(14*s, 2*s) }, slow,
 			[]time.Duration{17 * s}, 17 * s, []time.Duration{0, 16 * s, 31 * s, 46 * s, 61 * s}, make([]time.Duration, 5)},
-		"an attempt frozen in the middle is made again at once, and waited for": {
+		"an attempt that returned long after its cut-off is made again at once, and waited for": {
 			func(*trial) {}, func(_ context.Context, n int) error {
 				if n == 0 {
 					time.Sleep(60 * s)
@@ -471,7 +486,7 @@ func TestCurrentAfterAFreeze(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newTrial(t, c.read, nil)
-				c.freeze(r)
+				c.stall(r)
 				const each = 100
 				returned := r.callers(each, c.calls...)
 				got := r.runFor(70 * s)
@@ -500,7 +515,7 @@ func TestCurrentAfterAFreeze(t *testing.T) {
 func TestCurrentGivesUpWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTrial(t, after(0), nil)
-		r.frozen(5*time.Second, 55*time.Second)
+		r.stall(5*time.Second, 55*time.Second)
 		time.AfterFunc(40*time.Second, func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 9*time.Second)
 			defer cancel()
@@ -512,10 +527,31 @@ func TestCurrentGivesUpWithItsContext(t *testing.T) {
 	})
 }
 
-func TestCurrentOfALoopThatDoesNotRunYetReturnsAtOnce(t *testing.T) {
-	var l Loop
-	if err := l.Current(t.Context()); err != nil {
-		t.Error(err)
+func TestCurrentWaitsForTheFirstAttempt(t *testing.T) {
+	for name, c := range map[string]struct {
+		read func(context.Context, int) error
+		want time.Duration
+	}{
+		"that works": {after(4 * time.Second), 4 * time.Second},
+		"that fails": {fails, 0},
+		"that hangs": {hangs, 10 * time.Second},
+		"that is missed": {func(_ context.Context, n int) error {
+			if n == 0 {
+				time.Sleep(30 * time.Second)
+			}
+			return nil
+		}, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newTrial(t, c.read, nil)
+				returned := r.callers(1, 0, c.want/2)
+				r.runFor(c.want + time.Second)
+				if len(*returned) != 2 || (*returned)[0] != c.want || (*returned)[1] != c.want {
+					t.Errorf("returned at %v, want twice at %s", *returned, c.want)
+				}
+			})
+		})
 	}
 }
 
@@ -526,7 +562,8 @@ func TestBeganAndEnded(t *testing.T) {
 			t.Errorf("began %s before it ran", r.Began())
 		}
 		began := func() time.Duration { return r.Began().Sub(r.start) }
-		for at, want := range map[time.Duration]time.Duration{2 * time.Second: 0, 6 * time.Second: 0, 17 * time.Second: 15 * time.Second, 20 * time.Second: 15 * time.Second} {
+		const s = time.Second
+		for at, want := range map[time.Duration]time.Duration{2 * s: 0, 6 * s: 0, 17 * s: 15 * s, 20 * s: 15 * s} {
 			time.AfterFunc(at, func() {
 				if got := began(); got != want {
 					t.Errorf("at %s the last attempt began at %s, want %s", at, got, want)

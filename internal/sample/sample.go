@@ -4,16 +4,19 @@ package sample
 
 import (
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"math"
+	"strings"
 	"time"
 	"unicode/utf8"
+	"unique"
 
-	"metrics-server-prom/internal/podcache"
-	"metrics-server-prom/internal/usage"
+	"metrics-server-prom/internal/metricsapi"
+	"metrics-server-prom/internal/store"
 )
 
-// The reasons for which samples are dropped.
+// The reasons for which samples are dropped, as they are counted.
 const (
 	Stale     = "stale"     // older than max-age, or of a pod that is gone
 	Invalid   = "invalid"   // no number, no rate, no name
@@ -23,9 +26,57 @@ const (
 // Reasons are all reasons, so that each counter exists from the start.
 var Reasons = []string{Stale, Invalid, Duplicate}
 
+// Cause is why samples are dropped. It tells more than the reason, for those who have to mend it.
+type Cause uint8
+
+// The causes.
+const (
+	Gone       Cause  = iota // of a deleted pod, or of a predecessor of the same name: passes by itself
+	TooOld                   // the timestamp has reached max-age
+	NoWindow                 // CPU over no time, or less
+	NotANumber               // a quantity that is negative, too large or none
+	NotAName                 // of a node, namespace, pod or container
+	Twice                    // in one list
+	Causes     = iota        // how many there are
+)
+
+// Reason is under which reason the cause is counted.
+func (c Cause) Reason() string {
+	return [...]string{Stale, Stale, Invalid, Invalid, Invalid, Duplicate}[c]
+}
+
+// String says what is wrong with samples, and what to do.
+func (c Cause) String() string {
+	return [...]string{
+		"belong to pods that are gone",
+		"have reached --max-age by their own timestamps: check that metrics-server reaches the kubelets, and the clocks",
+		"of CPU have no window to be a rate over: check what serves metrics.k8s.io",
+		"are not numbers, or negative: check what serves metrics.k8s.io",
+		"have no valid name: check what serves metrics.k8s.io",
+		"come twice in one list: check whether what serves metrics.k8s.io joins several clusters",
+	}[c]
+}
+
+// Dropped is what was dropped of one list for one cause.
+type Dropped struct {
+	Samples int
+	Example string // NAMESPACE/NAME of the first, or the node's name
+}
+
+// Text is the label text of a pod's samples, the container's name left out:
+//
+//	node="N",pod="   P",ip="I",container="   …   ",namespace="NS",label_L="V"}
+//
+// The first and the last part are the same for many pods and held once. What is compared with == is all of it.
+type Text struct {
+	Node unique.Handle[string]
+	Head string
+	Tail unique.Handle[string]
+}
+
 // Sample is the usage of one container or node. A usage that is missing is NaN.
-type Sample[T comparable] struct {
-	Pod    *podcache.Pod[T]
+type Sample struct {
+	Pod    *store.Object[Text]
 	CPU    float64 // cores
 	Memory float64 // bytes
 	Name   uint32  // of the container or node, in Batch.Names
@@ -33,19 +84,21 @@ type Sample[T comparable] struct {
 }
 
 // Batch is the samples of one refresh. Its memory is used again by the refresh after the next.
-type Batch[T comparable] struct {
-	Samples []Sample[T]
+type Batch struct {
+	Samples []Sample
 	Names   []string // names of containers or nodes, made label values; shared by all samples that have them
 	Unknown int      // pods without metadata
 	// Oldest and Newest are the samples' own timestamps in Unix seconds, 0 where there are none.
 	Oldest, Newest int64
-	NewestOf       podcache.Key // the pod, or the node without a namespace, that has the newest
+	NewestOf       store.Key // the pod, or the node without a namespace, that has the newest
+	// Dropped is what the list had that is not in Samples, by Cause.
+	Dropped [Causes]Dropped
 
-	index  map[string]uint32  // of Names, by raw name
-	lastOf []*podcache.Pod[T] // by name: the pod that had it last, to see a name that comes twice in a pod
+	index  map[string]uint32     // of Names, by raw name
+	lastOf []*store.Object[Text] // by name: the pod that had it last, to see a name that comes twice in a pod
 }
 
-func (b *Batch[T]) reset() {
+func (b *Batch) reset() {
 	if len(b.Names) > 1000 && len(b.Names) > 2*len(b.Samples) {
 		b.index, b.Names, b.lastOf = nil, nil, nil // names come and go; those that are gone are not kept for ever
 	}
@@ -54,11 +107,21 @@ func (b *Batch[T]) reset() {
 	}
 	clear(b.lastOf)
 	clear(b.Samples) // so that pods which are gone are not kept by what is behind the new length
-	b.Samples, b.Unknown, b.Oldest, b.Newest, b.NewestOf = b.Samples[:0], 0, 0, 0, podcache.Key{}
+	b.Samples, b.Unknown, b.Oldest, b.Newest, b.NewestOf = b.Samples[:0], 0, 0, 0, store.Key{}
+	clear(b.Dropped[:])
+}
+
+// drop counts samples of an item that are left out.
+func (b *Batch) drop(cause Cause, samples int, item *metricsapi.Item) {
+	d := &b.Dropped[cause]
+	if d.Samples == 0 && samples > 0 {
+		d.Example = strings.TrimPrefix(fmt.Sprintf("%.253q/%.253q", item.Namespace, item.Name), `""/`)
+	}
+	d.Samples += samples
 }
 
 // name returns the index of a name.
-func (b *Batch[T]) name(raw []byte, escape func(string) string) uint32 {
+func (b *Batch) name(raw []byte, escape func(string) string) uint32 {
 	i, known := b.index[string(raw)]
 	if !known {
 		i = uint32(len(b.Names))
@@ -70,7 +133,7 @@ func (b *Batch[T]) name(raw []byte, escape func(string) string) uint32 {
 }
 
 // Expires is when the first of the samples reaches maxAge; the zero time where there are none.
-func (b *Batch[T]) Expires(maxAge time.Duration) time.Time {
+func (b *Batch) Expires(maxAge time.Duration) time.Time {
 	if len(b.Samples) == 0 {
 		return time.Time{}
 	}
@@ -99,21 +162,17 @@ const maxAhead = 60
 type ahead struct{ stamp, seen int64 }
 
 // Joiner makes batches of one resource, one refresh after the other.
-type Joiner[T comparable] struct {
+type Joiner struct {
 	MaxAge time.Duration
-	// Cache has the pods' metadata; nil for nodes, of which all samples have the pod NodePod.
-	Cache   *podcache.Cache[T]
-	NodePod *podcache.Pod[T]
+	// Store has the pods' metadata; nil for nodes, whose samples have an empty Text.
+	Store *store.Store[Text]
 	// Unknown makes the value of a pod of which nothing but the name is known.
-	Unknown func(namespace, name string) T
+	Unknown func(namespace, name string) Text
 	// Escape makes a label value of a name.
 	Escape func(string) string
 	// Excluded tells which namespaces to leave out; nil for none.
-	Excluded func(namespace []byte) bool
-	// Drop counts samples that are left out.
-	Drop func(reason string, samples int)
-
-	batch, served *Batch[T]
+	Excluded      func(namespace []byte) bool
+	batch, served *Batch
 	now           int64               // Unix seconds, when the batch was begun
 	seen          map[uint64]struct{} // pods of this batch, by hash of namespace and name
 	hash          maphash.Hash
@@ -121,10 +180,13 @@ type Joiner[T comparable] struct {
 	nextAhead     map[uint64]ahead
 }
 
+// node stands for the pod in the samples of nodes.
+var node store.Object[Text]
+
 // Begin begins a batch; what was joined since the last Done is void.
-func (j *Joiner[T]) Begin() {
+func (j *Joiner) Begin() {
 	if j.batch == nil {
-		j.batch, j.served = &Batch[T]{}, &Batch[T]{}
+		j.batch, j.served = &Batch{}, &Batch{}
 		j.seen, j.ahead, j.nextAhead = map[uint64]struct{}{}, map[uint64]ahead{}, map[uint64]ahead{}
 	}
 	j.now = time.Now().Unix()
@@ -134,43 +196,47 @@ func (j *Joiner[T]) Begin() {
 }
 
 // Done ends the batch. It is valid until Done is called the next time but one.
-func (j *Joiner[T]) Done() *Batch[T] {
+func (j *Joiner) Done() *Batch {
 	j.batch, j.served = j.served, j.batch
 	j.ahead, j.nextAhead = j.nextAhead, j.ahead
 	return j.served
 }
 
 // Join adds the samples of one item. An error says that the list as a whole cannot be true.
-func (j *Joiner[T]) Join(item *usage.Item) error {
-	p := j.NodePod
-	if j.Cache != nil {
+func (j *Joiner) Join(item *metricsapi.Item) error {
+	p := &node
+	if j.Store != nil {
 		if j.Excluded != nil && j.Excluded(item.Namespace) {
 			return nil
 		}
 		var deleted bool
-		if p, deleted = j.Cache.Find(item.Namespace, item.Name); deleted {
-			j.drop(Stale, item)
+		if p, deleted = j.Store.Find(item.Namespace, item.Name); deleted {
+			j.drop(Gone, item)
 			return nil
 		}
 	}
-	if !legible(item.Name) || j.Cache != nil && !legible(item.Namespace) {
-		j.drop(Invalid, item)
+	if !legible(item.Name) || j.Store != nil && !legible(item.Namespace) {
+		j.drop(NotAName, item)
 		return nil
 	}
 	id := j.id(item)
 	if _, twice := j.seen[id]; twice {
-		j.drop(Duplicate, item)
+		j.drop(Twice, item)
 		return nil
 	}
 	at, stamp := j.moment(id, item)
-	if p != nil && stamp < p.Created || at <= j.now-int64(j.MaxAge/time.Second) {
-		j.drop(Stale, item)
+	switch {
+	case at <= j.now-int64(j.MaxAge/time.Second):
+		j.drop(TooOld, item)
+		return nil
+	case p != nil && stamp < p.Created:
+		j.drop(Gone, item)
 		return nil
 	}
 	j.seen[id] = struct{}{}
 	if p == nil {
-		p = &podcache.Pod[T]{Value: j.Unknown(string(item.Namespace), string(item.Name))}
-		if j.batch.Unknown++; j.batch.Unknown > maxUnknown && j.batch.Unknown > j.Cache.Len() {
+		p = &store.Object[Text]{Value: j.Unknown(string(item.Namespace), string(item.Name))}
+		if j.batch.Unknown++; j.batch.Unknown > maxUnknown && j.batch.Unknown > j.Store.Len() {
 			return errOtherPods
 		}
 	}
@@ -186,20 +252,21 @@ func (j *Joiner[T]) Join(item *usage.Item) error {
 			b.Oldest = stamp
 		}
 		if stamp > b.Newest {
-			b.Newest, b.NewestOf = stamp, podcache.Key{Namespace: string(item.Namespace), Name: string(item.Name)}
+			b.Newest, b.NewestOf = stamp, store.Key{Namespace: string(item.Namespace), Name: string(item.Name)}
 		}
 	}
 	return nil
 }
 
 // container adds one sample.
-func (j *Joiner[T]) container(item *usage.Item, c *usage.Container, p *podcache.Pod[T], at int64) {
-	if item.HasWindow && item.Window <= 0 && c.CPU.State == usage.Valid {
-		c.CPU.State = usage.Invalid // a rate over no time is no number
+func (j *Joiner) container(item *metricsapi.Item, c *metricsapi.Container, p *store.Object[Text], at int64) {
+	s := Sample{Pod: p, CPU: j.value(c.CPU, item), Memory: j.value(c.Memory, item), at: uint32(at)}
+	if item.HasWindow && item.Window <= 0 && !math.IsNaN(s.CPU) {
+		j.batch.drop(NoWindow, 1, item) // a rate over no time is no number
+		s.CPU = math.NaN()
 	}
-	s := Sample[T]{Pod: p, CPU: j.value(c.CPU), Memory: j.value(c.Memory), at: uint32(at)}
 	name := c.Name
-	if j.Cache == nil {
+	if j.Store == nil {
 		name = item.Name
 	}
 	n := values(s)
@@ -207,11 +274,11 @@ func (j *Joiner[T]) container(item *usage.Item, c *usage.Container, p *podcache.
 	case n == 0:
 		return
 	case !legible(name):
-		j.Drop(Invalid, n)
+		j.batch.drop(NotAName, n, item)
 		return
 	}
 	if s.Name = j.batch.name(name, j.Escape); j.batch.lastOf[s.Name] == p {
-		j.Drop(Duplicate, n)
+		j.batch.drop(Twice, n, item)
 		return
 	}
 	j.batch.lastOf[s.Name] = p
@@ -220,7 +287,7 @@ func (j *Joiner[T]) container(item *usage.Item, c *usage.Container, p *podcache.
 
 // moment returns the item's timestamp and the moment from which its age counts: the same, but for a timestamp from the
 // future, which may stay in the future for hours however old the value gets. Its age counts from when it was first seen.
-func (j *Joiner[T]) moment(id uint64, item *usage.Item) (at, stamp int64) {
+func (j *Joiner) moment(id uint64, item *metricsapi.Item) (at, stamp int64) {
 	stamp = item.Timestamp.Unix()
 	if stamp <= j.now+maxAhead {
 		return stamp, stamp
@@ -233,7 +300,7 @@ func (j *Joiner[T]) moment(id uint64, item *usage.Item) (at, stamp int64) {
 	return first.seen, stamp
 }
 
-func (j *Joiner[T]) id(item *usage.Item) uint64 {
+func (j *Joiner) id(item *metricsapi.Item) uint64 {
 	j.hash.Reset()
 	j.hash.Write(item.Namespace)
 	j.hash.WriteByte('/')
@@ -242,18 +309,18 @@ func (j *Joiner[T]) id(item *usage.Item) uint64 {
 }
 
 // value is a usage, or NaN where there is none or none that means anything.
-func (j *Joiner[T]) value(v usage.Value) float64 {
+func (j *Joiner) value(v metricsapi.Value, item *metricsapi.Item) float64 {
 	switch v.State {
-	case usage.Valid:
+	case metricsapi.Valid:
 		return v.V
-	case usage.Invalid:
-		j.Drop(Invalid, 1)
+	case metricsapi.Invalid:
+		j.batch.drop(NotANumber, 1, item)
 	}
 	return math.NaN()
 }
 
 // values is how many series a sample has.
-func values[T comparable](s Sample[T]) (n int) {
+func values(s Sample) (n int) {
 	for _, v := range [...]float64{s.CPU, s.Memory} {
 		if !math.IsNaN(v) {
 			n++
@@ -263,26 +330,28 @@ func values[T comparable](s Sample[T]) (n int) {
 }
 
 // drop counts the samples that an item would have given.
-func (j *Joiner[T]) drop(reason string, item *usage.Item) {
+func (j *Joiner) drop(cause Cause, item *metricsapi.Item) {
 	n := 0
 	for i := range item.Containers {
-		for _, v := range [...]usage.Value{item.Containers[i].CPU, item.Containers[i].Memory} {
-			if v.State != usage.Absent {
+		for _, v := range [...]metricsapi.Value{item.Containers[i].CPU, item.Containers[i].Memory} {
+			if v.State != metricsapi.Absent {
 				n++
 			}
 		}
 	}
-	j.Drop(reason, n)
+	j.batch.drop(cause, n, item)
 }
 
-// Expire takes the samples that have reached MaxAge out of the batch that Done returned last.
-func (j *Joiner[T]) Expire(now time.Time) *Batch[T] {
+// Expire takes the samples that have reached MaxAge out of the batch that Done returned last, whose Dropped is then that of
+// this call only.
+func (j *Joiner) Expire(now time.Time) *Batch {
 	b, fresh := j.served, j.served.Samples[:0]
+	clear(b.Dropped[:])
 	for _, s := range b.Samples {
 		if now.Before(time.Unix(int64(s.at), 0).Add(j.MaxAge)) {
 			fresh = append(fresh, s)
 		} else {
-			j.Drop(Stale, values(s))
+			b.Dropped[TooOld].Samples += values(s)
 		}
 	}
 	clear(b.Samples[len(fresh):])
@@ -293,7 +362,7 @@ func (j *Joiner[T]) Expire(now time.Time) *Batch[T] {
 		}
 	}
 	if len(fresh) == 0 {
-		b.Newest, b.Unknown, b.NewestOf = 0, 0, podcache.Key{}
+		b.Newest, b.Unknown, b.NewestOf = 0, 0, store.Key{}
 	}
 	return b
 }

@@ -5,23 +5,24 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"metrics-server-prom/internal/podcache"
-	"metrics-server-prom/internal/usage"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"metrics-server-prom/internal/metricsapi"
+	"metrics-server-prom/internal/store"
 )
 
 // join is a Joiner with what it has dropped. A pod's value is "namespace/name", with "?" behind it where only its name is
 // known.
 type join struct {
-	Joiner[string]
+	Joiner
 	t       testing.TB
 	dropped map[string]int
-	cache   *podcache.Cache[string]
+	cache   *store.Store[Text]
 }
 
 const maxAge = 5 * time.Minute
@@ -29,40 +30,31 @@ const maxAge = 5 * time.Minute
 // newJoin joins pods, of which a/p, a/q and b/p are known.
 func newJoin(t testing.TB) *join {
 	j := newNodeJoin(t)
-	j.cache = podcache.New[string]()
-	for _, key := range []podcache.Key{{Namespace: "a", Name: "p"}, {Namespace: "a", Name: "q"}, {Namespace: "b", Name: "p"}} {
+	j.cache = store.New[Text]()
+	for _, key := range []store.Key{{Namespace: "a", Name: "p"}, {Namespace: "a", Name: "q"}, {Namespace: "b", Name: "p"}} {
 		j.cache.Put(known(key.Namespace, key.Name, time.Now().Add(-time.Hour)))
 	}
-	j.Cache, j.NodePod = j.cache, nil
-	j.Unknown = func(namespace, name string) string { return namespace + "/" + name + "?" }
+	j.Store = j.cache
+	j.Unknown = func(namespace, name string) Text { return Text{Head: namespace + "/" + name + "?"} }
 	return j
 }
 
 func newNodeJoin(t testing.TB) *join {
 	j := &join{t: t, dropped: map[string]int{}}
-	j.Joiner = Joiner[string]{
-		MaxAge:  maxAge,
-		NodePod: &podcache.Pod[string]{Value: "node"},
-		Escape:  func(s string) string { return s },
-		Drop: func(reason string, n int) {
-			if !slices.Contains(Reasons, reason) || n < 0 {
-				t.Errorf("dropped %d as %q", n, reason)
-			}
-			if j.dropped[reason] += n; j.dropped[reason] == 0 {
-				delete(j.dropped, reason)
-			}
-		},
+	j.Joiner = Joiner{
+		MaxAge: maxAge,
+		Escape: func(s string) string { return s },
 	}
 	return j
 }
 
-func known(namespace, name string, created time.Time) podcache.Keyed[string] {
-	return podcache.Keyed[string]{Key: podcache.Key{Namespace: namespace, Name: name},
-		Pod: &podcache.Pod[string]{Value: namespace + "/" + name, Created: created.Unix(), Version: 1}}
+func known(namespace, name string, created time.Time) store.Entry[Text] {
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "1", ResourceVersion: "1", CreationTimestamp: metav1.NewTime(created)}
+	return store.NewEntry(&meta, name, Text{Head: namespace + "/" + name})
 }
 
 // refresh makes a batch of the items.
-func (j *join) refresh(items ...usage.Item) *Batch[string] {
+func (j *join) refresh(items ...metricsapi.Item) *Batch {
 	j.t.Helper()
 	j.Begin()
 	for i := range items {
@@ -70,11 +62,21 @@ func (j *join) refresh(items ...usage.Item) *Batch[string] {
 			j.t.Fatal(err)
 		}
 	}
-	return j.Done()
+	return j.count(j.Done())
+}
+
+// count adds what a batch has dropped to what was dropped before.
+func (j *join) count(b *Batch) *Batch {
+	for cause := range Cause(Causes) {
+		if n := b.Dropped[cause].Samples; n > 0 {
+			j.dropped[cause.Reason()] += n
+		}
+	}
+	return b
 }
 
 // lines is a batch in words: pod, container, cpu, memory.
-func lines(b *Batch[string]) string {
+func lines(b *Batch) string {
 	number := func(v float64) string {
 		if math.IsNaN(v) {
 			return "-"
@@ -83,28 +85,28 @@ func lines(b *Batch[string]) string {
 	}
 	var lines []string
 	for _, s := range b.Samples {
-		lines = append(lines, fmt.Sprintf("%s %s %s %s", s.Pod.Value, b.Names[s.Name], number(s.CPU), number(s.Memory)))
+		lines = append(lines, fmt.Sprintf("%s %s %s %s", s.Pod.Value.Head, b.Names[s.Name], number(s.CPU), number(s.Memory)))
 	}
 	return strings.Join(lines, "\n")
 }
 
 var (
-	none    = usage.Value{}
-	invalid = usage.Value{State: usage.Invalid}
+	none    = metricsapi.Value{}
+	invalid = metricsapi.Value{State: metricsapi.Invalid}
 )
 
-func v(f float64) usage.Value { return usage.Value{V: f, State: usage.Valid} }
+func v(f float64) metricsapi.Value { return metricsapi.Value{V: f, State: metricsapi.Valid} }
 
-func container(name string, cpu, memory usage.Value) usage.Container {
-	return usage.Container{Name: []byte(name), CPU: cpu, Memory: memory}
+func container(name string, cpu, memory metricsapi.Value) metricsapi.Container {
+	return metricsapi.Container{Name: []byte(name), CPU: cpu, Memory: memory}
 }
 
-func item(namespace, name string, at time.Time, containers ...usage.Container) usage.Item {
-	return usage.Item{Namespace: []byte(namespace), Name: []byte(name), Timestamp: at, Window: 15 * time.Second, HasWindow: true, Containers: containers}
+func item(namespace, name string, at time.Time, containers ...metricsapi.Container) metricsapi.Item {
+	return metricsapi.Item{Namespace: []byte(namespace), Name: []byte(name), Timestamp: at, Window: 15 * time.Second, HasWindow: true, Containers: containers}
 }
 
 // check compares a batch and what was dropped with what is wanted.
-func (j *join) check(b *Batch[string], want string, dropped map[string]int) {
+func (j *join) check(b *Batch, want string, dropped map[string]int) {
 	j.t.Helper()
 	if got := lines(b); got != want {
 		j.t.Errorf("samples:\n%s\nwant:\n%s", got, want)
@@ -116,110 +118,110 @@ func (j *join) check(b *Batch[string], want string, dropped map[string]int) {
 
 func TestJoinPods(t *testing.T) {
 	one := container("x", v(1), v(2))
-	window := func(i usage.Item, window time.Duration, has bool) usage.Item {
+	window := func(i metricsapi.Item, window time.Duration, has bool) metricsapi.Item {
 		i.Window, i.HasWindow = window, has
 		return i
 	}
 	type drops = map[string]int
 	for name, c := range map[string]struct {
-		items   func(now time.Time) []usage.Item
+		items   func(now time.Time) []metricsapi.Item
 		want    string
 		dropped drops
 		unknown int
 	}{
-		"nothing": {items: func(time.Time) []usage.Item { return nil }},
+		"nothing": {items: func(time.Time) []metricsapi.Item { return nil }},
 		"pods and their containers, in the order of the list": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("b", "p", now, one), item("a", "p", now, container("y", v(3), v(4)), one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("b", "p", now, one), item("a", "p", now, container("y", v(3), v(4)), one)}
 			}, want: "b/p x 1 2\na/p y 3 4\na/p x 1 2"},
 		"zero is a value": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now, container("x", v(0), v(0)))}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now, container("x", v(0), v(0)))}
 			}, want: "a/p x 0 0"},
 		"only cpu, only memory, neither": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now, container("x", v(1), none), container("y", none, v(2)), container("z", none, none))}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now, container("x", v(1), none), container("y", none, v(2)), container("z", none, none))}
 			}, want: "a/p x 1 -\na/p y - 2"},
 		"a value that is none is dropped, the other is served": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now, container("x", invalid, v(2)), container("y", v(1), invalid), container("z", invalid, invalid))}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now, container("x", invalid, v(2)), container("y", v(1), invalid), container("z", invalid, invalid))}
 			}, want: "a/p x - 2\na/p y 1 -", dropped: drops{Invalid: 4}},
 		"a rate over no time is none; memory needs no time": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{window(item("a", "p", now, one), 0, true), window(item("a", "q", now, one), -time.Second, true)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{window(item("a", "p", now, one), 0, true), window(item("a", "q", now, one), -time.Second, true)}
 			}, want: "a/p x - 2\na/q x - 2", dropped: drops{Invalid: 2}},
 		"no window says nothing against a rate": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{window(item("a", "p", now, one), 0, false)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{window(item("a", "p", now, one), 0, false)}
 			}, want: "a/p x 1 2"},
 		"as old as max-age is stale, a second less is not": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now.Add(-maxAge), one), item("a", "q", now.Add(time.Second-maxAge), one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now.Add(-maxAge), one), item("a", "q", now.Add(time.Second-maxAge), one)}
 			}, want: "a/q x 1 2", dropped: drops{Stale: 2}},
 		"each value of a stale pod counts, what is absent does not": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now.Add(-time.Hour), one, container("y", v(1), none), container("z", none, none), container("w", invalid, v(1)))}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now.Add(-time.Hour), one, container("y", v(1), none), container("z", none, none), container("w", invalid, v(1)))}
 			}, dropped: drops{Stale: 5}},
 		"without a timestamp it is stale": {
-			items: func(time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", time.Time{}, one), item("a", "new", time.Time{}, one)}
+			items: func(time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", time.Time{}, one), item("a", "new", time.Time{}, one)}
 			}, dropped: drops{Stale: 4}},
 		"timestamps at the ends of what a server can send are not fresh": {
-			items: func(time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", time.Unix(math.MinInt64, 0), one), item("a", "new", time.Unix(math.MinInt64, 0), one), item("a", "newer", time.Unix(math.MinInt64+1e9, 0), one)}
+			items: func(time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", time.Unix(math.MinInt64, 0), one), item("a", "new", time.Unix(math.MinInt64, 0), one), item("a", "newer", time.Unix(math.MinInt64+1e9, 0), one)}
 			}, dropped: drops{Stale: 6}},
 		"a clock that is ahead does no harm": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now.Add(time.Minute), one), item("a", "q", now.Add(100*time.Hour), one), item("a", "new", time.Unix(math.MaxInt64, 0), one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now.Add(time.Minute), one), item("a", "q", now.Add(100*time.Hour), one), item("a", "new", time.Unix(math.MaxInt64, 0), one)}
 			}, want: "a/p x 1 2\na/q x 1 2\na/new? x 1 2", unknown: 1},
 		"usage from before the pod was created is its predecessor's": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "young", now.Add(-11*time.Second), one), item("a", "young2", now.Add(-10*time.Second), one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "young", now.Add(-11*time.Second), one), item("a", "young2", now.Add(-10*time.Second), one)}
 			}, want: "a/young2 x 1 2", dropped: drops{Stale: 2}},
 		"usage of a pod that was deleted is stale": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "deleted", now, one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "deleted", now, one)}
 			}, dropped: drops{Stale: 2}},
 		"a pod that is not known yet is served with its name": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "new", now, one, container("y", v(3), none)), item("new", "p", now, one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "new", now, one, container("y", v(3), none)), item("new", "p", now, one)}
 			}, want: "a/new? x 1 2\na/new? y 3 -\nnew/p? x 1 2", unknown: 2},
 		"a pod that comes twice": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now, one), item("b", "p", now, one), item("a", "p", now, container("y", v(3), v(4)))}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now, one), item("b", "p", now, one), item("a", "p", now, container("y", v(3), v(4)))}
 			}, want: "a/p x 1 2\nb/p x 1 2", dropped: drops{Duplicate: 2}},
 		"an unknown pod that comes twice": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "new", now, one), item("a", "new", now, one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "new", now, one), item("a", "new", now, one)}
 			}, want: "a/new? x 1 2", dropped: drops{Duplicate: 2}, unknown: 1},
 		"a container that comes twice in a pod, with another between": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now, one, container("y", v(3), none), container("x", v(5), v(6)), container("y", none, v(7)))}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now, one, container("y", v(3), none), container("x", v(5), v(6)), container("y", none, v(7)))}
 			}, want: "a/p x 1 2\na/p y 3 -", dropped: drops{Duplicate: 3}},
 		"a container of the same name in another pod is another": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now, one), item("a", "q", now, one), item("b", "p", now, one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now, one), item("a", "q", now, one), item("b", "p", now, one)}
 			}, want: "a/p x 1 2\na/q x 1 2\nb/p x 1 2"},
 		"names that run together are still two pods": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("ab", "c", now, one), item("a", "bc", now, one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("ab", "c", now, one), item("a", "bc", now, one)}
 			}, want: "ab/c? x 1 2\na/bc? x 1 2", unknown: 2},
 		"no name": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "", now, one), item("", "p", now, one), item("a", "p", now, container("", v(1), none), one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "", now, one), item("", "p", now, one), item("a", "p", now, container("", v(1), none), one)}
 			}, want: "a/p x 1 2", dropped: drops{Invalid: 5}},
 		"a name that is no text": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p\xff", now, one), item("a\xff", "p", now, one), item("a", "p", now, container("x\xff", v(1), v(1)))}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p\xff", now, one), item("a\xff", "p", now, one), item("a", "p", now, container("x\xff", v(1), v(1)))}
 			}, dropped: drops{Invalid: 6}},
 		"a name of 253 bytes, and one of more": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("a", "p", now, container(strings.Repeat("x", 253), v(1), none), container(strings.Repeat("x", 254), v(1), none)),
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("a", "p", now, container(strings.Repeat("x", 253), v(1), none), container(strings.Repeat("x", 254), v(1), none)),
 					item("a", strings.Repeat("p", 254), now, one), item(strings.Repeat("n", 254), "p", now, one)}
 			}, want: "a/p " + strings.Repeat("x", 253) + " 1 -", dropped: drops{Invalid: 5}},
 		"an excluded namespace is no drop": {
-			items: func(now time.Time) []usage.Item {
-				return []usage.Item{item("excluded", "p", now, one), item("excluded", "p", now, one), item("a", "p", now, one)}
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("excluded", "p", now, one), item("excluded", "p", now, one), item("a", "p", now, one)}
 			}, want: "a/p x 1 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -247,8 +249,8 @@ func TestJoinNodes(t *testing.T) {
 		one := container("", v(1), v(2))
 		b := j.refresh(item("", "n1", now, one), item("", "n2", now, one), item("", "n1", now, one), item("", "", now, one),
 			item("", "n3", now.Add(-maxAge), one), item("", "n4", now, container("", invalid, v(3))))
-		j.check(b, "node n1 1 2\nnode n2 1 2\nnode n4 - 3", map[string]int{Duplicate: 2, Invalid: 3, Stale: 2})
-		if b.Unknown != 0 || b.NewestOf != (podcache.Key{Name: "n1"}) {
+		j.check(b, " n1 1 2\n n2 1 2\n n4 - 3", map[string]int{Duplicate: 2, Invalid: 3, Stale: 2})
+		if b.Unknown != 0 || b.NewestOf != (store.Key{Name: "n1"}) {
 			t.Errorf("%d unknown, newest of %v", b.Unknown, b.NewestOf)
 		}
 	})
@@ -276,19 +278,23 @@ func TestTimestamps(t *testing.T) {
 		expires        time.Duration
 	}
 	for name, c := range map[string]struct {
-		items func(now time.Time) []usage.Item
+		items func(now time.Time) []metricsapi.Item
 		none  bool
 		want  stamps
 	}{
-		"of an empty list":            {func(time.Time) []usage.Item { return nil }, true, stamps{}},
-		"of a list of what is stale":  {func(now time.Time) []usage.Item { return []usage.Item{item("a", "p", now.Add(-time.Hour), one)} }, true, stamps{}},
-		"of a list without any value": {func(now time.Time) []usage.Item { return []usage.Item{item("a", "p", now, container("x", none, none))} }, true, stamps{}},
-		"are the samples' own": {func(now time.Time) []usage.Item {
-			return []usage.Item{item("a", "p", now.Add(-20*time.Second), one), item("a", "q", now.Add(-10*time.Second), one), item("b", "p", now.Add(-30*time.Second), one),
+		"of an empty list": {func(time.Time) []metricsapi.Item { return nil }, true, stamps{}},
+		"of a list of what is stale": {func(now time.Time) []metricsapi.Item {
+			return []metricsapi.Item{item("a", "p", now.Add(-time.Hour), one)}
+		}, true, stamps{}},
+		"of a list without any value": {func(now time.Time) []metricsapi.Item {
+			return []metricsapi.Item{item("a", "p", now, container("x", none, none))}
+		}, true, stamps{}},
+		"are the samples' own": {func(now time.Time) []metricsapi.Item {
+			return []metricsapi.Item{item("a", "p", now.Add(-20*time.Second), one), item("a", "q", now.Add(-10*time.Second), one), item("b", "p", now.Add(-30*time.Second), one),
 				item("b", "old", now.Add(-time.Hour), one)}
 		}, false, stamps{-30 * time.Second, -10 * time.Second, "a/q", maxAge - 30*time.Second}},
-		"from the future expire from when they were seen": {func(now time.Time) []usage.Item {
-			return []usage.Item{item("a", "p", now.Add(time.Hour), one)}
+		"from the future expire from when they were seen": {func(now time.Time) []metricsapi.Item {
+			return []metricsapi.Item{item("a", "p", now.Add(time.Hour), one)}
 		}, false, stamps{time.Hour, time.Hour, "a/p", maxAge}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -296,7 +302,7 @@ func TestTimestamps(t *testing.T) {
 				now := time.Now()
 				b := newJoin(t).refresh(c.items(now)...)
 				if c.none {
-					if b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (podcache.Key{}) || !b.Expires(maxAge).IsZero() {
+					if b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (store.Key{}) || !b.Expires(maxAge).IsZero() {
 						t.Errorf("oldest %d, newest %d, of %v, expires %s; want nothing", b.Oldest, b.Newest, b.NewestOf, b.Expires(maxAge))
 					}
 					return
@@ -355,7 +361,7 @@ func TestExpire(t *testing.T) {
 			{2 * time.Minute, "a/q x 1 -\na/new? x 1 2\nb/p x 1 2", 2, -2 * time.Minute, time.Hour},
 			{3 * time.Minute, "a/q x 1 -\nb/p x 1 2", 4, -time.Minute, time.Hour},
 		} {
-			b := j.Expire(now.Add(step.in))
+			b := j.count(j.Expire(now.Add(step.in)))
 			j.check(b, step.want, func() map[string]int {
 				if step.dropped == 0 {
 					return nil
@@ -366,8 +372,8 @@ func TestExpire(t *testing.T) {
 				t.Errorf("in %s: oldest %s, newest %s, want %s and %s", step.in, oldest, newest, step.oldest, step.newest)
 			}
 		}
-		b := j.Expire(now.Add(5 * time.Minute))
-		if len(b.Samples) != 0 || b.Unknown != 0 || b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (podcache.Key{}) {
+		b := j.count(j.Expire(now.Add(5 * time.Minute)))
+		if len(b.Samples) != 0 || b.Unknown != 0 || b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (store.Key{}) {
 			t.Errorf("when all has expired: %+v", b)
 		}
 	})
@@ -381,7 +387,7 @@ func TestExpiredPodsAreNotKeptAlive(t *testing.T) {
 	j.refresh() // uses the memory of the first again
 	for _, s := range b.Samples[:cap(b.Samples)] {
 		if s.Pod != nil {
-			t.Errorf("the pod %s is kept behind the end of the samples", s.Pod.Value)
+			t.Errorf("the pod %s is kept behind the end of the samples", s.Pod.Value.Head)
 		}
 	}
 }
@@ -419,7 +425,7 @@ func TestNamesThatAreGoneAreNotKeptForEver(t *testing.T) {
 
 func TestListsThatCannotBeTrue(t *testing.T) {
 	now := time.Now()
-	many := func(n int, next func(i int) usage.Item) func(*join) error {
+	many := func(n int, next func(i int) metricsapi.Item) func(*join) error {
 		return func(j *join) error {
 			j.Begin()
 			for i := range n {
@@ -431,16 +437,16 @@ func TestListsThatCannotBeTrue(t *testing.T) {
 			return nil
 		}
 	}
-	unknown := func(age time.Duration) func(i int) usage.Item {
-		return func(i int) usage.Item {
+	unknown := func(age time.Duration) func(i int) metricsapi.Item {
+		return func(i int) metricsapi.Item {
 			return item("a", fmt.Sprint("unknown-", i), now.Add(-age), container("x", v(1), none))
 		}
 	}
 	full := func(more int) func(*join) error { // all but one
 		return func(j *join) error {
 			j.Begin()
-			j.batch.Samples = make([]Sample[string], maxSamples-1)
-			next := item("a", "p", now, make([]usage.Container, more)...)
+			j.batch.Samples = make([]Sample, maxSamples-1)
+			next := item("a", "p", now, make([]metricsapi.Container, more)...)
 			return j.Join(&next)
 		}
 	}
@@ -486,7 +492,7 @@ func TestNothingIsAllocatedPerItem(t *testing.T) {
 		if nodes {
 			j = newNodeJoin(t)
 		}
-		items := make([]usage.Item, 5_000)
+		items := make([]metricsapi.Item, 5_000)
 		for i := range items {
 			name := fmt.Sprint("pod-", i)
 			items[i] = item("a", name, now.Add(-time.Duration(i%60)*time.Second), container("x", v(1), v(2)), container("y", v(3), invalid))
@@ -521,8 +527,8 @@ func FuzzJoin(f *testing.F) {
 				return b
 			}
 			pick := func(from ...string) []byte { return []byte(from[int(next())%len(from)]) }
-			value := func() usage.Value {
-				return []usage.Value{none, invalid, v(0), v(0.5), v(float64(next())), v(math.MaxFloat64), v(math.SmallestNonzeroFloat64)}[int(next())%7]
+			value := func() metricsapi.Value {
+				return []metricsapi.Value{none, invalid, v(0), v(0.5), v(float64(next())), v(math.MaxFloat64), v(math.SmallestNonzeroFloat64)}[int(next())%7]
 			}
 			j := newJoin(t)
 			if nodes {
@@ -561,8 +567,8 @@ func FuzzJoin(f *testing.F) {
 						if !nodes {
 							c.Name = pick("x", "y", "z", "", "\xff", "a\"\n\\")
 						}
-						for _, v := range []usage.Value{c.CPU, c.Memory} {
-							if v.State != usage.Absent {
+						for _, v := range []metricsapi.Value{c.CPU, c.Memory} {
+							if v.State != metricsapi.Absent {
 								sent++
 							}
 						}
@@ -572,17 +578,17 @@ func FuzzJoin(f *testing.F) {
 						t.Fatal(err)
 					}
 				}
-				b := j.Done()
+				b := j.count(j.Done())
 				checkBatch(t, j, b, sent)
 				time.Sleep(time.Duration(next()) * time.Second)
-				expired := j.Expire(time.Now())
+				expired := j.count(j.Expire(time.Now()))
 				checkBatch(t, j, expired, sent)
 			}
 		})
 	})
 }
 
-func checkBatch(t *testing.T, j *join, b *Batch[string], sent int) {
+func checkBatch(t *testing.T, j *join, b *Batch, sent int) {
 	t.Helper()
 	type key struct {
 		text string
@@ -590,7 +596,7 @@ func checkBatch(t *testing.T, j *join, b *Batch[string], sent int) {
 	}
 	series, served := map[key]bool{}, 0
 	for _, s := range b.Samples {
-		k := key{text: s.Pod.Value, name: b.Names[s.Name]}
+		k := key{text: s.Pod.Value.Head, name: b.Names[s.Name]}
 		if series[k] {
 			t.Errorf("%v comes twice", k)
 		}

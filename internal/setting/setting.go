@@ -2,17 +2,21 @@
 package setting
 
 import (
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/prometheus/exporter-toolkit/web"
 )
@@ -22,8 +26,10 @@ type Row struct {
 	Flag, Env string // names; the flag wins
 	Default   string
 	Help      string
-	// Set takes a value: a given one or the default. It returns "", or what is allowed if the value is not.
-	Set func(value string) (allowed string)
+	// Needs is the flag of a setting without which this one says nothing.
+	Needs string
+	// Set takes a value: a given one or the default. It returns "", or what the value must be if it is not that.
+	Set func(value string) (must string)
 	// FromEnv makes the environment variable's value one for Set; nil where it is one.
 	FromEnv func(string) string
 	// Secret keeps the value out of error messages.
@@ -36,14 +42,26 @@ type Help string
 // Error makes Help an error; it is the text itself.
 func (h Help) Error() string { return string(h) }
 
-// Parse gives every row's Set its value. Its errors are one line that names the setting, the value and what is allowed.
-// --help and --version are a Help.
+// given is what the command line says of a flag, and how often.
+type given struct {
+	value string
+	times int
+}
+
+func (g *given) String() string     { return g.value }
+func (g *given) Set(v string) error { g.value, g.times = v, g.times+1; return nil }
+
+// Parse gives every row's Set its value, in the table's order. An error is one line that names the setting, its value
+// and what that must be. --help and --version are a Help. How settings go together is the caller's to check afterwards,
+// Needs aside.
 func Parse(program, version string, table []Row, args []string, getenv func(string) string) error {
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	showVersion := flags.Bool("version", false, "")
-	for _, row := range table {
-		flags.String(row.Flag, row.Default, row.Help)
+	values := make([]given, len(table))
+	for i, row := range table {
+		values[i].value = row.Default
+		flags.Var(&values[i], row.Flag, row.Help)
 	}
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -52,35 +70,64 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 		return fmt.Errorf("%s; see --help", complaint(err))
 	case flags.NArg() > 0:
 		// It is not shown: it may be the rest of a secret that should have been quoted.
-		return fmt.Errorf("argument %d is not a flag: flags begin with --, and values with spaces want quotes; see --help", len(args)-flags.NArg()+1)
+		return fmt.Errorf("argument %d is not a flag: flags begin with --, and values with spaces need quotes; "+
+			"see --help", len(args)-flags.NArg()+1)
 	case *showVersion:
 		return Help(program + " " + version + "\n")
 	}
-	given := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	for _, row := range table {
-		name, value := "--"+row.Flag, flags.Lookup(row.Flag).Value.String()
-		shown := value
-		if env := getenv(row.Env); !given[row.Flag] && env != "" {
-			name, value, shown = row.Env, env, env
+	setBy := map[string]string{} // the flag or variable that gives a setting a value, by flag
+	for i, row := range table {
+		name, value := "--"+row.Flag, values[i].value
+		if values[i].times > 1 {
+			return fmt.Errorf("%s is given %d times; give it once, with the items of a list separated by commas",
+				name, values[i].times)
+		}
+		original := value
+		if env := getenv(row.Env); values[i].times == 0 && env != "" {
+			name, value, original = row.Env, env, env
 			if row.FromEnv != nil {
 				value = row.FromEnv(env)
 			}
 		}
-		if row.Secret {
-			shown = "(not shown)"
+		if must := row.Set(value); must != "" {
+			if row.Secret || !showable(original) {
+				return fmt.Errorf("%s has a value that is not shown here; it must be %s", name, oneLine(must))
+			}
+			return fmt.Errorf("%s is %q; it must be %s", name, original, oneLine(must))
 		}
-		if allowed := row.Set(value); allowed != "" {
-			return fmt.Errorf("%s is %q; allowed is %s", name, shown, oneLine(allowed))
+		if value != "" && (values[i].times > 0 || name == row.Env) {
+			setBy[row.Flag] = name
+		}
+	}
+	for _, row := range table {
+		if name := setBy[row.Flag]; row.Needs != "" && name != "" && setBy[row.Needs] == "" {
+			return fmt.Errorf("%s says nothing without --%s; set both or neither", name, row.Needs)
 		}
 	}
 	return nil
 }
 
+// isName tells whether a text can be the name of a file, or of something else, rather than what is in a file, plain or
+// as base64. No file system has names above 255 bytes (NAME_MAX) and no system call takes a path above 4096 (PATH_MAX).
+// Of what is shorter, a JSON Web Token begins with the base64 of {", and base64 of a text decodes to text.
+func isName(s string) bool {
+	for part := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '/' || r == filepath.ListSeparator }) {
+		if len(part) > 255 || strings.HasPrefix(part, "eyJ") {
+			return false
+		}
+	}
+	text, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
+	return len(s) <= 4096 && !strings.ContainsFunc(s, unicode.IsControl) && !strings.Contains(s, "{") &&
+		(err != nil || len(text) < 48 || !utf8.Valid(text))
+}
+
+// showable tells whether an error may show a value. What is long may be a token in the wrong place.
+func showable(value string) bool { return len(value) <= 64 && isName(value) }
+
 var flagName = regexp.MustCompile(`^[a-z.-]{1,30}$`)
 
-// complaint is an error of the package flag, which ends with the argument or its name. What is no name may be one with a
-// secret behind it, where the = was forgotten.
+// complaint is an error of the package flag, which ends with the argument or its name. What is not a name may be one
+// with a secret behind it, where the = was forgotten.
 func complaint(err error) string {
 	what, name, named := strings.Cut(err.Error(), ": -")
 	switch {
@@ -116,24 +163,37 @@ func help(program, version string, table []Row) Help {
 	return Help(b.String())
 }
 
-// Text sets p to any value.
-func Text(p *string) func(string) string { return func(v string) string { *p = v; return "" } }
-
-// FileName sets p to the name of a file, or several. It belongs into a Row that is Secret: what is refused is a file's
-// content, given in place of its name.
-func FileName(p *string) func(string) string {
+// Name sets p to a name, or to "".
+func Name(p *string) func(string) string {
 	return func(v string) string {
-		if *p = v; strings.ContainsAny(v, "\n{") || len(v) > 4096 { // PATH_MAX
-			return "the name of a file, not what is in it"
+		if *p = v; !isName(v) {
+			return "a name, not what is in a file"
 		}
 		return ""
 	}
 }
 
+// FileName sets p to the name of a file, or several in a list as of PATH.
+func FileName(p *string) func(string) string {
+	return func(v string) string {
+		*p = v
+		for _, file := range filepath.SplitList(v) {
+			if !isName(file) {
+				return notContent
+			}
+		}
+		return ""
+	}
+}
+
+const notContent = "the name of a file, not what is in it"
+
 // WebConfig sets p to the name of a configuration file of the Prometheus exporter-toolkit, or to "".
 func WebConfig(p *string) func(string) string {
 	return func(v string) string {
-		*p = v
+		if *p = v; !isName(v) {
+			return notContent
+		}
 		if err := web.Validate(v); err != nil {
 			return "a web configuration file, but: " + unquoted(err.Error())
 		}
@@ -148,7 +208,8 @@ func unquoted(err string) string {
 	what, _, _ := strings.Cut(err, ": ")
 	switch {
 	case what == "yaml":
-		return strings.Join(append([]string{"no valid YAML, or a field that it does not have"}, lineNumber.FindAllString(err, -1)...), ", ")
+		lines := lineNumber.FindAllString(err, -1)
+		return strings.Join(append([]string{"not valid YAML, or a field that does not exist"}, lines...), ", ")
 	case strings.HasPrefix(what, "unknown "), strings.HasPrefix(what, "invalid "):
 		return what
 	}
@@ -158,22 +219,19 @@ func unquoted(err string) string {
 // OneOf sets p to one of the values.
 func OneOf(p *string, values ...string) func(string) string {
 	return func(v string) string {
-		*p = v
-		for _, value := range values {
-			if v == value {
-				return ""
-			}
+		if *p = v; slices.Contains(values, v) {
+			return ""
 		}
-		return strings.Join(values, ", ")
+		return "one of " + strings.Join(values, ", ")
 	}
 }
 
-// List sets p to the items of a list separated by commas. invalid says what is wrong with an item.
+// List sets p to the items of a list separated by commas, each once. invalid says what is wrong with an item.
 func List(p *[]string, of string, invalid func(string) []string) func(string) string {
 	return func(v string) string {
 		*p = nil
 		for item := range strings.SplitSeq(v, ",") {
-			if item = strings.TrimSpace(item); item == "" {
+			if item = strings.TrimSpace(item); item == "" || slices.Contains(*p, item) {
 				continue
 			}
 			if len(invalid(item)) > 0 {
@@ -200,7 +258,7 @@ func Duration(p *time.Duration, low, high time.Duration) func(string) string {
 func ListenAddress(p *string) func(string) string {
 	return func(v string) string {
 		*p = v
-		if _, port, err := net.SplitHostPort(v); err == nil {
+		if host, port, err := net.SplitHostPort(v); err == nil && isName(host) {
 			if _, err := strconv.ParseUint(port, 10, 16); err == nil {
 				return ""
 			}
@@ -212,10 +270,10 @@ func ListenAddress(p *string) func(string) string {
 // LogLevel sets p to one of the levels by name.
 func LogLevel(p *slog.Level) func(string) string {
 	return func(v string) string {
-		allowed := OneOf(&v, "debug", "info", "warn", "error")(v)
-		if allowed == "" {
+		must := OneOf(&v, "debug", "info", "warn", "error")(v)
+		if must == "" {
 			p.UnmarshalText([]byte(v))
 		}
-		return allowed
+		return must
 	}
 }

@@ -1,6 +1,7 @@
 package setting
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,13 +17,14 @@ import (
 // program has one setting of each kind.
 type program struct {
 	text, format, address, header string
+	file, web                     string
 	names                         []string
 	interval                      time.Duration
 }
 
 func (p *program) table() []Row {
 	return []Row{
-		{Flag: "text", Env: "TEXT", Help: "any text", Set: Text(&p.text)},
+		{Flag: "text", Env: "TEXT", Help: "any name", Set: Name(&p.text)},
 		{Flag: "log.format", Env: "LOG_FORMAT", Default: "text", Help: "text or json", Set: OneOf(&p.format, "text", "json")},
 		{Flag: "names", Env: "NAMES", Help: "some names", Set: List(&p.names, "names", func(name string) []string {
 			if strings.ContainsAny(name, " !") {
@@ -38,7 +40,9 @@ func (p *program) table() []Row {
 			}
 			return ""
 		}},
-		{Flag: "header", Env: "HEADER", Help: "a header", Secret: true, Set: func(v string) string {
+		{Flag: "file", Env: "FILE", Help: "a file", Set: FileName(&p.file)},
+		{Flag: "web", Env: "WEB", Help: "a web configuration", Set: WebConfig(&p.web)},
+		{Flag: "header", Env: "HEADER", Help: "a header", Needs: "text", Secret: true, Set: func(v string) string {
 			if p.header = v; v != "" && !strings.Contains(v, ": ") {
 				return "a header, such as Name: value"
 			}
@@ -60,27 +64,27 @@ func TestValues(t *testing.T) {
 		args []string
 		want program
 	}{
-		"nothing given is the default":                    {nil, nil, defaults},
-		"a flag":                                          {nil, []string{"--text=x"}, with(func(p *program) { p.text = "x" })},
-		"a flag with its value behind it":                 {nil, []string{"--text", "x"}, with(func(p *program) { p.text = "x" })},
-		"a flag with one dash":                            {nil, []string{"-text", "x"}, with(func(p *program) { p.text = "x" })},
-		"a flag whose value has an equals sign":           {nil, []string{"--text=a=b"}, with(func(p *program) { p.text = "a=b" })},
-		"a flag given twice counts as given last":         {nil, []string{"--text=a", "--text=b"}, with(func(p *program) { p.text = "b" })},
-		"an environment variable":                         {env{"TEXT": "x"}, nil, with(func(p *program) { p.text = "x" })},
-		"the flag wins":                                   {env{"TEXT": "env"}, []string{"--text=flag"}, with(func(p *program) { p.text = "flag" })},
-		"an empty flag wins as well":                      {env{"NAMES": "a,b"}, []string{"--names="}, defaults},
-		"a flag that says the default wins as well":       {env{"LOG_FORMAT": "json"}, []string{"--log.format=text"}, defaults},
-		"a wrong environment variable that a flag covers": {env{"INTERVAL": "x"}, []string{"--interval=20s"}, with(func(p *program) { p.interval = 20 * time.Second })},
-		"an empty environment variable is none":           {env{"LOG_FORMAT": "", "INTERVAL": "", "PORT": ""}, nil, defaults},
-		"an environment variable of another form":         {env{"PORT": "8080"}, nil, with(func(p *program) { p.address = ":8080" })},
-		"the flag's own form":                             {env{"PORT": "8080"}, []string{"--address=:9090"}, with(func(p *program) { p.address = ":9090" })},
-		"one of several":                                  {env{"LOG_FORMAT": "json"}, nil, with(func(p *program) { p.format = "json" })},
-		"a list":                                          {nil, []string{"--names=a,b,c"}, with(func(p *program) { p.names = []string{"a", "b", "c"} })},
-		"a list with spaces, and commas too many":         {nil, []string{"--names= a , b,,c, "}, with(func(p *program) { p.names = []string{"a", "b", "c"} })},
-		"a list of commas is empty":                       {nil, []string{"--names=,,"}, defaults},
-		"the shortest duration":                           {nil, []string{"--interval=1s"}, with(func(p *program) { p.interval = time.Second })},
-		"the longest duration":                            {nil, []string{"--interval=600s"}, with(func(p *program) { p.interval = 10 * time.Minute })},
-		"a secret":                                        {env{"HEADER": "Authorization: Bearer x"}, nil, with(func(p *program) { p.header = "Authorization: Bearer x" })},
+		"nothing given is the default":                      {nil, nil, defaults},
+		"a flag":                                            {nil, []string{"--text=x"}, with(func(p *program) { p.text = "x" })},
+		"a flag with its value behind it":                   {nil, []string{"--text", "x"}, with(func(p *program) { p.text = "x" })},
+		"a flag with one dash":                              {nil, []string{"-text", "x"}, with(func(p *program) { p.text = "x" })},
+		"a flag whose value has an equals sign":             {nil, []string{"--text=a=b"}, with(func(p *program) { p.text = "a=b" })},
+		"an environment variable":                           {env{"TEXT": "x"}, nil, with(func(p *program) { p.text = "x" })},
+		"the flag wins":                                     {env{"TEXT": "env"}, []string{"--text=flag"}, with(func(p *program) { p.text = "flag" })},
+		"an empty flag wins as well":                        {env{"NAMES": "a,b"}, []string{"--names="}, defaults},
+		"a flag that says the default wins as well":         {env{"LOG_FORMAT": "json"}, []string{"--log.format=text"}, defaults},
+		"a wrong environment variable that a flag covers":   {env{"INTERVAL": "x"}, []string{"--interval=20s"}, with(func(p *program) { p.interval = 20 * time.Second })},
+		"an empty environment variable is none":             {env{"LOG_FORMAT": "", "INTERVAL": "", "PORT": ""}, nil, defaults},
+		"an environment variable of another form":           {env{"PORT": "8080"}, nil, with(func(p *program) { p.address = ":8080" })},
+		"the flag's own form":                               {env{"PORT": "8080"}, []string{"--address=:9090"}, with(func(p *program) { p.address = ":9090" })},
+		"one of several":                                    {env{"LOG_FORMAT": "json"}, nil, with(func(p *program) { p.format = "json" })},
+		"a list":                                            {nil, []string{"--names=a,b,c"}, with(func(p *program) { p.names = []string{"a", "b", "c"} })},
+		"a list with spaces, and commas too many":           {nil, []string{"--names= a , b,,c, "}, with(func(p *program) { p.names = []string{"a", "b", "c"} })},
+		"a list that has an item twice is a set (fault 14)": {nil, []string{"--names=a,b,a, b"}, with(func(p *program) { p.names = []string{"a", "b"} })},
+		"a list of commas is empty":                         {nil, []string{"--names=,,"}, defaults},
+		"the shortest duration":                             {nil, []string{"--interval=1s"}, with(func(p *program) { p.interval = time.Second })},
+		"the longest duration":                              {nil, []string{"--interval=600s"}, with(func(p *program) { p.interval = 10 * time.Minute })},
+		"a secret":                                          {env{"HEADER": "Authorization: Bearer x", "TEXT": "x"}, nil, with(func(p *program) { p.header, p.text = "Authorization: Bearer x", "x" })},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var p program
@@ -102,37 +106,45 @@ func TestErrors(t *testing.T) {
 		want string
 	}{
 		"a flag's value": {nil, []string{"--log.format=xml"},
-			`--log.format is "xml"; allowed is text, json`},
+			`--log.format is "xml"; it must be one of text, json`},
 		"an environment variable's value": {env{"LOG_FORMAT": "xml"}, nil,
-			`LOG_FORMAT is "xml"; allowed is text, json`},
+			`LOG_FORMAT is "xml"; it must be one of text, json`},
 		"the flag's, where both are given": {env{"LOG_FORMAT": "toml"}, []string{"--log.format=xml"},
-			`--log.format is "xml"; allowed is text, json`},
+			`--log.format is "xml"; it must be one of text, json`},
 		"the right value in the wrong case": {nil, []string{"--log.format=JSON"},
-			`--log.format is "JSON"; allowed is text, json`},
+			`--log.format is "JSON"; it must be one of text, json`},
 		"an empty value": {nil, []string{"--log.format="},
-			`--log.format is ""; allowed is text, json`},
+			`--log.format is ""; it must be one of text, json`},
 		"an environment variable as it was given, not as it is used": {env{"PORT": "!"}, nil,
-			`PORT is "!"; allowed is an address, such as :9100`},
+			`PORT is "!"; it must be an address, such as :9100`},
 		"no duration": {nil, []string{"--interval=soon"},
-			`--interval is "soon"; allowed is a duration from 1s to 10m0s, such as 15s`},
+			`--interval is "soon"; it must be a duration from 1s to 10m0s, such as 15s`},
 		"a duration without a unit": {env{"INTERVAL": "15"}, nil,
-			`INTERVAL is "15"; allowed is a duration from 1s to 10m0s, such as 15s`},
+			`INTERVAL is "15"; it must be a duration from 1s to 10m0s, such as 15s`},
 		"a duration that is too short": {nil, []string{"--interval=999ms"},
-			`--interval is "999ms"; allowed is a duration from 1s to 10m0s, such as 15s`},
+			`--interval is "999ms"; it must be a duration from 1s to 10m0s, such as 15s`},
 		"a duration that is too long": {nil, []string{"--interval=10m1s"},
-			`--interval is "10m1s"; allowed is a duration from 1s to 10m0s, such as 15s`},
+			`--interval is "10m1s"; it must be a duration from 1s to 10m0s, such as 15s`},
 		"a negative duration": {nil, []string{"--interval=-15s"},
-			`--interval is "-15s"; allowed is a duration from 1s to 10m0s, such as 15s`},
+			`--interval is "-15s"; it must be a duration from 1s to 10m0s, such as 15s`},
 		"one wrong item of a list": {nil, []string{"--names=a,b!,c"},
-			`--names is "a,b!,c"; allowed is a list of names separated by commas`},
+			`--names is "a,b!,c"; it must be a list of names separated by commas`},
 		"a value of several lines": {env{"LOG_FORMAT": "text\nPORT=1"}, nil,
-			`LOG_FORMAT is "text\nPORT=1"; allowed is text, json`},
-		"a value that is no text": {env{"LOG_FORMAT": "\xff\x00"}, nil,
-			`LOG_FORMAT is "\xff\x00"; allowed is text, json`},
+			`LOG_FORMAT has a value that is not shown here; it must be one of text, json`},
+		"a value that is no text": {env{"LOG_FORMAT": "\xff"}, nil,
+			`LOG_FORMAT is "\xff"; it must be one of text, json`},
 		"a secret is not shown": {nil, []string{"--header=marked-secret"},
-			`--header is "(not shown)"; allowed is a header, such as Name: value`},
+			`--header has a value that is not shown here; it must be a header, such as Name: value`},
 		"a secret from the environment is not shown": {env{"HEADER": "marked-secret"}, nil,
-			`HEADER is "(not shown)"; allowed is a header, such as Name: value`},
+			`HEADER has a value that is not shown here; it must be a header, such as Name: value`},
+		"a flag given twice (fault 14)": {nil, []string{"--text=a", "--names=x", "--text=b"},
+			`--text is given 2 times; give it once, with the items of a list separated by commas`},
+		"a flag given twice with the same value": {nil, []string{"--text=a", "--text=a"},
+			`--text is given 2 times; give it once, with the items of a list separated by commas`},
+		"a flag without the one that it needs": {nil, []string{"--header=A: b"},
+			`--header says nothing without --text; set both or neither`},
+		"a variable without the flag that it needs": {env{"HEADER": "A: b"}, []string{"--text="},
+			`HEADER says nothing without --text; set both or neither`},
 		"a flag that does not exist": {nil, []string{"--intervall=15s"},
 			`flag provided but not defined: -intervall; see --help`},
 		"a flag without its value": {nil, []string{"--interval"},
@@ -144,9 +156,9 @@ func TestErrors(t *testing.T) {
 		"a value for a flag that takes none": {nil, []string{"--version=marked-secret"},
 			`--version and --help take no value; see --help`},
 		"something that is no flag": {nil, []string{"serve"},
-			`argument 1 is not a flag: flags begin with --, and values with spaces want quotes; see --help`},
+			`argument 1 is not a flag: flags begin with --, and values with spaces need quotes; see --help`},
 		"something behind the flags": {nil, []string{"--text=x", "y"},
-			`argument 2 is not a flag: flags begin with --, and values with spaces want quotes; see --help`},
+			`argument 2 is not a flag: flags begin with --, and values with spaces need quotes; see --help`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := new(program).parse(c.env, c.args...)
@@ -193,11 +205,11 @@ func TestListenAddress(t *testing.T) {
 		"": false, "9100": false, ":": false, ":-1": false, ":65536": false, ":http": false, "::1:9100": false, ":9100 ": false, "localhost": false, "http://localhost:9100": false,
 	} {
 		var address string
-		switch allowed := ListenAddress(&address)(value); {
-		case valid && (allowed != "" || address != value):
-			t.Errorf("%q: address %q, allowed is %s", value, address, allowed)
-		case !valid && allowed != "host:port or :port (in PORT only the port), with a port from 0 to 65535":
-			t.Errorf("%q: allowed is %q", value, allowed)
+		switch must := ListenAddress(&address)(value); {
+		case valid && (must != "" || address != value):
+			t.Errorf("%q: address %q, must be %s", value, address, must)
+		case !valid && must != "host:port or :port (in PORT only the port), with a port from 0 to 65535":
+			t.Errorf("%q: must be %q", value, must)
 		}
 	}
 }
@@ -205,14 +217,14 @@ func TestListenAddress(t *testing.T) {
 func TestLogLevel(t *testing.T) {
 	for value, want := range map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError} {
 		level := slog.Level(99)
-		if allowed := LogLevel(&level)(value); allowed != "" || level != want {
-			t.Errorf("%s: level %s, allowed is %s", value, level, allowed)
+		if must := LogLevel(&level)(value); must != "" || level != want {
+			t.Errorf("%s: level %s, must be %s", value, level, must)
 		}
 	}
 	for _, value := range []string{"", "INFO", "trace", "warn+1", "4"} {
 		var level slog.Level
-		if allowed := LogLevel(&level)(value); allowed != "debug, info, warn, error" || level != 0 {
-			t.Errorf("%q: level %s, allowed is %q", value, level, allowed)
+		if must := LogLevel(&level)(value); must != "one of debug, info, warn, error" || level != 0 {
+			t.Errorf("%q: level %s, must be %q", value, level, must)
 		}
 	}
 }
@@ -223,7 +235,7 @@ func TestHelp(t *testing.T) {
 Each flag has an environment variable; the flag wins.
 
   --text, TEXT
-      any text
+      any name
   --log.format, LOG_FORMAT (default text)
       text or json
   --names, NAMES
@@ -232,6 +244,10 @@ Each flag has an environment variable; the flag wins.
       how often
   --address, PORT (default :9100)
       address
+  --file, FILE
+      a file
+  --web, WEB
+      a web configuration
   --header, HEADER
       a header
   --version
@@ -264,13 +280,61 @@ Each flag has an environment variable; the flag wins.
 }
 
 func TestFileName(t *testing.T) {
+	name := strings.Repeat("n", 255)
 	for value, ok := range map[string]bool{
-		"": true, "/etc/kube/config": true, "one:two": true, "C-3.yaml": true,
-		"apiVersion: v1\nkind: Config": false, `{"kind":"Config"}`: false, strings.Repeat("YXBp", 1100): false,
+		"": true, "/etc/kube/config": true, "one:two": true, "C-3.yaml": true, "Keys/my eyJ.yaml": true,
+		name: true, "/" + name + "/" + name: true, "/a/" + name + ":/b/" + name: true,
+		strings.Repeat("/"+name, 16):                                      true, // 4096 bytes
+		strings.Repeat("/"+name, 16) + ":" + strings.Repeat("/"+name, 16): true,
+		name + "n": false, "/a:/b/" + name + "n": false, strings.Repeat("/"+name, 16) + "/": false,
+		"/etc/kubernetes/kubeconfig/of/the/production/cluster/in/the/east":                                    true,
+		base64.StdEncoding.EncodeToString([]byte("server: https://k/?a/?b/?c, user: u, token: t-0123456789")): false,
+		"a\nb": false, "a\x00b": false, "{a": false, "/a/eyJhbGciOiJIUzI1NiJ9.e30.c2ln": false,
 	} {
 		var p string
 		if got := FileName(&p)(value) == ""; got != ok || ok && p != value {
-			t.Errorf("%.40q: %t, %q", value, got, p)
+			t.Errorf("%.40q, %d bytes: %t, %q", value, len(value), got, p)
+		}
+	}
+}
+
+// TestContentInPlaceOfANameIsNotShown is fault 10: a token got into the log because a kubeconfig's content was where
+// its name should have been. The token is where an error that is cut short would still have it.
+func TestContentInPlaceOfANameIsNotShown(t *testing.T) {
+	const token = "eyJhbGciOiJSUzI1NiIsImtpZCI6Im1hcmtlZCJ9.eyJzdWIiOiJtYXJrZWQifQ.bWFya2VkLXNpZ25hdHVyZQ"
+	yaml := "users: [" + token + "]\napiVersion: v1\nkind: Config\nclusters:\n- name: c\n" +
+		"  cluster: {server: 'https://k:6443?a=b'}\n" +
+		"contexts:\n- name: c\n  context: {cluster: c, user: u}\ncurrent-context: c\n" +
+		"users:\n- name: u\n  user:\n    token: x\n"
+	encoded := base64.StdEncoding.EncodeToString([]byte(yaml))
+	var wrapped strings.Builder
+	for line := range slices.Chunk([]byte(encoded), 76) {
+		wrapped.Write(append(line, '\n'))
+	}
+	contents := map[string]string{"YAML": yaml, "JSON": `{"token":"` + token + `"}`, "base64 -w0": encoded,
+		"base64 in lines": wrapped.String(), "a token": token, "a token's beginning": token[:40]}
+	for what, content := range contents {
+		for _, row := range new(program).table() {
+			for _, args := range [][]string{nil, {"--" + row.Flag, content}} {
+				t.Run(fmt.Sprint(what, " in ", row.Env, " ", len(args)), func(t *testing.T) {
+					env := map[string]string{row.Env: content}
+					if args != nil {
+						env = nil
+					}
+					err := new(program).parse(env, args...)
+					if err == nil && (row.Env == "NAMES" || row.Env == "PORT") { // which take almost anything here
+						return
+					}
+					checkError(t, err)
+					for _, lines := range []string{content, yaml, encoded} {
+						for word := range strings.FieldsSeq(lines) {
+							if piece := word[:min(len(word), 20)]; len(piece) > 8 && strings.Contains(err.Error(), piece) {
+								t.Errorf("%q is in the error: %v", piece, err)
+							}
+						}
+					}
+				})
+			}
 		}
 	}
 }
@@ -280,7 +344,7 @@ func TestWebConfig(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"nothing in it":    {"", ""},
 		"a hash":           {"basic_auth_users: {me: $2a$04$JRR5xbHQBTfrPdIHkVgy8.4CT7QYgYZbVnmUjZAFBgR2Iq5WmPYsq}", ""},
-		"no YAML":          {"basic_auth_users: {me: " + secret, "but: no valid YAML, or a field that it does not have, line 1"},
+		"no YAML":          {"basic_auth_users: {me: " + secret, "but: not valid YAML, or a field that does not exist, line 1"},
 		"an unknown field": {"basic_auth_users:\n" + secret + ": x", "line 2"},
 		"the wrong type":   {"basic_auth_users: " + secret, "line 1"},
 		"a TLS version":    {"tls_server_config: {min_version: " + secret + "}", "but: unknown TLS version"},

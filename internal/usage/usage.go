@@ -1,179 +1,192 @@
-// Package usage decodes what the resource metrics API (metrics.k8s.io/v1beta1) answers: lists of PodMetrics and
-// NodeMetrics, and single objects of them, in protobuf or JSON.
-//
-// A body is read as a stream: one item at a time is in memory, in buffers that are kept from one body to the next. Only
-// what a sample is made of is read: namespace, name, timestamp, window, container names, and the usage of cpu and
-// memory. Labels, annotations and everything else are skipped unread.
-//
-// What is read has the meaning that the generated types of k8s.io/metrics give it, with these exceptions, all of them on
-// the careful side:
-//   - A quantity that the generated types cannot parse fails their whole list. Here that one Value is Invalid. So is one
-//     that is missing or empty, which they take for zero.
-//   - What is skipped unread is not checked either, so it cannot fail a list.
-//   - The kind and the apiVersion must be there, must be the expected ones, and must come once: no body is taken for an
-//     empty list because it is some other object.
+// Package usage keeps what a list of metrics.k8s.io says up to date: it reads the list again and again, joins it with the
+// pods' metadata, and tells of all that is lost on the way.
 package usage
 
 import (
-	"bytes"
-	"errors"
+	"context"
 	"fmt"
-	"io"
+	"math"
+	"sync/atomic"
 	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"k8s.io/client-go/rest"
+
+	"metrics-server-prom/internal/health"
+	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/metricsapi"
+	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
 )
 
-// Kind is the kind of object that a body is expected to hold.
-type Kind int
-
-// The kinds of metrics.k8s.io/v1beta1.
-const (
-	PodMetricsList Kind = iota
-	NodeMetricsList
-	PodMetrics
-	NodeMetrics
-)
-
-// String returns the kind as the API writes it.
-func (k Kind) String() string {
-	return [...]string{"PodMetricsList", "NodeMetricsList", "PodMetrics", "NodeMetrics"}[k]
+// Options is which list, and where it comes from and goes to.
+type Options struct {
+	Client    rest.Interface  // of metrics.k8s.io
+	Resource  string          // nodes or pods
+	Kind      metricsapi.Kind // of the list
+	Namespace string          // "" for all, and for nodes
+	Selector  string          // of labels, "" for none
+	Joiner    sample.Joiner
+	// Optional says that the list is not needed where the account may not have it; Absent that the account is not meant to.
+	Optional, Absent bool
+	// Ready waits for what has to be there before the list is read; nil for nothing.
+	Ready func(context.Context) error
+	// Show makes what has become of the list visible: a batch, or nil where what was shown before stays. The batch is valid
+	// until Show is called the next time but one.
+	Show   func(*sample.Batch, Status)
+	Self   *selfmetrics.Scope // counters, which outlive the list
+	Health *health.Tracker
 }
 
-func (k Kind) isList() bool { return k == PodMetricsList || k == NodeMetricsList }
-func (k Kind) isNode() bool { return k == NodeMetricsList || k == NodeMetrics }
-
-// State tells whether a Value can be used.
-type State uint8
-
-const (
-	Absent  State = iota // The usage does not name the resource.
-	Valid                // The quantity is a number, finite and not negative.
-	Invalid              // The quantity is anything else: negative, too large, empty, not a quantity.
-)
-
-// Value is one quantity of a usage.
-type Value struct {
-	V     float64 // In cores (cpu) or bytes (memory); 0 unless State is Valid.
-	State State
+// Status is how the attempts to read a list have ended.
+type Status struct {
+	Refreshed time.Time     // when the list was last read; zero for never
+	Failure   *kube.Failure // of the last attempt; nil where it worked
+	expires   time.Time     // when the first sample shown reaches max-age; zero where there is none
 }
 
-// Container is the usage of one container, or of a node.
-type Container struct {
-	Name   []byte // Empty for a node. As it came: any bytes, not only UTF-8.
-	CPU    Value  // Cores, that is CPU seconds per second.
-	Memory Value  // Bytes of the working set.
+// Tried tells whether an attempt was made; one that waits for the first list of a watch is still going on.
+func (s Status) Tried() bool {
+	return !s.Refreshed.IsZero() || s.Failure != nil && s.Failure.Reason != kube.Watch
 }
 
-// Item is one PodMetrics or NodeMetrics. It lies in the Decoder's buffers and is valid only until visit returns.
-type Item struct {
-	Namespace []byte // Empty for a node. As it came, as Name is: any bytes, not only UTF-8.
-	Name      []byte
-	// Timestamp is the end of the interval that was measured; zero where it is absent. Whole seconds in protobuf. A
-	// hostile server can send any second that fits an int64, so UnixNano may overflow.
-	Timestamp time.Time
-	// Window is the length of that interval, of either sign; HasWindow is false where none was sent.
-	Window    time.Duration
-	HasWindow bool
-	// Containers are those of a pod, in the order of the body and as often as it names them. A NodeMetrics has exactly one.
-	Containers []Container
+// List is a list that is kept up to date while its Loop runs.
+type List struct {
+	Options
+	Loop refresh.Loop
+	What string // for people: nodes, pods, pods of namespace NAME
+
+	status  atomic.Pointer[Status]
+	decoder metricsapi.Decoder
+	before  [sample.Causes]bool // for which the list before had samples that were dropped
 }
 
-// Limits on what a body may make the Decoder hold or do.
-const (
-	// DefaultMaxBody is the largest body that is read where Decoder.MaxBody is not set. It is twelve times the list of
-	// Kubernetes' own limit of 150,000 pods.
-	DefaultMaxBody = 1 << 30
-
-	// maxItem bounds one item, or another value that must be held as a whole. An object in etcd has at most 1.5 MiB.
-	maxItem = 4 << 20
-
-	// maxContainers bounds what the containers of one item take: without it two bytes of body would become 56 of memory.
-	maxContainers = 10_000
-
-	// The largest buffers that are kept for the next body: bytes, and containers.
-	keptBuffer     = 256 << 10
-	keptContainers = 1_000
-)
-
-// Decoder reads bodies. Its buffers are kept from one to the next, so that a list of any length allocates the same. The
-// zero value is ready for use, by one goroutine at a time.
-type Decoder struct {
-	// MaxBody is the largest body in bytes that is read; a larger one is an error. 0 means DefaultMaxBody.
-	MaxBody int64
-
-	body  stream
-	item  Item
-	names []byte // What the names of an Item decoded from JSON alias.
-}
-
-// Read reads one object of the kind from r until r ends, and calls visit for each item in the order of the list, once
-// for a single object. It tells protobuf from JSON by the first bytes, whatever the content type says.
-//
-// An error of visit or of r ends it and is returned wrapped. After any error, what was visited before is void: it may be
-// the beginning of a list that was cut off. r is not closed, and not read to its end after an error.
-func (d *Decoder) Read(r io.Reader, kind Kind, visit func(*Item) error) error {
-	limit := d.MaxBody
-	if limit == 0 {
-		limit = DefaultMaxBody
+// New returns a list. Its loop wants an Interval, a Cutoff and a Pulse; its gauges are registered with scope.
+func New(o Options, scope *selfmetrics.Scope) *List {
+	l := &List{Options: o, What: o.Resource}
+	labels := fmt.Sprintf("resource=%q", o.Resource)
+	if o.Namespace != "" {
+		l.What += " of namespace " + o.Namespace
+		labels += fmt.Sprintf(",namespace=%q", o.Namespace)
 	}
-	d.body.reset(r, limit)
-	err := d.read(kind, visit)
-	d.body.r = nil
-	if cap(d.body.buf) > keptBuffer || cap(d.names) > keptBuffer || cap(d.item.Containers) > keptContainers {
-		*d = Decoder{MaxBody: d.MaxBody} // What one large item has needed would stay for good.
+	l.status.Store(&Status{})
+	l.Loop.Read, l.Loop.Publish, l.Loop.Expire = l.read, l.publish, l.expire
+	l.Loop.Expires = func() time.Time { return l.status.Load().expires }
+	scope.Gauge("up", "Whether the last refresh of the resource worked.", labels, func() float64 {
+		switch s := l.status.Load(); {
+		case s.Failure == nil && !s.Refreshed.IsZero():
+			return 1
+		case s.Failure != nil && s.Failure.Reason == kube.Forbidden && o.Absent:
+			return math.NaN()
+		}
+		return 0
+	})
+	scope.Gauge("last_refresh_timestamp_seconds", "When the resource was last refreshed.", labels, func() float64 {
+		if s := l.status.Load(); !s.Refreshed.IsZero() {
+			return float64(s.Refreshed.UnixMilli()) / 1e3
+		}
+		return math.NaN()
+	})
+	for _, reason := range kube.Reasons {
+		l.failed(reason)
 	}
+	for cause := range sample.Cause(sample.Causes) {
+		l.dropped(cause)
+	}
+	return l
+}
+
+// Working tells whether the last attempt worked.
+func (l *List) Working() bool { return l.status.Load().Failure == nil }
+
+// failed counts refreshes that failed.
+func (l *List) failed(reason string) *metrics.Counter {
+	return l.Self.Counter("refresh_errors_total", "Refreshes that failed.", fmt.Sprintf("resource=%q,reason=%q", l.Resource, reason))
+}
+
+// dropped counts samples that are not shown.
+func (l *List) dropped(cause sample.Cause) *metrics.Counter {
+	return l.Self.Counter("samples_dropped_total", "Samples of the metrics API that were not served.",
+		fmt.Sprintf("reason=%q", cause.Reason()))
+}
+
+// read reads the list and joins it; publish makes it visible.
+func (l *List) read(ctx context.Context, _ refresh.Attempt) error {
+	defer l.Self.Histogram("refresh_duration_seconds", "Time to read a resource and join it with its labels.",
+		fmt.Sprintf("resource=%q", l.Resource), []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}).UpdateDuration(time.Now())
+	if l.Ready != nil {
+		if err := l.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	l.Joiner.Begin()
+	request := l.Client.Get().NamespaceIfScoped(l.Namespace, l.Namespace != "").Resource(l.Resource).MaxRetries(0)
+	if l.Selector != "" {
+		request.Param("labelSelector", l.Selector)
+	}
+	body, err := request.Stream(ctx)
 	if err != nil {
-		return fmt.Errorf("reading a %s: %w", kind, err)
+		return err
+	}
+	defer body.Close()
+	if err := l.decoder.Read(body, l.Kind, l.Joiner.Join); err != nil {
+		return kube.BodyError(ctx, err)
 	}
 	return nil
 }
 
-func (d *Decoder) read(kind Kind, visit func(*Item) error) error {
-	start, err := d.body.window(len(magic))
+// publish shows the attempt's result. After a failure that is what was shown before, until it expires; not where the attempt
+// came late: then nobody knows how old it is.
+func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
+	old := *l.status.Load()
 	if err != nil {
-		return err
+		f := kube.Explain("list "+l.Resource+".metrics.k8s.io", err)
+		if !old.expires.IsZero() && !old.expires.After(time.Now()) {
+			l.expire()
+			old = *l.status.Load()
+		}
+		var batch *sample.Batch
+		if a.Late > 0 {
+			batch, old.expires = &sample.Batch{}, time.Time{}
+		}
+		l.show(batch, Status{old.Refreshed, f, old.expires})
+		l.failed(f.Reason).Inc()
+		l.Health.SetUnhealthy(l.What, f, l.Optional)
+		return f.Retry
 	}
-	if bytes.Equal(start, magic) {
-		return d.readProtobuf(kind, visit)
+	batch := l.Joiner.Done()
+	l.show(batch, Status{Refreshed: time.Now(), expires: batch.Expires(l.Joiner.MaxAge)})
+	l.Health.SetHealthy(l.What)
+	for cause, d := range batch.Dropped {
+		l.notice(sample.Cause(cause), d)
 	}
-	switch c, err := d.body.nextByte(); {
-	case err == io.EOF:
-		return errors.New("the body is empty")
-	case err != nil:
-		return err
-	case c == '{':
-		return d.readJSON(kind, visit)
-	}
-	start, err = d.body.window(60)
-	if err != nil {
-		return err
-	}
-	return fmt.Errorf("the body is neither Kubernetes protobuf nor a JSON object; it begins with %q. "+
-		"Does the server's address lead to a Kubernetes API server?", start)
+	return 0
 }
 
-// apiVersion is the only one whose format this package knows.
-const apiVersion = "metrics.k8s.io/v1beta1"
-
-// verify checks what the object says it is. statusMessage is that of a Status, which API servers send for failures.
-func (k Kind) verify(gotAPIVersion, gotKind, statusMessage string) error {
-	const maxQuoted = 300
-	switch {
-	case gotKind == "Status":
-		return fmt.Errorf("the server sent a Status with the message %.*q", maxQuoted, statusMessage)
-	case gotKind != k.String() || gotAPIVersion != apiVersion:
-		return fmt.Errorf("the server sent something else: its kind is %.*q and its apiVersion %.*q, for %q and %q",
-			maxQuoted, gotKind, maxQuoted, gotAPIVersion, k, apiVersion)
-	}
-	return nil
+// expire takes the samples that have reached max-age out of what is shown.
+func (l *List) expire() {
+	status, batch := *l.status.Load(), l.Joiner.Expire(time.Now())
+	status.expires = batch.Expires(l.Joiner.MaxAge)
+	l.show(batch, status)
 }
 
-// begin makes d.item an empty one.
-func (d *Decoder) begin(kind Kind) *Item {
-	d.item = Item{Containers: d.item.Containers[:0]}
-	if kind.isNode() {
-		d.item.Containers = append(d.item.Containers, Container{})
+func (l *List) show(b *sample.Batch, s Status) {
+	if b != nil {
+		for cause, d := range b.Dropped {
+			l.dropped(sample.Cause(cause)).Add(d.Samples)
+		}
 	}
-	return &d.item
+	l.status.Store(&s)
+	l.Show(b, s)
 }
 
-var errManyContainers = fmt.Errorf("more than %d containers", maxContainers)
+// notice tells of samples that are dropped for a cause that lasts: in two lists one after the other.
+func (l *List) notice(cause sample.Cause, d sample.Dropped) {
+	text := ""
+	if d.Samples > 0 && l.before[cause] && cause != sample.Gone {
+		text = fmt.Sprintf("%d samples of %s are not served, such as of %s: they %s", d.Samples, l.What, d.Example, cause)
+	}
+	l.Health.SetNotice(fmt.Sprintf("%s (%d)", l.What, cause), text)
+	l.before[cause] = d.Samples > 0
+}

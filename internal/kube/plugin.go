@@ -1,0 +1,245 @@
+package kube
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	clientauthentication "k8s.io/client-go/pkg/apis/clientauthentication/v1"
+	"k8s.io/client-go/rest"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+const (
+	// pluginTime is how long an exec plugin may run before it is killed.
+	pluginTime = 30 * time.Second
+	// maxPluginOutput bounds what a plugin may print, in bytes: a token or a certificate with its chain, with much
+	// room.
+	maxPluginOutput = 1 << 20
+)
+
+// pluginVersions are the API versions of exec plugins, whose JSON is the same.
+var pluginVersions = map[string]bool{
+	"client.authentication.k8s.io/v1":      true,
+	"client.authentication.k8s.io/v1beta1": true,
+}
+
+// useToken is the way out of all that plugins need and do not find where the exporter runs.
+const useToken = "use a kubeconfig with a service account's token, see deploy/outside/"
+
+// pluginError is an exec plugin that gives no credentials: why, and the way out.
+type pluginError struct{ why, wayOut string }
+
+func (e *pluginError) Error() string { return e.why + "; " + e.wayOut }
+
+// plugin authorizes requests with what a kubeconfig's exec plugin prints, as client-go does. client-go's own code runs
+// the plugin without a bound while it holds a lock that all clients of the process share, keeps all that the plugin
+// prints, and connects it to this process's stderr, where a token would go past what keeps secrets out of the log.
+type plugin struct {
+	next    http.RoundTripper
+	config  *clientcmdapi.ExecConfig
+	env     []string        // of the plugin
+	time    time.Duration   // how long it may run
+	life    context.Context // its end kills a plugin that runs
+	rotated func()          // called when the client certificate is another one than before
+
+	mu          sync.Mutex
+	last        *pluginRun // that runs, or has ended as the last
+	certificate *tls.Certificate
+	pem         string // the certificate as printed
+}
+
+// pluginRun is a run of a plugin. All requests that come meanwhile wait for it. Its results may be read once done is
+// closed.
+type pluginRun struct {
+	began   time.Time
+	done    chan struct{}
+	token   string
+	expires time.Time // zero for never
+	err     error
+	refused bool // by the server; guarded by the plugin's mu
+}
+
+func newPlugin(life context.Context, config *rest.Config, rotated func()) (*plugin, error) {
+	p := &plugin{config: config.ExecProvider, env: os.Environ(), time: pluginTime, life: life, rotated: rotated}
+	for _, v := range p.config.Env {
+		p.env = append(p.env, v.Name+"="+v.Value)
+	}
+	info := &clientauthentication.ExecCredential{
+		TypeMeta: metav1.TypeMeta{APIVersion: p.config.APIVersion, Kind: "ExecCredential"}}
+	if p.config.ProvideClusterInfo {
+		cluster, err := rest.ConfigToExecCluster(config)
+		if err != nil {
+			return nil, err
+		}
+		info.Spec.Cluster = &clientauthentication.Cluster{}
+		err = clientauthentication.Convert_clientauthentication_Cluster_To_v1_Cluster(cluster, info.Spec.Cluster, nil)
+		if err != nil {
+			return nil, err
+		}
+	}
+	text, err := json.Marshal(info)
+	p.env = append(p.env, "KUBERNETES_EXEC_INFO="+string(text))
+	return p, err
+}
+
+// RoundTrip does not wait for the plugin beyond the request's context.
+func (p *plugin) RoundTrip(r *http.Request) (*http.Response, error) {
+	run := p.run()
+	select {
+	case <-run.done:
+	case <-r.Context().Done():
+		if errors.Is(r.Context().Err(), context.DeadlineExceeded) {
+			return nil, p.hangs(run)
+		}
+		return nil, r.Context().Err()
+	}
+	if run.err != nil {
+		return nil, run.err
+	}
+	if run.token != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+run.token)
+	}
+	resp, err := p.next.RoundTrip(r)
+	if err == nil && resp.StatusCode == http.StatusUnauthorized {
+		p.mu.Lock()
+		run.refused = true
+		p.mu.Unlock()
+	}
+	return resp, err
+}
+
+// WrappedRoundTripper lets the transport below be found, for its idle connections.
+func (p *plugin) WrappedRoundTripper() http.RoundTripper { return p.next }
+
+// run is the run whose credentials are to be used: the last one, or a new one where that has none that are still valid.
+func (p *plugin) run() *pluginRun {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last != nil {
+		select {
+		case <-p.last.done:
+			expired := !p.last.expires.IsZero() && time.Now().After(p.last.expires)
+			if p.last.err == nil && !p.last.refused && !expired {
+				return p.last
+			}
+		default:
+			return p.last
+		}
+	}
+	run := &pluginRun{began: time.Now(), done: make(chan struct{})}
+	p.last = run
+	go func() {
+		defer close(run.done)
+		status, err := p.execute(run)
+		if run.err = err; err == nil {
+			run.err = p.use(run, status)
+		}
+	}()
+	return run
+}
+
+// execute runs the plugin and returns what it has printed. Nothing of that is in the error.
+func (p *plugin) execute(run *pluginRun) (*clientauthentication.ExecCredentialStatus, error) {
+	ctx, cancel := context.WithTimeout(p.life, p.time)
+	defer cancel()
+	var out limitedBuffer
+	cmd := exec.CommandContext(ctx, p.config.Command, p.config.Args...)
+	cmd.Env, cmd.Stdout = p.env, &out
+	// It is killed with all that it has started, and what outlives it does not keep it waited for.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+	case out.full:
+		return nil, p.fault("run it by hand to see what, or "+useToken, "prints more than %d bytes", maxPluginOutput)
+	case ctx.Err() != nil:
+		return nil, p.hangs(run)
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return nil, &pluginError{"the kubeconfig's credentials come from an exec plugin that is not installed here: " +
+			oneLine(shown(p.config.Command)), useToken}
+	case errors.As(err, &exit) && exit.Exited():
+		return nil, p.fault("run it by hand to see why, or "+useToken, "failed with exit code %d", exit.ExitCode())
+	default:
+		return nil, p.fault("check the kubeconfig's exec plugin, or "+useToken, "failed: %s", oneLine(err.Error()))
+	}
+	var printed clientauthentication.ExecCredential
+	if yaml.Unmarshal(out.text, &printed) != nil || printed.Kind != "ExecCredential" ||
+		printed.APIVersion != p.config.APIVersion || printed.Status == nil {
+		return nil, p.fault("update the plugin or the apiVersion in the kubeconfig, or "+useToken,
+			"prints no ExecCredential of %s with a status", p.config.APIVersion)
+	}
+	return printed.Status, nil
+}
+
+// use takes in what a run has brought.
+func (p *plugin) use(run *pluginRun, status *clientauthentication.ExecCredentialStatus) error {
+	if run.token = status.Token; status.ExpirationTimestamp != nil {
+		run.expires = status.ExpirationTimestamp.Time
+	}
+	var certificate *tls.Certificate
+	if status.ClientCertificateData != "" || status.ClientKeyData != "" {
+		pair, err := tls.X509KeyPair([]byte(status.ClientCertificateData), []byte(status.ClientKeyData))
+		if err != nil {
+			return p.fault("update the plugin", "prints a client certificate and key that cannot be used")
+		}
+		certificate = &pair
+	} else if run.token == "" {
+		return p.fault("update the plugin", "prints neither a token nor a client certificate")
+	}
+	p.mu.Lock()
+	rotated := p.pem != "" && p.pem != status.ClientCertificateData
+	p.certificate, p.pem = certificate, status.ClientCertificateData
+	p.mu.Unlock()
+	if rotated {
+		p.rotated()
+	}
+	return nil
+}
+
+// clientCertificate is the present client certificate, nil where there is none. A request waits for its credentials
+// before it connects.
+func (p *plugin) clientCertificate() (*tls.Certificate, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.certificate, nil
+}
+
+func (p *plugin) hangs(run *pluginRun) error {
+	return p.fault("run it by hand to see what it waits for (here it has no terminal), or "+useToken,
+		"has not answered within %s", time.Since(run.began).Round(time.Second))
+}
+
+// fault says what the plugin does. What it prints is not shown: it is meant to print a token.
+func (p *plugin) fault(wayOut, format string, args ...any) error {
+	return &pluginError{"the exec plugin " + oneLine(shown(p.config.Command)) + " " + fmt.Sprintf(format, args...), wayOut}
+}
+
+// limitedBuffer keeps what is written to it, and fails beyond maxPluginOutput.
+type limitedBuffer struct {
+	text []byte
+	full bool
+}
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	if b.full = b.full || len(b.text)+len(p) > maxPluginOutput; b.full {
+		return 0, errors.New("too long")
+	}
+	b.text = append(b.text, p...)
+	return len(p), nil
+}

@@ -1,0 +1,240 @@
+// Package page makes one gzip member (RFC 1952) out of parts that were compressed at different times, so that only what has
+// changed is rendered and compressed anew.
+//
+// A part is a run of deflate blocks (RFC 1951) ended by a sync flush, which leaves the stream at a byte boundary with no
+// reference back into it from what follows. Parts can therefore be put one after the other behind one gzip header; the
+// trailer's CRC-32 of the whole follows from the parts' own CRCs and lengths. It has to be one member: curl prints the
+// first member of a gzip file and fails on the rest.
+package page
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
+	"io"
+	"slices"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/gzip"
+)
+
+var (
+	// header: magic, deflate, no flags, no modification time, extra flags "fastest", unknown operating system.
+	header = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255}
+	// final is an empty last deflate block of fixed Huffman codes.
+	final = []byte{0x03, 0x00}
+)
+
+const (
+	trailerLen = 8
+	// chunkLen is the most of a part that lies in one piece: a part grows without being copied.
+	chunkLen = 1 << 20
+	// shortLen is up to which length neighbouring pieces of a page are copied together, to be written by one call.
+	shortLen = 64 << 10
+)
+
+// Part is a run of samples, or a header, compressed: it can stand anywhere in any number of pages. It never changes.
+type Part struct {
+	blocks [][]byte // deflate blocks, in pieces of chunkLen at most
+	crc    uint32   // of the text
+	size   int64    // bytes of the text
+}
+
+// Len is the number of compressed bytes.
+func (p *Part) Len() (n int) {
+	for _, piece := range p.blocks {
+		n += len(piece)
+	}
+	return n
+}
+
+// Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (0.4 MB) is
+// kept between parts. The zero value is ready to use; it is not for concurrent use.
+type Compressor struct {
+	deflate *flate.Writer
+	buf     []byte // collects the small writes of a text, because the deflate writer and the CRC are slow at those
+	part    *Part  // nil until there is text for it
+	out     []byte // the last piece of the part's deflate blocks
+}
+
+// bufLen is how much text is handed to the deflate writer at once.
+const bufLen = 32 << 10
+
+// Write appends text to the current part. It never fails.
+func (c *Compressor) Write(text []byte) (int, error) {
+	if c.buf == nil {
+		c.buf = make([]byte, 0, bufLen)
+	}
+	n := len(text)
+	for len(text) > 0 {
+		free := min(bufLen-len(c.buf), len(text))
+		c.buf = append(c.buf, text[:free]...)
+		text = text[free:]
+		if len(c.buf) == bufLen {
+			c.drain()
+		}
+	}
+	return n, nil
+}
+
+// Part ends the text written since the last call and returns it compressed; nil where nothing was written.
+func (c *Compressor) Part() *Part {
+	c.drain()
+	p := c.part
+	if p == nil {
+		return nil
+	}
+	c.deflate.Flush()
+	if len(c.out) > 0 {
+		p.blocks = append(p.blocks, slices.Clone(c.out))
+	}
+	c.part, c.out = nil, c.out[:0]
+	return p
+}
+
+// drain compresses what is buffered. The writers below it are in memory, so that nothing here can fail.
+func (c *Compressor) drain() {
+	if len(c.buf) == 0 {
+		return
+	}
+	if c.part == nil {
+		c.part = &Part{}
+		if c.deflate == nil {
+			c.deflate, _ = flate.NewWriter(blocks{c}, flate.BestSpeed)
+		} else {
+			c.deflate.Reset(blocks{c})
+		}
+	}
+	c.part.crc = crc32.Update(c.part.crc, crc32.IEEETable, c.buf)
+	c.part.size += int64(len(c.buf))
+	c.deflate.Write(c.buf)
+	c.buf = c.buf[:0]
+}
+
+// blocks takes the deflate blocks of its compressor's current part.
+type blocks struct{ c *Compressor }
+
+func (w blocks) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		if len(w.c.out) == chunkLen {
+			w.c.part.blocks = append(w.c.part.blocks, w.c.out)
+			w.c.out = make([]byte, 0, chunkLen)
+		}
+		free := min(chunkLen-len(w.c.out), len(b))
+		w.c.out = append(w.c.out, b[:free]...)
+		b = b[free:]
+	}
+	return n, nil
+}
+
+// Page is a sequence of parts as one gzip member. It never changes and is for any number of readers at once.
+type Page struct {
+	pieces [][]byte // the member; long pieces are those of the parts, short ones are copied together
+	length int64
+	size   int64
+}
+
+// New returns a page of these parts; nil parts are skipped.
+func New(parts ...*Part) *Page {
+	p := &Page{}
+	short := slices.Clone(header)
+	var crc uint32
+	for _, part := range parts {
+		if part == nil {
+			continue
+		}
+		for _, piece := range part.blocks {
+			if len(short)+len(piece) <= shortLen {
+				short = append(short, piece...)
+				continue
+			}
+			p.add(short)
+			p.add(piece)
+			short = nil
+		}
+		p.size += part.size
+		crc = combine(crc, part.crc, part.size)
+	}
+	short = append(short, final...)
+	short = binary.LittleEndian.AppendUint32(short, crc)
+	p.add(binary.LittleEndian.AppendUint32(short, uint32(p.size))) // modulo 2^32, RFC 1952 section 2.3.1
+	return p
+}
+
+func (p *Page) add(piece []byte) {
+	if len(piece) > 0 {
+		p.pieces = append(p.pieces, piece)
+		p.length += int64(len(piece))
+	}
+}
+
+// GzipLen is the number of bytes that WriteGzip writes.
+func (p *Page) GzipLen() int64 { return p.length }
+
+// TextLen is the number of bytes that WriteText writes.
+func (p *Page) TextLen() int64 { return p.size }
+
+// WriteGzip writes the page as one gzip member. It fails as w does.
+func (p *Page) WriteGzip(w io.Writer) error {
+	for _, piece := range p.pieces {
+		if _, err := w.Write(piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WriteText writes the page as plain text, decompressing as it goes, in memory that does not depend on the page's size. It
+// fails as w does.
+func (p *Page) WriteText(w io.Writer) error {
+	pieces := make([]io.Reader, len(p.pieces))
+	for i, piece := range p.pieces {
+		pieces[i] = bytes.NewReader(piece)
+	}
+	r, err := gzip.NewReader(bufio.NewReader(io.MultiReader(pieces...)))
+	if err != nil {
+		return err
+	}
+	_, err = r.WriteTo(w)
+	return err
+}
+
+// combine returns the CRC-32 of a‖b from those of a and b and b's length, as zlib's crc32_combine does: appending n zero
+// bytes to a multiplies its CRC polynomial by x^(8n).
+func combine(a, b uint32, lenB int64) uint32 {
+	shift := uint32(1) << 31 // the polynomial 1; bit 31 is x^0 in the reflected form
+	for k := 3; lenB > 0; k++ {
+		if lenB&1 != 0 {
+			shift = multiply(powers[k&31], shift)
+		}
+		lenB >>= 1
+	}
+	return multiply(shift, a) ^ b
+}
+
+// powers[k] is x^(2^k) modulo the CRC's polynomial. x^(2^32) is x^1 again, as the polynomial has order 2^32-1.
+var powers = func() (t [32]uint32) {
+	t[0] = 1 << 30
+	for k := 1; k < len(t); k++ {
+		t[k] = multiply(t[k-1], t[k-1])
+	}
+	return t
+}()
+
+// multiply multiplies two polynomials modulo the CRC's, all in reflected form.
+func multiply(a, b uint32) uint32 {
+	var product uint32
+	for bit := uint32(1) << 31; bit != 0; bit >>= 1 {
+		if a&bit != 0 {
+			product ^= b
+		}
+		carry := b & 1
+		b >>= 1
+		if carry != 0 {
+			b ^= crc32.IEEE
+		}
+	}
+	return product
+}

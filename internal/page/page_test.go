@@ -1,0 +1,190 @@
+package page
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/rand"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// exposition returns n lines that look like a page's.
+func exposition(n int) string {
+	var b strings.Builder
+	r := rand.New(rand.NewSource(int64(n)))
+	for i := range n {
+		fmt.Fprintf(&b, "kube_metrics_server_pod_cpu{node=\"node-%d\",pod=\"web-%x\",ip=\"10.0.%d.%d\",container=\"app\",namespace=\"shop\"} 0.%d\n",
+			i/30, r.Int31(), i/250, i%250, r.Intn(1e9))
+	}
+	return b.String()
+}
+
+// part compresses text that arrives in writes of random length, as from a renderer.
+func part(c *Compressor, text string) *Part {
+	r := rand.New(rand.NewSource(1))
+	for len(text) > 0 {
+		n := min(1+r.Intn(300), len(text))
+		io.WriteString(c, text[:n])
+		text = text[n:]
+	}
+	return c.Part()
+}
+
+func TestPage(t *testing.T) {
+	big := exposition(20_000)
+	for name, texts := range map[string][]string{
+		"no parts":                          {},
+		"one part":                          {"a 1\n"},
+		"an empty part between others":      {"a 1\n", "", "b 2\n"},
+		"a large part before a small":       {big, "b 2\n"},
+		"a small part before a large":       {"b 2\n", big, "c 3\n"},
+		"a part exactly one buffer long":    {strings.Repeat("x", bufLen), "b 2\n"},
+		"incompressible text over a chunk":  {random(3 * chunkLen), random(10)},
+		"pieces that fill what is short":    {random(shortLen / 2), random(shortLen/2 - 100), "a 1\n"},
+		"many parts from one compressor":    {"a", "b", "c", "d", "e", exposition(10), "f"},
+		"the same text twice is two copies": {exposition(10), exposition(10)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var c Compressor
+			var parts []*Part
+			for _, text := range texts {
+				parts = append(parts, part(&c, text))
+			}
+			page := New(parts...)
+			want := strings.Join(texts, "")
+
+			var zipped, text bytes.Buffer
+			if err := page.WriteGzip(&zipped); err != nil {
+				t.Fatal(err)
+			}
+			if int64(zipped.Len()) != page.GzipLen() {
+				t.Errorf("GzipLen %d, written %d", page.GzipLen(), zipped.Len())
+			}
+			if got := gunzipOneMember(t, zipped.Bytes()); got != want {
+				t.Errorf("gzip gives %d bytes, want the %d that went in", len(got), len(want))
+			}
+			if err := page.WriteText(&text); err != nil {
+				t.Fatal(err)
+			}
+			if text.String() != want {
+				t.Errorf("text gives %d bytes, want the %d that went in", text.Len(), len(want))
+			}
+			if page.TextLen() != int64(len(want)) {
+				t.Errorf("TextLen %d, want %d", page.TextLen(), len(want))
+			}
+		})
+	}
+}
+
+func random(n int) string {
+	b := make([]byte, n)
+	rand.New(rand.NewSource(int64(n))).Read(b)
+	return string(b)
+}
+
+// gunzipOneMember reads with the standard library, which checks CRC and length, and demands that nothing follows.
+func gunzipOneMember(t *testing.T, b []byte) string {
+	t.Helper()
+	src := bytes.NewReader(b)
+	r, err := gzip.NewReader(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Multistream(false)
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if src.Len() != 0 {
+		t.Errorf("%d bytes behind the first member", src.Len())
+	}
+	return string(text)
+}
+
+// TestConnectionsGetThePage is many readers of one page at once.
+func TestConnectionsGetThePage(t *testing.T) {
+	var c Compressor
+	text := random(3 * chunkLen)
+	page := New(part(&c, text), part(&c, "self 1\n"))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", strconv.FormatInt(page.GzipLen(), 10))
+		if err := page.WriteGzip(w); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	var readers sync.WaitGroup
+	var bodies [5][]byte
+	for i := range bodies {
+		readers.Go(func() {
+			response, err := http.Get(server.URL)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer response.Body.Close()
+			if bodies[i], err = io.ReadAll(response.Body); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	readers.Wait()
+	for _, body := range bodies {
+		if got := gunzipOneMember(t, body); got != text+"self 1\n" {
+			t.Errorf("%d bytes, not those that went in", len(got))
+		}
+	}
+}
+
+func TestWriteStopsAtTheFirstError(t *testing.T) {
+	var c Compressor
+	page := New(part(&c, random(4*chunkLen)))
+	for _, write := range []func(io.Writer) error{page.WriteGzip, page.WriteText} {
+		if err := write(&gone{after: 1}); err != io.ErrClosedPipe {
+			t.Errorf("error %v, want that of the writer", err)
+		}
+	}
+}
+
+type gone struct{ after int }
+
+func (g *gone) Write(b []byte) (int, error) {
+	if g.after--; g.after < 0 {
+		return 0, io.ErrClosedPipe
+	}
+	return len(b), nil
+}
+
+func FuzzCombine(f *testing.F) {
+	f.Add([]byte("123456789"), []byte(""))
+	f.Add([]byte(""), []byte("abc"))
+	f.Add([]byte("node"), bytes.Repeat([]byte{0}, 1000))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		whole := crc32.ChecksumIEEE(append(append([]byte(nil), a...), b...))
+		if got := combine(crc32.ChecksumIEEE(a), crc32.ChecksumIEEE(b), int64(len(b))); got != whole {
+			t.Errorf("combine(%q, %q) = %08x, want %08x", a, b, got, whole)
+		}
+	})
+}
+
+func BenchmarkCompress(b *testing.B) {
+	for _, lines := range []int{1_000, 40_000, 600_000} {
+		b.Run(fmt.Sprint(lines), func(b *testing.B) {
+			text := []byte(exposition(lines))
+			var c Compressor
+			b.SetBytes(int64(len(text)))
+			b.ReportAllocs()
+			for b.Loop() {
+				c.Write(text)
+				c.Part()
+			}
+		})
+	}
+}

@@ -1,0 +1,110 @@
+package selfmetrics
+
+import (
+	"io"
+	"math"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func text(r *Registry) string {
+	var b strings.Builder
+	r.Write(&b)
+	return b.String()
+}
+
+func TestFamiliesStandTogetherBelowOneHeader(t *testing.T) {
+	var r Registry
+	process, cluster := r.Scope(""), r.Scope(`cluster="eu"`)
+	cluster.Counter("requests_total", "Requests.", `code="200"`).Add(2)
+	process.Gauge("up", "Whether it works.", "", func() float64 { return 1 })
+	process.Counter("requests_total", "Requests.", `code="503"`).Inc()
+	process.Counter("requests_total", "Requests.", `code="503"`).Inc()
+	cluster.Gauge("unknown", "Nothing yet.", "", func() float64 { return math.NaN() })
+	process.Histogram("seconds", "Time.", `resource="pods"`, []float64{1, 2}).Update(1.5)
+	want := `# HELP metrics_server_prom_requests_total Requests.
+# TYPE metrics_server_prom_requests_total counter
+metrics_server_prom_requests_total{code="200",cluster="eu"} 2
+metrics_server_prom_requests_total{code="503"} 2
+# HELP metrics_server_prom_seconds Time.
+# TYPE metrics_server_prom_seconds histogram
+metrics_server_prom_seconds_bucket{resource="pods",le="1"} 0
+metrics_server_prom_seconds_bucket{resource="pods",le="2"} 1
+metrics_server_prom_seconds_bucket{resource="pods",le="+Inf"} 1
+metrics_server_prom_seconds_sum{resource="pods"} 1.5
+metrics_server_prom_seconds_count{resource="pods"} 1
+# HELP metrics_server_prom_up Whether it works.
+# TYPE metrics_server_prom_up gauge
+metrics_server_prom_up 1
+`
+	if got := text(&r); got != want {
+		t.Errorf("written:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func TestClosedScopeTakesOnlyItsOwnAway(t *testing.T) {
+	var r Registry
+	former, successor := r.Scope(""), r.Scope("")
+	former.Gauge("up", "Whether it works.", "", func() float64 { return 0 })
+	former.Gauge("age", "Age.", "", func() float64 { return 9 })
+	successor.Gauge("up", "Whether it works.", "", func() float64 { return 1 })
+	former.Close()
+	want := Header(Prefix+"up", "gauge", "Whether it works.") + Prefix + "up 1\n"
+	if got := text(&r); got != want {
+		t.Errorf("written:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func TestGaugeMayRegister(t *testing.T) {
+	var r Registry
+	s := r.Scope("")
+	s.Gauge("a", "A gauge.", "", func() float64 { s.Counter("b_total", "A counter.", "").Inc(); return 1 })
+	r.Write(io.Discard)
+	if got := text(&r); !strings.Contains(got, "b_total 2\n") && !strings.Contains(got, "b_total 1\n") {
+		t.Errorf("written:\n%s", got)
+	}
+}
+
+// TestProcessMetricsHaveHelpAndType goes by the exposition format: a header before each family, no family twice.
+func TestProcessMetricsHaveHelpAndType(t *testing.T) {
+	var b strings.Builder
+	WriteProcess(&b)
+	kind := regexp.MustCompile(`^# TYPE (\S+) (counter|gauge|histogram|summary)$`)
+	seen := map[string]bool{}
+	family := ""
+	for line := range strings.Lines(b.String()) {
+		line = strings.TrimSuffix(line, "\n")
+		switch m := kind.FindStringSubmatch(line); {
+		case m != nil:
+			if family = m[1]; seen[family] {
+				t.Errorf("%s twice", family)
+			}
+			seen[family] = true
+		case strings.HasPrefix(line, "# HELP "):
+			if len(strings.Fields(line)) < 4 {
+				t.Errorf("no help: %s", line)
+			}
+		case strings.HasPrefix(line, "#"), !strings.HasPrefix(line, family), family == "":
+			t.Errorf("below the header of %q: %s", family, line)
+		}
+		if strings.HasSuffix(family, "_total") && strings.HasSuffix(line, " gauge") {
+			t.Errorf("a counter by its name: %s", line)
+		}
+	}
+	for _, name := range []string{"go_goroutines", "go_gc_duration_seconds", "process_resident_memory_bytes", "process_io_read_bytes_total"} {
+		if !seen[name] {
+			t.Errorf("no %s", name)
+		}
+	}
+}
+
+func TestNumbers(t *testing.T) {
+	for value, want := range map[float64]string{0: "0", 1: "1", 1 << 52: "4503599627370496", 0.007: "0.007",
+		9.007199254740992e+15: "9.007199254740992e+15", -1: "-1", 0.378089386: "0.378089386"} {
+		var b strings.Builder
+		if WriteSample(&b, "x", value); b.String() != "x "+want+"\n" {
+			t.Errorf("%v is written as %q, want %s", value, b.String(), want)
+		}
+	}
+}

@@ -1,0 +1,90 @@
+// Package serve is an HTTP server of pages to be read, as Kubernetes, Knative and Cloud Run expect it: bounded in all that a
+// client may make it hold, and ended without cutting off an answer.
+package serve
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/exporter-toolkit/web"
+)
+
+const (
+	// drain is how long connections are still taken after a signal, so that those who watch readiness see it go.
+	drain = time.Second
+	// finish is how long running requests have after that.
+	finish = 3 * time.Second
+)
+
+// Run answers on the listener until ctx ends, then calls stopping, and returns when the running requests are answered.
+// webConfig is a configuration file of the Prometheus exporter-toolkit, or "".
+func Run(ctx context.Context, listener net.Listener, handler http.Handler, webConfig string, stopping func()) error {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		IdleTimeout:       5 * time.Minute, // longer than any usual scrape interval
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug), // what clients do wrong
+		Protocols:         &http.Protocols{},
+
+		// OPTIONS * is a request like any other, and answered with the header that all answers have.
+		DisableGeneralOptionsHandler: true,
+	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetHTTP2(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // Cloud Run's end-to-end HTTP/2
+	failed := make(chan error, 1)
+	go func() {
+		failed <- web.Serve(listener, server, &web.FlagConfig{WebConfigFile: &webConfig}, slog.Default())
+	}()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	slog.Info("stopping")
+	stopping()
+	time.Sleep(drain)
+	end, cancel := context.WithTimeout(context.Background(), finish)
+	defer cancel()
+	if server.Shutdown(end) != nil {
+		server.Close()
+	}
+	return nil
+}
+
+// Pages answers GET and HEAD of the pages by their paths.
+func Pages(pages map[string]http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		switch page := pages[r.URL.Path]; {
+		case page == nil:
+			http.NotFound(w, r)
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			h.Set("Allow", "GET, HEAD")
+			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		default:
+			page(w, r)
+		}
+	})
+}
+
+// Patience is how long a scrape may wait for data: the scraper's own timeout, as Prometheus sends it, less a margin for
+// the answer.
+func Patience(h http.Header) time.Duration {
+	const most, margin = 2 * time.Minute, 500 * time.Millisecond
+	seconds, err := strconv.ParseFloat(h.Get("X-Prometheus-Scrape-Timeout-Seconds"), 64)
+	if err != nil || !(seconds > 0) {
+		return 10 * time.Second
+	}
+	timeout := time.Duration(min(seconds, most.Seconds()) * float64(time.Second))
+	return max(timeout-margin, timeout/2)
+}

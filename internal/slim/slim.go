@@ -1,0 +1,89 @@
+// Package slim has the objects of the API that this program lists and watches, each with the few fields that it reads.
+// The others, nine tenths of a pod, are stepped over instead of being turned into objects (BenchmarkUnmarshal).
+//
+// From protobuf, the other fields of the metadata are left empty too. JSON, of servers that speak only that, fills
+// them.
+package slim
+
+import (
+	"fmt"
+	"io"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"metrics-server-prom/internal/wire"
+)
+
+// Object is what a pointer to one of this package's types is: an object as client-go knows it, which is decoded from
+// protobuf by Unmarshal, and from JSON by encoding/json. GetObjectKind says which kind the type stands for, whatever
+// was decoded to it.
+type Object interface {
+	runtime.Object
+	metav1.Object
+	// Unmarshal adds what a protobuf message says to the object. It keeps nothing of the bytes.
+	Unmarshal([]byte) error
+}
+
+// typeOf returns the kind and apiVersion that an object's type stands for.
+func typeOf(o Object) (is metav1.TypeMeta) {
+	is.APIVersion, is.Kind = o.GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
+	return is
+}
+
+// ReadList reads a list of a kind such as "PodList" from r until that ends, in protobuf or JSON, and calls each with
+// its items one by one, each in an object of its own that is made by new. One item of at most 4 MiB is in memory at a
+// time, and at most 1 GiB is read. It returns the list's resourceVersion and continue.
+//
+// An error of each or of r ends it and is returned wrapped. After any error, what each got before is void. r is not
+// closed.
+func ReadList(r io.Reader, kind string, new func() Object, each func(Object) error) (metav1.ListMeta, error) {
+	want := typeOf(new())
+	want.Kind = kind
+	var meta metav1.ListMeta
+	var body wire.Reader
+	err := body.Read(r, want, &meta, func(item wire.Object) error {
+		object := new()
+		if err := item.Decode(object); err != nil {
+			return fmt.Errorf("%.100q: %w", object.GetName(), err)
+		}
+		return each(object)
+	})
+	return meta, err
+}
+
+// Events reads the events of a watch's body.
+type Events struct {
+	events *wire.Events
+	new    func() Object
+	want   metav1.TypeMeta
+}
+
+// NewEvents returns a reader of the events in the body r of a response with the content type. Each object is made by
+// new.
+func NewEvents(r io.Reader, contentType string, new func() Object) *Events {
+	return &Events{wire.NewEvents(r, contentType), new, typeOf(new())}
+}
+
+// Next returns the next event. The object of an event of type Error is a *metav1.Status, of any other it is one of the
+// slim objects; a Bookmark's has little more than a resourceVersion. Next returns io.EOF where the body ends after an
+// event, an error that wraps io.ErrUnexpectedEOF where it ends within one, and what r has failed with, wrapped.
+func (e *Events) Next() (watch.Event, error) {
+	event, from, err := e.events.Next(e.want)
+	if err != nil {
+		return watch.Event{}, err
+	}
+	if event == watch.Error {
+		status := &metav1.Status{}
+		if err := from.Decode(status); err != nil {
+			return watch.Event{}, fmt.Errorf("reading the Status that a watch ended with: %w", err)
+		}
+		return watch.Event{Type: event, Object: status}, nil
+	}
+	object := e.new()
+	if err := from.Decode(object); err != nil {
+		return watch.Event{}, fmt.Errorf("reading a %s of a watch, %.100q: %w", e.want.Kind, object.GetName(), err)
+	}
+	return watch.Event{Type: event, Object: object}, nil
+}

@@ -1,0 +1,248 @@
+// Package watch keeps a store in step with the objects of one resource of a cluster: pods, nodes, or any other type of
+// package slim.
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+
+	"metrics-server-prom/internal/health"
+	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/store"
+)
+
+// Options say what to watch, and what to keep of it.
+type Options[V comparable] struct {
+	Client         rest.Interface // of the resource's group and version
+	Resource, Kind string         // such as pods and Pod
+	// Namespaces are watched each by itself, "" for the whole cluster.
+	Namespaces                   []string
+	LabelSelector, FieldSelector string // applied by the server; empty for all objects
+	New                          func() slim.Object
+	// Keep returns what is to be kept of an object, which is all that is held of it from then on.
+	Keep  func(slim.Object) store.Entry[V]
+	Store *store.Store[V]
+	// Changed is called after each change of a namespace's State, by several goroutines.
+	Changed func(namespace string)
+	Health  *health.Tracker    // told of each namespace
+	Self    *selfmetrics.Scope // watch_up and watched_objects are registered with it
+}
+
+// Watch keeps a store in step with a cluster. Each namespace is listed and watched by itself. A first list is streamed
+// (a watch-list); where the server cannot do that it is read page by page. Whole objects are never held longer than it
+// takes to Keep them. client-go's informers and reflectors would hold every object up to three times, and read what
+// they are sent without a limit.
+type Watch[V comparable] struct {
+	Options[V]
+	name       string // of the resource as kubectl has it: with its group, but for the core one
+	maxObjects int    // manyObjects, or fewer in tests
+
+	changed refresh.Broadcast // after each change of a State
+
+	mu     sync.Mutex
+	scopes map[string]*scope[V] // by namespace; their contents are guarded by mu
+}
+
+// State is how the watch of one namespace, or of the whole cluster, is doing.
+type State struct {
+	Synced  bool          // whether the first list is complete
+	Failure *kube.Failure // of the last request; nil where that worked
+	Since   time.Time     // since when no request has worked; zero where Failure is nil
+}
+
+// scope is one of the namespaces.
+type scope[V comparable] struct {
+	State
+	failing string         // the verb that failed: a list that works does not mend a watch that is refused
+	current *generation[V] // nil before the first one and between two
+	stop    context.CancelFunc
+}
+
+// New returns a watch that begins as soon as it is Run.
+func New[V comparable](o Options[V]) *Watch[V] {
+	w := &Watch[V]{Options: o, maxObjects: manyObjects, scopes: map[string]*scope[V]{}}
+	for _, namespace := range o.Namespaces {
+		w.scopes[namespace] = &scope[V]{}
+	}
+	label := fmt.Sprintf("resource=%q", o.Resource)
+	o.Self.Gauge("watch_up", "Whether the watch of the resource has had its first list and its last request worked.", label,
+		func() float64 {
+			if w.Up() {
+				return 1
+			}
+			return 0
+		})
+	o.Self.Gauge("watched_objects", "Objects that are watched.", label, func() float64 { return float64(o.Store.Len()) })
+	return w
+}
+
+// What is the key of a namespace's health.
+func (w *Watch[V]) What(namespace string) string {
+	if namespace == "" {
+		return "watch of " + w.Resource
+	}
+	return "watch of " + w.Resource + " of namespace " + namespace
+}
+
+// Ready waits for the first list of a namespace's objects. It fails where the watch cannot begin, or has been broken for
+// longer than maxAge: what is known of an object that old may be of its predecessor.
+func (w *Watch[V]) Ready(ctx context.Context, namespace string, maxAge time.Duration) error {
+	for {
+		changed := w.changed.Wait()
+		switch s := w.State(namespace); {
+		case s.Failure != nil && (!s.Synced || time.Since(s.Since) > maxAge):
+			return s.Failure
+		case s.Synced:
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return &kube.Failure{Reason: kube.Watch, Text: fmt.Sprintf("cannot watch %s: the first list of all %[1]s is not "+
+				"complete yet; if it never is, check the network and the API server's load", w.name)}
+		}
+	}
+}
+
+// patience is how long a watch may be interrupted without being reported: it is opened anew every few minutes.
+const patience = 5 * time.Second
+
+// report tells of a namespace's state, after each change of it.
+func (w *Watch[V]) report(namespace string) {
+	w.changed.Send()
+	switch s := w.State(namespace); {
+	case s.Failure != nil && (time.Since(s.Since) > patience || s.Failure.Reason == kube.Forbidden ||
+		s.Failure.Reason == kube.Unauthorized):
+		w.Health.SetUnhealthy(w.What(namespace), s.Failure, false)
+	case s.Working():
+		w.Health.SetHealthy(w.What(namespace))
+	}
+	w.Changed(namespace)
+}
+
+// Run watches until ctx ends.
+func (w *Watch[V]) Run(ctx context.Context) {
+	w.name = schema.GroupResource{Group: w.Client.APIVersion().Group, Resource: w.Resource}.String()
+	var running sync.WaitGroup
+	for namespace, s := range w.scopes {
+		running.Go(func() {
+			for ctx.Err() == nil {
+				w.runGeneration(ctx, namespace, s)
+			}
+		})
+	}
+	running.Wait()
+}
+
+func (w *Watch[V]) runGeneration(ctx context.Context, namespace string, s *scope[V]) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	g := &generation[V]{Watch: w, scope: s, namespace: namespace}
+	w.mu.Lock()
+	s.current, s.stop = g, stop
+	w.mu.Unlock()
+	g.run(ctx)
+}
+
+// Resync distrusts what the watches have brought and begins a new generation of them, each with a list. What an earlier
+// generation still brings changes nothing.
+func (w *Watch[V]) Resync() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.scopes {
+		if s.Synced, s.current = false, nil; s.stop != nil {
+			s.stop()
+		}
+	}
+}
+
+// State tells how the watch of one of the Scopes is doing.
+func (w *Watch[V]) State(namespace string) (s State) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if scope := w.scopes[namespace]; scope != nil {
+		s = scope.State
+	}
+	return s
+}
+
+// Working tells whether there was a first list, and the last request worked.
+func (s State) Working() bool { return s.Synced && s.Failure == nil }
+
+// Up tells whether all scopes have their first list and work.
+func (w *Watch[V]) Up() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.scopes {
+		if !s.Working() {
+			return false
+		}
+	}
+	return true
+}
+
+// Scopes are the namespaces that are watched, each once and in order.
+func (w *Watch[V]) Scopes() []string { return slices.Sorted(maps.Keys(w.scopes)) }
+
+// generation lists and watches a scope until the next Resync. It changes the store and the scope by its method change
+// only.
+type generation[V comparable] struct {
+	*Watch[V]
+	*scope[V]
+	namespace string
+	heard     time.Time // when there last was a list or a message of a watch
+	listOnly  bool      // a watch-list got stuck; pages are listed instead
+}
+
+// change calls f unless a later generation has begun.
+func (g *generation[V]) change(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.current == g {
+		f()
+	}
+}
+
+// replace takes a list as all there is.
+func (g *generation[V]) replace(list map[store.Key]store.Entry[V]) {
+	entries := slices.Collect(maps.Values(list))
+	g.heard = time.Now()
+	g.change(func() {
+		g.Store.Replace(g.namespace, entries)
+		g.Synced = true
+	})
+	g.report(g.namespace)
+}
+
+// observe records how a list, the opening of a watch, or the reading of what one brings (an event) has ended.
+func (g *generation[V]) observe(verb string, err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	g.change(func() {
+		switch {
+		case err != nil:
+			if g.Failure == nil {
+				g.Since = time.Now()
+			}
+			g.Failure, g.failing = kube.Explain(verb+" "+g.name, err), verb
+		case g.Failure == nil,
+			verb == "list" && g.failing != "list",
+			verb == "watch" && g.Failure.Reason == kube.Content: // an answer that begins well may still not be legible
+		default:
+			g.Failure, g.Since = nil, time.Time{}
+		}
+	})
+	g.report(g.namespace)
+}
