@@ -113,7 +113,9 @@ func (m *measurement) populate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.plane.ApplyManifests(ctx, filepath.Join(root, "..", "deploy", "kubernetes")); err != nil {
+	kubernetes := filepath.Join(root, "..", "deploy", "kubernetes")
+	component := filepath.Join(kubernetes, "components", "namespace")
+	if _, err := m.plane.ApplyManifests(ctx, component, kubernetes); err != nil {
 		return err
 	}
 	token, err := m.plane.Token(ctx, namespace, account)
