@@ -89,7 +89,8 @@ func start() (err error) {
 	if plane, err = controlplane.Start(ctx, controlplane.Options{}); err != nil {
 		return err
 	}
-	if _, err := plane.ApplyManifests(ctx, deploy("kubernetes")); err != nil {
+	kubernetes := deploy("kubernetes")
+	if _, err := plane.ApplyManifests(ctx, filepath.Join(kubernetes, "components", "namespace"), kubernetes); err != nil {
 		return err
 	}
 	if err := plane.CreateNodes(ctx, nodes); err != nil {

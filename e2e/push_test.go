@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"metrics-server-prom/e2e/check"
+	"metrics-server-prom/e2e/exporter"
 	"metrics-server-prom/e2e/process"
 )
 
@@ -125,10 +126,21 @@ func TestPushesThatFailHarmNobodyAndTellNoSecret(t *testing.T) {
 			t.Fatal("nothing was pushed")
 		}
 	}
-	page := equal(t, e, check.Scope{})
+	equal(t, e, check.Scope{})
 	awaitHealthy(t, e, aTick)
-	if failed, _ := page.Sum("metrics_server_prom_pushes_total", map[string]string{"result": "error"}); failed == 0 {
-		t.Error("the page counts no push that failed")
+	var page *exporter.Page
+	err := e.Await(within(t, 10*time.Second), func(ctx context.Context) (err error) { // its metrics may be a second old
+		if page, err = e.Scrape(ctx); err != nil {
+			return err
+		}
+		failed, _ := page.Sum("metrics_server_prom_pushes_total", map[string]string{"result": "error"})
+		if failed == 0 {
+			return errors.New("the page counts no push that failed")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	texts := map[string]string{"the log": e.Log(), "the page": page.Text}
 	for _, path := range []string{"/", "/healthz"} {

@@ -179,7 +179,8 @@ func replace(path string, text []byte) error {
 	return os.Rename(path+".new", path)
 }
 
-// Populated starts a control plane with some nodes and pods and the rights of the project's manifests.
+// Populated starts a control plane with some nodes and pods, and the namespace and the rights of the project's
+// manifests, which are the folder deploy/kubernetes.
 func Populated(ctx context.Context, manifests string) (*controlplane.ControlPlane, error) {
 	plane, err := controlplane.Start(ctx, controlplane.Options{MetricResolution: resolution})
 	if err != nil {
@@ -193,7 +194,8 @@ func Populated(ctx context.Context, manifests string) (*controlplane.ControlPlan
 }
 
 func populate(ctx context.Context, plane *controlplane.ControlPlane, manifests string) error {
-	if _, err := plane.ApplyManifests(ctx, manifests); err != nil {
+	component := filepath.Join(manifests, "components", "namespace")
+	if _, err := plane.ApplyManifests(ctx, component, manifests); err != nil {
 		return err
 	}
 	if err := plane.CreateNodes(ctx, 2); err != nil {

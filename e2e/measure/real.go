@@ -46,7 +46,9 @@ func (r *real) populate(ctx context.Context, nodes, pods int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.plane.ApplyManifests(ctx, filepath.Join(root, "..", "deploy", "kubernetes")); err != nil {
+	kubernetes := filepath.Join(root, "..", "deploy", "kubernetes")
+	component := filepath.Join(kubernetes, "components", "namespace")
+	if _, err := r.plane.ApplyManifests(ctx, component, kubernetes); err != nil {
 		return err
 	}
 	token, err := r.plane.Token(ctx, namespace, account)
