@@ -358,7 +358,7 @@ func (n *connection) newList(resource, namespace string, kind metricsapi.Kind, j
 	l := &list{}
 	l.present.Store(&snapshot{})
 	o := usage.Options{Client: n.metrics, Resource: resource, Kind: kind, Namespace: namespace, Joiner: joiner,
-		Optional: resource == nodes, Absent: len(n.set.namespaces) > 0, Self: n.cluster.self, Health: &n.cluster.health,
+		Optional: resource == nodes, Absent: resource == nodes && len(n.set.namespaces) > 0, Self: n.cluster.self, Health: &n.cluster.health,
 		Show: func(b *sample.Batch, s usage.Status) { n.show(l, b, s) }}
 	if resource == pods {
 		o.Selector = n.set.selector

@@ -18,7 +18,7 @@ import (
 type Tracker struct {
 	mu       sync.Mutex
 	states   map[string]*state
-	began    time.Time         // of the present outage, which lasts until everything is known to work
+	began    time.Time         // of the present outage, which lasts until everything is known to work; zero for none
 	logged   map[string]bool   // reasons logged in this outage
 	optional map[string]bool   // what was logged as forbidden, but is not needed
 	notices  map[string]notice // by what they are about
@@ -62,7 +62,7 @@ func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
 		s.reason, s.cause = reason, now
 	}
 	s.failure, s.unknown = f, false
-	first := len(t.logged) == 0
+	first := t.began.IsZero()
 	stayed := now.Sub(s.cause) >= settle
 	if optional && f.Reason == kube.Forbidden {
 		if !t.optional[what] && (stayed || first && !s.worked) {
@@ -106,12 +106,13 @@ func (t *Tracker) SetHealthy(what string) {
 			return
 		}
 	}
-	if len(t.logged) == 0 {
+	if t.began.IsZero() {
 		return
 	}
 	if len(failing) == 0 {
 		slog.Info("everything works again", "after", now.Sub(t.began).Round(time.Second).String())
 		clear(t.logged)
+		t.began = time.Time{}
 		return
 	}
 	before := len(t.logged)
