@@ -486,14 +486,30 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	})
 }
 
-// TestReplacedSnapshotIsReleased has a page made and its snapshot replaced: nobody may keep the page's memory.
+// TestReplacedSnapshotIsReleased has a page made and its snapshot replaced: nobody may keep the memory of either.
 func TestReplacedSnapshotIsReleased(t *testing.T) {
-	s, n := newTestServer(t, settings{})
-	run(t, n, bigCluster(50, 2))
-	former := weak.Make(s.render(s.clusters[0].snapshots()))
-	run(t, n, bigCluster(60, 2))
-	if runtime.GC(); former.Value() != nil {
-		t.Error("the page of the former snapshot is kept until the next scrape")
+	for name, replace := range map[string]func(*server, *connection){
+		"by the next": func(_ *server, n *connection) { run(t, n, bigCluster(60, 2)) },
+		"by nothing, at a failure": func(_ *server, n *connection) {
+			n.lists[1].Loop.Publish(refresh.Attempt{Late: time.Minute}, &kube.Failure{Reason: kube.Network, Text: "gone"})
+		},
+		"by another cluster": func(s *server, n *connection) { s.clusters[0].leave(n) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, n := newTestServer(t, settings{})
+			run(t, n, bigCluster(50, 2))
+			page := weak.Make(s.render(s.clusters[0].snapshots()))
+			part := weak.Make(n.lists[1].present.Load().parts[2][0])
+			former := weak.Make(n.store)
+			replace(s, n)
+			if runtime.GC(); page.Value() != nil || part.Value() != nil {
+				t.Error("the page of the former snapshot, or what it is made of, is kept until the next scrape")
+			}
+			if name == "by another cluster" && former.Value() != nil {
+				t.Error("the pods of the former cluster are kept")
+			}
+			runtime.KeepAlive(s)
+		})
 	}
 }
 
@@ -524,6 +540,7 @@ func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 		go func() { answered <- get(t, s, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "30") }()
 		synctest.Wait()
 		s.clusters[0].leave(former)
+		synctest.Wait()
 		run(t, s.clusters[0].connect(nil, nil), bigCluster(1, 1))
 		synctest.Wait()
 		select {
