@@ -4,7 +4,6 @@ package watch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -39,10 +38,10 @@ type Options[V comparable] struct {
 	Self    *selfmetrics.Scope // watch_up and watched_objects are registered with it
 }
 
-// Watch keeps a store in step with a cluster. Each namespace is listed and watched by itself. A first list is streamed
-// (a watch-list); where the server cannot do that it is read page by page. Whole objects are never held longer than it
-// takes to Keep them. client-go's informers and reflectors would hold every object up to three times, and read what
-// they are sent without a limit.
+// Watch keeps a store in step with a cluster, by one of client-go's reflectors for each namespace. They feed the store
+// directly: a shared informer's queue and index would hold every object twice more. A first list is streamed (a
+// watch-list); where the server cannot do that it is read page by page. Whole objects are never held longer than it
+// takes to Keep them, and all that is read has a limit in time and number.
 type Watch[V comparable] struct {
 	Options[V]
 	name       string // of the resource as kubectl has it: with its group, but for the core one
@@ -194,55 +193,3 @@ func (w *Watch[V]) Up() bool {
 
 // Scopes are the namespaces that are watched, each once and in order.
 func (w *Watch[V]) Scopes() []string { return slices.Sorted(maps.Keys(w.scopes)) }
-
-// generation lists and watches a scope until the next Resync. It changes the store and the scope by its method change
-// only.
-type generation[V comparable] struct {
-	*Watch[V]
-	*scope[V]
-	namespace string
-	heard     time.Time // when there last was a list or a message of a watch
-	listOnly  bool      // a watch-list got stuck; pages are listed instead
-}
-
-// change calls f unless a later generation has begun.
-func (g *generation[V]) change(f func()) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.current == g {
-		f()
-	}
-}
-
-// replace takes a list as all there is.
-func (g *generation[V]) replace(list map[store.Key]store.Entry[V]) {
-	entries := slices.Collect(maps.Values(list))
-	g.heard = time.Now()
-	g.change(func() {
-		g.Store.Replace(g.namespace, entries)
-		g.Synced = true
-	})
-	g.report(g.namespace)
-}
-
-// observe records how a list, the opening of a watch, or the reading of what one brings (an event) has ended.
-func (g *generation[V]) observe(verb string, err error) {
-	if errors.Is(err, context.Canceled) {
-		return
-	}
-	g.change(func() {
-		switch {
-		case err != nil:
-			if g.Failure == nil {
-				g.Since = time.Now()
-			}
-			g.Failure, g.failing = kube.Explain(verb+" "+g.name, err), verb
-		case g.Failure == nil,
-			verb == "list" && g.failing != "list",
-			verb == "watch" && g.Failure.Reason == kube.Content: // an answer that begins well may still not be legible
-		default:
-			g.Failure, g.Since = nil, time.Time{}
-		}
-	})
-	g.report(g.namespace)
-}

@@ -494,9 +494,12 @@ func TestSlowReaderIsNoSilence(t *testing.T) {
 		w := newPods(t, client(t, server), func() {})
 		keep := w.Keep
 		w.Keep = func(o slim.Object) store.Entry[string] { time.Sleep(2 * initialSilence); return keep(o) }
-		ctx, stop := context.WithCancel(t.Context())
+		ctx, stop := context.WithTimeout(t.Context(), initialTime)
 		go w.Run(ctx)
 		server.expect("watch-list").stream(t).send("ADDED a/p@1", "ADDED a/q@2", "ADDED a/r@3", "COMPLETE 4")
+		if err := w.Ready(ctx, "", 0); err != nil {
+			t.Error(err)
+		}
 		watching{w, server, nil}.wantPods("a/p@1", "a/q@2", "a/r@3")
 		stop()
 		synctest.Wait()
@@ -958,8 +961,9 @@ func TestEarlierGenerationChangesNothing(t *testing.T) {
 				w.Resync()
 				next(w)
 				old.change(func() { t.Error("it may change the store") })
-				late := entry("a/late@9")
-				old.replace(map[store.Key]store.Entry[string]{late.Key: late})
+				old.Replace([]any{kept[string]{entry("a/late@9")}}, "9")
+				old.Update(&apiPod("a/late@9").Pod)
+				old.Delete(&apiPod("a/p@9").Pod)
 				old.observe("watch", kube.Explain("watch pods", apierrors.NewUnauthorized("")))
 				w.wantPods("a/p@1")
 				w.wantState(false, "")
