@@ -2,6 +2,7 @@ package watch
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,9 +32,8 @@ const (
 	// minWatch is how long a watch lasts at least, for the reflector opens the next one without a pause. It would list
 	// anew after a watch that brings nothing and ends within a second.
 	minWatch = 2 * time.Second
-	// headerSilence is how long an answer may take to begin.
-	headerSilence = 30 * time.Second
-	// initialSilence is how long a list, of pages or of a watch's initial events, may pause between two objects.
+	// initialSilence is how long an answer may take to begin, and how long a list, of pages or of a watch's initial
+	// events, may pause between two objects.
 	initialSilence = 30 * time.Second
 	// initialTime is how long the initial events of a watch-list may take in all: where they never end, the changes that
 	// go on meanwhile are no silence.
@@ -53,45 +53,48 @@ const (
 	pageSize = 250
 	// manyObjects bounds a list, far above any cluster, and the messages of one watch.
 	manyObjects = 1_000_000
-	// maxEmptyPages bounds how many pages of a list may be empty.
-	maxEmptyPages = 100
 )
 
-// generation lists and watches a scope until the next Resync: it is what a reflector reads from and what it writes to.
-// It changes the store and the scope by its method change only.
+// generation lists and watches a namespace until the next Resync: it is what a reflector reads from and writes to. It
+// changes the store and its State by its method change only.
 type generation[V comparable] struct {
 	*Watch[V]
-	*scope[V]
 	namespace string
+	life      context.Context
+	end       context.CancelFunc
+
+	State
+	failing string // the verb that failed: a list that works does not mend a watch that is refused
 
 	// These belong to the request in progress; there is one at a time.
-	heard          time.Time // when there last was a list or a message of a watch
-	listOnly       bool      // a watch-list got stuck; pages are listed instead
-	objects, empty int       // of the list's pages so far: their objects, and how many had none
-	pagesEnd       time.Time // when pagesTime is over
+	heard    time.Time // when there last was a list or a message of a watch
+	listOnly bool      // a watch-list got stuck; pages are listed instead
+	objects  int       // of the list's pages so far; each page counts as pageSize more, so that empty ones end as well
+	pagesEnd time.Time // when pagesTime is over
 }
 
-// run keeps the store in step until ctx ends.
+// run keeps the store in step until the generation or ctx ends.
 func (g *generation[V]) run(ctx context.Context) {
+	defer context.AfterFunc(ctx, g.end)()
 	source := &cache.ListWatch{ListWithContextFunc: g.list, WatchFuncWithContext: g.watch}
 	r := cache.NewReflectorWithOptions(source, nil, g, cache.ReflectorOptions{Name: g.name, TypeDescription: g.name,
 		Backoff: &wait.Backoff{Duration: minPause, Factor: 2, Jitter: 0.3, Steps: math.MaxInt32, Cap: maxPause}})
 	r.WatchListPageSize = pageSize
-	r.RunWithContext(ctx)
+	r.RunWithContext(g.life)
 }
 
 // change calls f unless a later generation has begun.
 func (g *generation[V]) change(f func()) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.current == g {
+	if g.generations[g.namespace] == g {
 		f()
 	}
 	return nil
 }
 
-// observe records how a list, the opening of a watch, or the reading of what one brings (an event) has ended. It returns
-// the error in the operator's words, which the reflector can only answer by another attempt after a pause.
+// observe records how a list, the opening of a watch, or the reading of what one brings (an event) has ended. It
+// returns the error in the operator's words, to which the reflector's only answer is another attempt after a pause.
 func (g *generation[V]) observe(verb string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
@@ -136,80 +139,67 @@ func (g *generation[V]) Replace(list []any, _ string) error {
 	for i, object := range list {
 		entries[i] = object.(kept[V]).Entry
 	}
-	g.change(func() {
-		g.Store.Replace(g.namespace, entries)
-		g.Synced = true
-	})
+	g.change(func() { g.Store.Replace(g.namespace, entries); g.Synced = true })
 	g.report(g.namespace)
 	return nil
 }
 
-// Add, Update and Delete take in an event of a watch.
-func (g *generation[V]) Add(object any) error { return g.Update(object) }
+// Add, Update and Delete take in an event of a watch. Resync has nothing to do: no work is derived from the store that
+// could have been lost.
+func (g *generation[V]) Add(object any) error    { return g.take(object, g.Store.Put) }
+func (g *generation[V]) Update(object any) error { return g.take(object, g.Store.Put) }
+func (g *generation[V]) Delete(object any) error { return g.take(object, g.Store.Delete) }
+func (g *generation[V]) Resync() error           { return nil }
 
-func (g *generation[V]) Update(object any) error {
+func (g *generation[V]) take(object any, do func(store.Entry[V])) error {
 	e := g.Keep(object.(slim.Object))
-	return g.change(func() { g.Store.Put(e) })
+	return g.change(func() { do(e) })
 }
-
-func (g *generation[V]) Delete(object any) error {
-	e := g.Keep(object.(slim.Object))
-	return g.change(func() { g.Store.Delete(e) })
-}
-
-// Resync has nothing to do: no work is derived from the store that could have been lost.
-func (g *generation[V]) Resync() error { return nil }
 
 // list reads a page of a list and returns what is to be kept of its objects. The reflector asks for one page after the
 // other. They are of this moment: no version of before is asked for.
-func (g *generation[V]) list(ctx context.Context, o metav1.ListOptions) (_ runtime.Object, err error) {
-	if o.Continue == "" {
-		g.objects, g.empty, g.pagesEnd = 0, 0, time.Now().Add(pagesTime)
+func (g *generation[V]) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	if o.ResourceVersion = ""; o.Continue == "" {
+		g.objects, g.pagesEnd = 0, time.Now().Add(pagesTime)
 	}
 	ctx, cancel := context.WithDeadlineCause(ctx, g.pagesEnd, g.timeout("list", "its pages do not end"))
 	defer cancel()
 	page := &internalversion.List{}
-	defer func() {
-		if g.heard = time.Now(); err != nil || page.Continue == "" {
-			err = g.observe("list", err)
-		}
-	}()
-	o.ResourceVersion = ""
 	r, err := g.open(ctx, "list", o)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		g.objects += pageSize
+		page.ListMeta, err = slim.ReadList(r.body, g.Kind+"List", g.New, func(object slim.Object) error {
+			r.silence.Reset(initialSilence)
+			if g.objects++; g.objects > g.maxObjects {
+				return g.endless("list")
+			}
+			page.Items = append(page.Items, kept[V]{g.Keep(object)})
+			return nil
+		})
+		err = r.explain(err)
+		r.Close()
 	}
-	defer r.Close()
-	page.ListMeta, err = slim.ReadList(r.body, g.Kind+"List", g.New, func(object slim.Object) error {
-		r.silence.Reset(initialSilence)
-		if g.objects++; g.objects > g.maxObjects {
-			return g.endless("list", fmt.Sprintf("it has more than %d objects", g.maxObjects))
+	if err == nil && page.Continue != "" {
+		if page.Continue != o.Continue && g.objects <= g.maxObjects {
+			return page, nil
 		}
-		page.Items = append(page.Items, kept[V]{g.Keep(object)})
-		return nil
-	})
-	if len(page.Items) == 0 {
-		g.empty++
+		err = g.endless("list")
 	}
-	switch {
-	case err != nil:
-		return nil, r.explain(err)
-	case page.Continue != "" && page.Continue == o.Continue:
-		return nil, g.endless("list", "a page is continued by itself")
-	case page.Continue != "" && g.empty > maxEmptyPages:
-		return nil, g.endless("list", "its pages are empty")
-	}
-	return page, nil
+	g.heard = time.Now()
+	return page, g.observe("list", err)
 }
 
-// watch opens a watch, from a version or with initial events of this moment. Where the latter fails for whatever reason,
-// the reflector lists pages: the server may be one that only lists, or that refuses only watches.
+// errDistrust has the reflector list anew, after a watch-list by pages: what is known is incomplete or doubtful.
+var errDistrust = errors.New("the objects are listed anew")
+
+// watch opens a watch, from a version or with initial events of this moment. Where the latter fails for whatever
+// reason, the reflector lists pages: the server may be one that only lists, or that refuses only watches.
 func (g *generation[V]) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-	initial := o.SendInitialEvents != nil && *o.SendInitialEvents
-	if initial {
-		if o.ResourceVersion = ""; g.listOnly {
-			return nil, errors.New("a watch-list got stuck")
-		}
+	initial := o.SendInitialEvents != nil
+	if initial && g.listOnly {
+		return nil, errDistrust
+	} else if initial {
+		o.ResourceVersion = ""
 	}
 	o.Watch = true
 	r, err := g.open(ctx, "watch", o)
@@ -217,82 +207,60 @@ func (g *generation[V]) watch(ctx context.Context, o metav1.ListOptions) (watch.
 		return nil, err
 	}
 	if failure := g.observe("watch", err); initial {
-		err = failure // the reflector repeats at once what it is told has expired
+		err = failure // what it is told to be expired, the reflector repeats at once
 	}
 	if err != nil {
 		return nil, err
 	}
-	e := &events[V]{response: r, generation: g, initial: initial, began: o.ResourceVersion, opened: time.Now()}
-	return watch.NewStreamWatcher(e, apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "")), nil
-}
-
-// errDistrust ends a watch whose changes can no longer be added to what is known: the reflector lists anew, after a
-// watch-list by pages.
-var errDistrust = errors.New("the objects are listed anew")
-
-// events decodes the events of a watch.
-type events[V comparable] struct {
-	*response
-	*generation[V]
-	decoder *slim.Events // nil before the first event
-	initial bool         // whether what it brings are the initial events
-	began   string       // the version from which it brings changes
-	opened  time.Time    // when it was opened, or its initial events were complete
-	count   int          // of the messages since then
+	return watch.NewStreamWatcher(r, apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "")), nil
 }
 
 // Decode returns the next event, or errDistrust, or io.EOF for a watch that the reflector opens again where it stopped.
-func (e *events[V]) Decode() (watch.EventType, runtime.Object, error) {
-	event, err := e.next()
-	object, ok := event.Object.(slim.Object)
-	if e.count++; ok && e.count <= e.maxObjects && !before(object.GetResourceVersion(), e.began) {
-		if event.Type == watch.Bookmark && object.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true" {
-			e.initial, e.began, e.opened, e.count = false, object.GetResourceVersion(), time.Now(), 0
-		}
-		if e.heard = time.Now(); !e.initial && e.count <= 1 {
-			e.observe("event", nil)
-		}
-		return event.Type, object, nil
-	}
-	if ok && e.initial {
-		err = e.endless("watch", fmt.Sprintf("it has more than %d objects", e.maxObjects))
-	}
-	illegible := err != nil && kube.Explain("watch "+e.name, err).Reason == kube.Content
-	if illegible {
-		e.observe("watch", err) // the next list may not have it
-	}
-	if e.initial {
-		_, e.listOnly = context.Cause(e.ctx).(*kube.Failure) // it got stuck
-	}
-	// Without err it is an error such as a version that is gone, or etcd was restored from a backup.
-	if err == nil || illegible || e.initial || time.Since(e.heard) > restoredSilence {
-		return "", nil, errDistrust
-	}
-	select {
-	case <-time.After(time.Until(e.opened.Add(minWatch))):
-	case <-e.ctx.Done():
-	}
-	return "", nil, io.EOF
-}
-
-// next reads the next event.
-func (e *events[V]) next() (watch.Event, error) {
+func (r *response[V]) Decode() (watch.EventType, runtime.Object, error) {
 	silence := watchSilence
-	if e.initial {
-		silence = min(initialSilence, time.Until(e.opened.Add(initialTime)))
+	if r.began == "" {
+		silence = min(initialSilence, time.Until(r.opened.Add(initialTime)))
 	}
-	e.silence.Reset(silence)
-	defer e.silence.Stop() // a reader that is slow is no silence of the server
-	if e.decoder == nil {
+	r.silence.Reset(silence)
+	if r.events == nil {
 		// client-go does not tell the Content-Type. Protobuf begins with the highest byte of the first event's length.
-		body, contentType := bufio.NewReader(e.body), "application/json"
+		body, contentType := bufio.NewReader(r.body), "application/json"
 		if first, _ := body.Peek(1); string(first) == "\x00" {
 			contentType = kube.Protobuf
 		}
-		e.decoder = slim.NewEvents(body, contentType, e.New)
+		r.events = slim.NewEvents(body, contentType, r.New)
 	}
-	event, err := e.decoder.Next()
-	return event, e.explain(err)
+	event, err := r.events.Next()
+	r.silence.Stop() // a reader that is slow is no silence of the server
+
+	object, ok := event.Object.(slim.Object)
+	if r.count++; ok && r.count <= r.maxObjects && !before(object.GetResourceVersion(), r.began) {
+		if event.Type == watch.Bookmark && object.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true" {
+			r.began, r.opened, r.count = object.GetResourceVersion(), time.Now(), 0
+		}
+		if r.heard = time.Now(); r.began != "" && r.count <= 1 {
+			r.observe("event", nil)
+		}
+		return event.Type, object, nil
+	}
+	if err = r.explain(err); r.began == "" {
+		if _, r.listOnly = context.Cause(r.ctx).(*kube.Failure); ok { // it got stuck, or there are too many of them
+			err = r.endless("watch")
+		}
+	}
+	illegible := err != nil && kube.Explain("watch "+r.name, err).Reason == kube.Content
+	if illegible {
+		r.observe("watch", err) // the next list may not have it
+	}
+	// Without err it is an error such as a version that is gone, or etcd was restored from a backup.
+	if err == nil || illegible || r.began == "" || time.Since(r.heard) > restoredSilence {
+		return "", nil, errDistrust
+	}
+	select {
+	case <-time.After(time.Until(r.opened.Add(minWatch))):
+	case <-r.ctx.Done():
+	}
+	return "", nil, io.EOF
 }
 
 // before compares resourceVersions. One that is not a number is before none, and none is before it.
@@ -303,50 +271,51 @@ func before(version, other string) bool {
 }
 
 // response is an answer that is cut off once nothing has come for the time that its silence was last reset to.
-type response struct {
+type response[V comparable] struct {
+	*generation[V]
 	body    io.ReadCloser
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	silence *time.Timer
+
+	// These are a watch's.
+	events *slim.Events // nil before the first
+	began  string       // the version from which it brings changes; "" while it brings initial events
+	opened time.Time    // when it was opened, or its initial events were complete
+	count  int          // of the events since then
 }
 
 // open sends a request. Its errors are those of client-go, or a Failure where no answer has begun in time.
-func (g *generation[V]) open(ctx context.Context, verb string, o metav1.ListOptions) (*response, error) {
+func (g *generation[V]) open(ctx context.Context, verb string, o metav1.ListOptions) (r *response[V], err error) {
 	o.LabelSelector, o.FieldSelector = g.LabelSelector, g.FieldSelector
-	r := &response{}
+	r = &response[V]{generation: g, began: o.ResourceVersion}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
-	r.silence = time.AfterFunc(headerSilence, func() { r.cancel(g.timeout(verb, "the server says nothing")) })
-	var err error
+	r.silence = time.AfterFunc(initialSilence, func() { r.cancel(g.timeout(verb, "the server says nothing")) })
 	r.body, err = g.Client.Get().NamespaceIfScoped(g.namespace, g.namespace != "").Resource(g.Resource).
 		VersionedParams(&o, metav1.ParameterCodec).MaxRetries(0).Stream(r.ctx)
-	if err == nil {
-		r.silence.Reset(initialSilence)
-		return r, nil
+	if err != nil {
+		r.silence.Stop()
+		err = cmp.Or(context.Cause(r.ctx), err)
+		r.cancel(nil)
 	}
-	if cause := context.Cause(r.ctx); cause != nil {
-		err = cause
-	}
+	r.opened = time.Now()
+	return r, err
+}
+
+// Close ends the request.
+func (r *response[V]) Close() {
 	r.silence.Stop()
 	r.cancel(nil)
-	return nil, err
+	r.body.Close()
 }
 
 // explain tells what has ended the reading of the answer: a limit on its time, the connection, or its content. The
 // regular end of a watch is io.EOF.
-func (r *response) explain(err error) error {
-	if cause := context.Cause(r.ctx); err != nil && cause != nil {
-		return cause
-	} else if err != nil && err != io.EOF {
-		return kube.BodyError(r.ctx, err)
+func (r *response[V]) explain(err error) error {
+	if err == nil || err == io.EOF {
+		return err
 	}
-	return err
-}
-
-// Close ends the request.
-func (r *response) Close() {
-	r.silence.Stop()
-	r.cancel(nil)
-	r.body.Close()
+	return cmp.Or(context.Cause(r.ctx), kube.BodyError(r.ctx, err))
 }
 
 func (g *generation[V]) timeout(verb, why string) *kube.Failure {
@@ -355,7 +324,8 @@ func (g *generation[V]) timeout(verb, why string) *kube.Failure {
 }
 
 // endless is the failure of a list that does not end.
-func (g *generation[V]) endless(verb, why string) *kube.Failure {
-	return &kube.Failure{Reason: kube.Content, Text: fmt.Sprintf("cannot %s %s: the list does not end: %s; "+
-		"check that the configured server is a Kubernetes API server", verb, g.name, why)}
+func (g *generation[V]) endless(verb string) *kube.Failure {
+	return &kube.Failure{Reason: kube.Content, Text: fmt.Sprintf("cannot %s %s: the list does not end: it has more than "+
+		"%d objects, or pages that are empty or continued by themselves; check that the configured server is a Kubernetes "+
+		"API server", verb, g.name, g.maxObjects)}
 }
