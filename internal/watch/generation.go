@@ -96,7 +96,7 @@ func (g *generation[V]) change(f func()) error {
 // observe records how a list, the opening of a watch, or the reading of what one brings (an event) has ended. It
 // returns the error in the operator's words, to which the reflector's only answer is another attempt after a pause.
 func (g *generation[V]) observe(verb string, err error) error {
-	if errors.Is(err, context.Canceled) {
+	if g.life.Err() != nil {
 		return err
 	}
 	var failure *kube.Failure

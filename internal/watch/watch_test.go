@@ -464,6 +464,30 @@ func TestWatchThatSaysSomethingGoesOn(t *testing.T) {
 	})
 }
 
+// A proxy may cut off each watch at once: that is no reason to list, nor to ask without a pause.
+func TestWatchThatEndsAtOnceIsOpenedAgainWhereItStoppedAfterAPause(t *testing.T) {
+	for name, event := range map[string]string{"without an event": "", "after an event": "BOOKMARK 5"} {
+		t.Run(name, func(t *testing.T) {
+			watchPods(t, func(t *testing.T, w watching) {
+				events := w.expect("watch-list").stream(t)
+				events.send("ADDED a/p@1", "COMPLETE 5")
+				start, n := time.Now(), 0
+				for ; time.Since(start) < time.Minute; n++ {
+					events.Close()
+					if events = w.expect("watch from 5").stream(t); event != "" {
+						events.send(event)
+					}
+				}
+				if n > 31 {
+					t.Errorf("opened %d times in a minute", n)
+				}
+				w.wantPods("a/p@1")
+				w.wantState(true, "")
+			})
+		})
+	}
+}
+
 func TestServerWithoutRoomForAWatchIsNotAskedForAList(t *testing.T) {
 	for name, refuse := range map[string]func(q *request){
 		"429":                func(q *request) { q.fail(apierrors.NewTooManyRequestsError("")) },
