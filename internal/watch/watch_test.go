@@ -470,7 +470,9 @@ func TestWatchThatEndsAtOnceIsOpenedAgainWhereItStoppedAfterAPause(t *testing.T)
 		t.Run(name, func(t *testing.T) {
 			watchPods(t, func(t *testing.T, w watching) {
 				events := w.expect("watch-list").stream(t)
-				events.send("ADDED a/p@1", "COMPLETE 5")
+				events.send("ADDED a/p@1")
+				time.Sleep(minWatch)
+				events.send("COMPLETE 5")
 				start, n := time.Now(), 0
 				for ; time.Since(start) < time.Minute; n++ {
 					events.Close()
@@ -988,7 +990,11 @@ func TestEarlierGenerationChangesNothing(t *testing.T) {
 				old.Replace([]any{kept[string]{entry("a/late@9")}}, "9")
 				old.Update(&apiPod("a/late@9").Pod)
 				old.Delete(&apiPod("a/p@9").Pod)
+				*w.changes = 0
 				old.observe("watch", kube.Explain("watch pods", apierrors.NewUnauthorized("")))
+				if *w.changes != 0 {
+					t.Error("it reports, be it of a cluster that is no longer there")
+				}
 				w.wantPods("a/p@1")
 				w.wantState(false, "")
 			})
