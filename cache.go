@@ -113,7 +113,8 @@ func (c *cluster) current(ctx context.Context) ([]*snapshot, error) {
 	}
 }
 
-// connection is what is known of a cluster by one configuration of it: the sources, each feeding what the next one needs.
+// connection is what is known of a cluster by one configuration of it: the sources, each feeding what the next one
+// needs.
 type connection struct {
 	cluster   *cluster
 	set       *settings
@@ -137,9 +138,9 @@ type connection struct {
 }
 
 func newConnection(c *cluster, core, metrics rest.Interface) *connection {
-	n := &connection{cluster: c, set: c.set, self: c.self.Scope(), metrics: metrics, store: store.New[sample.Text](), frozen: c.pulse.Frozen()}
+	n := &connection{cluster: c, set: c.set, self: c.self.Scope(), metrics: metrics, store: store.New[sample.Text](),
+		labeler: newLabeler(c.set.podLabels), frozen: c.pulse.Frozen()}
 	n.life, n.end = context.WithCancel(context.Background())
-	n.labeler = newLabeler(c.set.podLabels)
 	var not []fields.Selector
 	for _, namespace := range c.set.excludeNamespaces {
 		not = append(not, fields.OneTermNotEqualSelector("metadata.namespace", namespace))
@@ -168,7 +169,8 @@ func newConnection(c *cluster, core, metrics rest.Interface) *connection {
 	return n
 }
 
-// keep is what is kept of a pod. Label text is built here, when a pod's metadata change, not when it is refreshed or scraped.
+// keep is what is kept of a pod. Label text is built here, when a pod's metadata change, not when it is refreshed or
+// scraped.
 func (n *connection) keep(o slim.Object) store.Entry[sample.Text] {
 	text, name := n.labeler.pod(o.(*slim.Pod))
 	return store.NewEntry(o, name, text)
@@ -202,9 +204,9 @@ func (n *connection) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// current is cluster.current for this connection. It fails when ctx ends, or when the connection does. Where ctx ends by
-// its deadline and something of each resource is current, that is what there is to serve: a namespace whose lists hang
-// takes nothing away from the others.
+// current is cluster.current for this connection. It fails when ctx ends, or when the connection does. Where ctx ends
+// by its deadline and something of each resource is current, that is what there is to serve: a namespace whose lists
+// hang takes nothing away from the others.
 func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -226,8 +228,9 @@ func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
 	}
 }
 
-// look returns the snapshots that are current, empty ones for those that are missing, and their number: all where nothing
-// of a resource is current, or where there are no data at all. changed is closed when it is worth looking again.
+// look returns the snapshots that are current, empty ones for those that are missing, and their number: all where
+// nothing of a resource is current, or where there are no data at all. changed is closed when it is worth looking
+// again.
 func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan struct{}) {
 	thaws := n.cluster.pulse.Thaws()
 	changed = n.published.Wait()
@@ -260,8 +263,8 @@ var noPatience = func() context.Context {
 	return ctx
 }()
 
-// frozen is how long the process has to have stood still for its watch to be distrusted: it may be dead without knowing it,
-// so that the pods are listed anew.
+// frozen is how long the process has to have stood still for its watch to be distrusted: it may be dead without
+// knowing it, so that the pods are listed anew.
 const frozen = 5 * time.Second
 
 // distrust lists the pods anew after the process has stood still, once for all lists.
@@ -274,8 +277,8 @@ func (n *connection) distrust() {
 	}
 }
 
-// interval is the most time between two full lists: the refresh interval or, where the source has new data less often, the
-// time between two of its ticks. The loop is woken by the tick; the slack keeps it from running just before.
+// interval is the most time between two full lists: the refresh interval or, where the source has new data less often,
+// the time between two of its ticks. The loop is woken by the tick; the slack keeps it from running just before.
 func (n *connection) interval() time.Duration {
 	if period := n.fresh.Period(); period > 0 {
 		return max(n.set.refreshInterval, period) + 2*time.Second
@@ -294,8 +297,8 @@ func (n *connection) follow(ctx context.Context) {
 	})
 }
 
-// probe reads one small object: the node whose sample is the newest or, where there are only Roles in namespaces, the pod.
-// These are what the shipped roles let it get.
+// probe reads one small object: the node whose sample is the newest or, where there are only Roles in namespaces, the
+// pod. These are what the shipped roles let it get.
 func (n *connection) probe(ctx context.Context, decoder *metricsapi.Decoder) (object string, stamp int64, err error) {
 	kind, resource := metricsapi.NodeMetrics, nodes
 	if len(n.set.namespaces) > 0 {
@@ -331,16 +334,16 @@ func (n *connection) probe(ctx context.Context, decoder *metricsapi.Decoder) (ob
 	return key.Namespace + "/" + key.Name, stamp, err
 }
 
-// ticked is called when the source has new data. Where it has them more often than the refresh interval asks for, only the
-// last tick within the interval counts; one that comes right after a read is put off.
+// ticked is called when the source has new data. Where it has them more often than the refresh interval asks for, only
+// the last tick within the interval counts; one that comes right after a read is put off.
 func (n *connection) ticked(since time.Time, period time.Duration) {
 	n.fresh.Tick(since, period)
 	for _, l := range n.lists {
 		began := l.Loop.Began()
-		if period > 0 && time.Since(began)+period < n.set.refreshInterval+time.Second {
-			continue
+		elapsed := max(time.Since(began), phase.MinPeriod)
+		if period == 0 || elapsed+period >= n.set.refreshInterval+time.Second {
+			l.Loop.WakeAt(began.Add(elapsed))
 		}
-		l.Loop.WakeAt(began.Add(phase.MinPeriod))
 	}
 }
 

@@ -1,16 +1,16 @@
-// Command metrics-server-prom serves what Kubernetes' resource metrics API (metrics.k8s.io, usually metrics-server) knows
-// of nodes and containers in Prometheus' text format.
+// Command metrics-server-prom serves what Kubernetes' resource metrics API (metrics.k8s.io, usually metrics-server)
+// knows of nodes and containers in Prometheus' text format.
 //
-// The data path: a watch keeps the pods' label text (cache.go); a background refresh reads the usage and joins it with that
-// text into samples (cache.go), these become compressed bytes once (render.go); a scrape is answered with these bytes
-// (below). A scrape never asks the API server for anything.
+// The data path: a watch keeps the pods' label text (cache.go); a background refresh reads the usage and joins it with
+// that text into samples (cache.go), these become compressed bytes once (render.go); a scrape is answered with these
+// bytes (below). A scrape never asks the API server for anything.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"html"
 	"io"
 	"log/slog"
 	"net"
@@ -27,7 +27,6 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"metrics-server-prom/internal/kube"
@@ -62,29 +61,34 @@ func (s *settings) table() []setting.Row {
 	}
 	return []setting.Row{
 		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig),
-			Help: "kubeconfig; if not set " + kube.MountedKubeconfig + " if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
+			Help: "kubeconfig; if not set " + kube.MountedKubeconfig +
+				" if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
 		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.context),
 			Help: "context of the kubeconfig; if not set its current one"},
 		{Flag: "namespaces", Env: "NAMESPACES", Set: namespaces(&s.namespaces),
 			Help: "namespaces to serve, separated by commas; if not set all. A list needs only Roles in these namespaces"},
 		{Flag: "exclude-namespaces", Env: "EXCLUDE_NAMESPACES", Set: namespaces(&s.excludeNamespaces),
 			Help: "namespaces not to serve, separated by commas"},
-		{Flag: "selector", Env: "LABEL_SELECTOR", Set: s.setSelector,
+		{Flag: "selector", Env: "LABEL_SELECTOR", Set: setting.LabelSelector(&s.selector),
 			Help: "label selector of the pods to serve, applied by the server"},
 		{Flag: "pod-labels", Env: "POD_LABELS", Set: setting.List(&s.podLabels, "label names", validation.IsQualifiedName),
 			Help: "labels of pods to add to their samples, separated by commas: app,team adds label_app and label_team"},
-		{Flag: "refresh-interval", Env: "REFRESH_INTERVAL", Default: "15s", Set: setting.Duration(&s.refreshInterval, time.Second, 10*time.Minute),
-			Help: "how often to read the usage, at least: 1s to 10m. Where metrics-server has new data less often, right after it has"},
+		{Flag: "refresh-interval", Env: "REFRESH_INTERVAL", Default: "15s",
+			Set: setting.Duration(&s.refreshInterval, time.Second, 10*time.Minute),
+			Help: "how often to read the usage, at least: 1s to 10m. Where metrics-server has new data less often, " +
+				"right after it has"},
 		{Flag: "max-age", Env: "MAX_AGE", Default: "5m", Set: setting.Duration(&s.maxAge, 10*time.Second, 24*time.Hour),
 			Help: "a sample older than this is not served: 10s to 24h"},
-		{Flag: "web.listen-address", Env: "PORT", Default: ":9100", Set: setting.ListenAddress(&s.listenAddress), FromEnv: func(port string) string { return ":" + port },
+		{Flag: "web.listen-address", Env: "PORT", Default: ":9100",
+			Set: setting.ListenAddress(&s.listenAddress), FromEnv: func(port string) string { return ":" + port },
 			Help: "address to listen on; PORT is a port only"},
-		{Flag: "web.telemetry-path", Env: "WEB_TELEMETRY_PATH", Default: "/metrics", Set: s.setTelemetryPath,
+		{Flag: "web.telemetry-path", Env: "WEB_TELEMETRY_PATH", Default: "/metrics", Set: setting.Path(&s.telemetryPath),
 			Help: "path of the metrics"},
 		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
 			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
 		{Flag: "push.url", Env: "PUSH_URL", Set: s.push.SetURL, Secret: true,
-			Help: "where to push the page to as well: VictoriaMetrics' /api/v1/import/prometheus, a Pushgateway's /metrics/job/JOB"},
+			Help: "where to push the page to as well: VictoriaMetrics' /api/v1/import/prometheus, " +
+				"a Pushgateway's /metrics/job/JOB"},
 		{Flag: "push.interval", Env: "PUSH_INTERVAL", Needs: "push.url", Default: "30s",
 			Set:  setting.Duration(&s.push.Interval, time.Second, time.Hour),
 			Help: "how often to push: 1s to 1h"},
@@ -99,29 +103,11 @@ func (s *settings) table() []setting.Row {
 	}
 }
 
-func (s *settings) setSelector(v string) string {
-	if s.selector = v; v == "" {
-		return ""
-	}
-	if _, err := labels.Parse(v); err != nil {
-		return "a label selector, such as app=shop,tier!=test"
-	}
-	return ""
-}
-
-func (s *settings) setTelemetryPath(v string) string {
-	s.telemetryPath = v
-	if !strings.HasPrefix(v, "/") || strings.ContainsAny(v, " ?#%{}") || v == "/" || v == "/healthz" || strings.HasPrefix(v, "/-/") {
-		return "a path that begins with / and is none of /, /healthz, /-/…"
-	}
-	return ""
-}
-
 // check returns what contradicts what among settings that are valid each by itself.
 func (s *settings) check() error {
 	if s.refreshInterval >= s.maxAge {
-		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too old "+
-			"before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
+		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too "+
+			"old before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
 	}
 	left := func(namespace string) bool { return !s.excluded([]byte(namespace)) }
 	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, left) {
@@ -150,7 +136,8 @@ func (s *settings) excluded(namespace []byte) bool {
 
 func main() {
 	set := &settings{}
-	err := setting.Parse("metrics-server-prom", fmt.Sprintf("%s (revision %s, %s)", version, revision, runtime.Version()), set.table(), os.Args[1:], os.Getenv)
+	build := fmt.Sprintf("%s (revision %s, %s)", version, revision, runtime.Version())
+	err := setting.Parse("metrics-server-prom", build, set.table(), os.Args[1:], os.Getenv)
 	if err == nil {
 		err = set.check()
 	}
@@ -174,7 +161,8 @@ func main() {
 
 	listener, err := net.Listen("tcp", set.listenAddress)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "metrics-server-prom: cannot listen: %v; set --web.listen-address (PORT) to a free address\n", err)
+		fmt.Fprintf(os.Stderr, "metrics-server-prom: cannot listen: %v; "+
+			"set --web.listen-address (PORT) to a free address\n", err)
 		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -248,20 +236,26 @@ func (s *server) handler() http.Handler {
 	})
 }
 
-// current waits until what there is to serve is current.
-func (s *server) current(ctx context.Context) (all []*snapshot, err error) {
-	for _, c := range s.clusters {
-		snapshots, err := c.current(ctx)
-		if err != nil {
-			return nil, err
+// currentPage waits until what there is to serve is current, and returns it as a page.
+func (s *server) currentPage(ctx context.Context) (*page.Page, error) {
+	for {
+		thaws := s.pulse.Thaws()
+		var all []*snapshot
+		for _, c := range s.clusters {
+			snapshots, err := c.current(ctx)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, snapshots...)
 		}
-		all = append(all, snapshots...)
+		if page := s.render(all); s.pulse.Thaws() == thaws {
+			return page, nil
+		} // else what the first cluster had may be old again
 	}
-	return all, nil
 }
 
-// selfAge is how old the exporter's metrics of itself may be. Reading those of the process means some files below /proc and
-// a stop of the world.
+// selfAge is how old the exporter's metrics of itself may be. Reading those of the process means some files below
+// /proc and a stop of the world.
 const selfAge = time.Second
 
 // render returns the page of these snapshots. It is made anew where they have changed or a second has passed.
@@ -299,13 +293,13 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
-	snapshots, err := s.current(ctx)
+	page, err := s.currentPage(ctx)
 	if err != nil {
 		h.Set("Retry-After", "5")
-		http.Error(w, "no data yet\n"+strings.Join(s.failures(), "\n"), http.StatusServiceUnavailable)
+		failures, _ := s.state()
+		http.Error(w, "no data yet\n"+strings.Join(failures, "\n"), http.StatusServiceUnavailable)
 		return
 	}
-	page := s.render(snapshots)
 	write, length := page.WriteText, page.TextLen()
 	if gzip {
 		write, length = page.WriteGzip, page.GzipLen()
@@ -320,11 +314,11 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
 
 // writePage writes the page's text once it is current.
 func (s *server) writePage(ctx context.Context, w io.Writer) error {
-	snapshots, err := s.current(ctx)
+	page, err := s.currentPage(ctx)
 	if err != nil {
 		return err
 	}
-	return s.render(snapshots).WriteText(w)
+	return page.WriteText(w)
 }
 
 // pushed counts a push.
@@ -336,20 +330,12 @@ func (s *server) pushed(worked bool) {
 	s.self.Counter("pushes_total", "Pushes of this page, by how they ended.", fmt.Sprintf("result=%q", result)).Inc()
 }
 
-// failures is a line for each thing that does not work.
-func (s *server) failures() (lines []string) {
+// state is a line for each thing that does not work, and one for each that is not as it should be but does no harm.
+func (s *server) state() (failures, notices []string) {
 	for _, c := range s.clusters {
-		lines = append(lines, c.health.Failures()...)
+		failures, notices = append(failures, c.health.Failures()...), append(notices, c.health.Notices()...)
 	}
-	return lines
-}
-
-// notices is a line for each thing that is not as it should be, and does no harm to the rest.
-func (s *server) notices() (lines []string) {
-	for _, c := range s.clusters {
-		lines = append(lines, c.health.Notices()...)
-	}
-	return lines
+	return failures, notices
 }
 
 // hasData tells whether there are first data of every cluster.
@@ -362,21 +348,23 @@ func (s *server) hasData() bool {
 	return true
 }
 
-// healthz is the original tool's page: ok, or failed and below it what, since when and why. Notices follow in both cases.
+// healthz is the original tool's page: ok, or failed and below it what, since when and why. Notices follow in both
+// cases.
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
-	failures, state := s.failures(), "ok"
+	failures, notices := s.state()
 	if len(failures) == 0 && !s.hasData() {
 		failures = []string{"pods, nodes: not read yet"}
 	}
+	if len(failures)+len(notices) == 0 {
+		io.WriteString(w, "ok")
+		return
+	}
+	state := "ok"
 	if len(failures) > 0 {
 		state = "failed"
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	lines := append([]string{state}, append(failures, s.notices()...)...)
-	if len(lines) > 1 {
-		lines = append(lines, "")
-	}
-	io.WriteString(w, strings.Join(lines, "\n"))
+	fmt.Fprintf(w, "%s\n%s\n", state, strings.Join(append(failures, notices...), "\n"))
 }
 
 func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
@@ -391,32 +379,22 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *server) index(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	pods, age := 0, "no data yet"
+	pods, newest := 0, int64(0)
 	for _, c := range s.clusters {
 		if n := c.present.Load(); n != nil {
 			pods += n.store.Len()
 		}
 		for _, snapshot := range c.snapshots() {
-			if snapshot.newest != 0 {
-				age = time.Since(time.Unix(snapshot.newest, 0)).Round(time.Second).String()
-			}
+			newest = max(newest, snapshot.newest)
 		}
 	}
-	state := strings.Join(append(s.failures(), s.notices()...), "\n")
-	if state == "" {
-		state = "none"
+	age := "no data yet"
+	if newest != 0 {
+		age = time.Since(time.Unix(newest, 0)).Round(time.Second).String()
 	}
-	fmt.Fprintf(w, `<!DOCTYPE html>
-<html lang="en">
-<head><title>metrics-server-prom</title></head>
-<body>
-<h1>metrics-server-prom</h1>
-<p>Version %s (revision %s)</p>
-<p><a href="%s">metrics</a> <a href="/healthz">healthz</a> <a href="/-/healthy">healthy</a> <a href="/-/ready">ready</a></p>
-<p>Watched pods: %d<br>Age of the newest sample: %s<br>Failures:</p>
-<pre>%s</pre>
-</body>
-</html>
-`, html.EscapeString(version), html.EscapeString(revision), s.set.telemetryPath, pods, age, html.EscapeString(state))
+	failures, notices := s.state()
+	serve.Landing(w, "metrics-server-prom", fmt.Sprintf("Version %s (revision %s)", version, revision),
+		[]string{s.set.telemetryPath, "/healthz", "/-/healthy", "/-/ready"},
+		fmt.Sprintf("Watched pods: %d\nAge of the newest sample: %s\nFailures:\n%s", pods, age,
+			cmp.Or(strings.Join(append(failures, notices...), "\n"), "none")))
 }

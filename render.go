@@ -65,8 +65,8 @@ func podLabels(to []byte, b *sample.Batch, s *sample.Sample) []byte {
 	return append(append(append(append(to, text.Node.Value()...), text.Head...), b.Names[s.Name]...), text.Tail.Value()...)
 }
 
-// partLen is how many samples of a batch a part has at most, of which each family has one. A list is read as a whole and
-// changes as a whole, so that larger parts gain nothing but some compression (BenchmarkSplit).
+// partLen is how many samples of a batch a part has at most, of which each family has one. A list is read as a whole
+// and changes as a whole, so that larger parts gain nothing but some compression (BenchmarkSplit).
 const partLen = 16 << 10
 
 // render renders the family's samples of a batch, and compresses them on the way. n is their number.
@@ -156,8 +156,8 @@ func newSnapshot(c *page.Compressor, source string, b *sample.Batch) *snapshot {
 }
 
 // sampleLabels are the names of the labels that samples have, those of --pod-labels aside.
-var sampleLabels = []string{"node", "pod", "ip", "container", "namespace", "resource", "reason", "family", "verb", "code",
-	"result", "version", "revision", "goversion", "le", "quantile"}
+var sampleLabels = []string{"node", "pod", "ip", "container", "namespace", "resource", "reason", "family", "verb",
+	"code", "result", "version", "revision", "goversion", "le", "quantile"}
 
 // assemble makes a page of the snapshots: of each family that has samples the header and its parts, and then self, the
 // exporter's metrics of itself.
@@ -243,6 +243,6 @@ func (l labeler) unknown(namespace, name string) sample.Text {
 
 var escapes = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`, "\x00", "\uFFFD")
 
-// escape makes a label value of any string. What is no text (invalid UTF-8, NUL) becomes U+FFFD, because Prometheus would
-// refuse the whole page for it.
+// escape makes a label value of any string. What is no text (invalid UTF-8, NUL) becomes U+FFFD, because Prometheus
+// would refuse the whole page for it.
 func escape(s string) string { return escapes.Replace(strings.ToValidUTF8(s, "\uFFFD")) }

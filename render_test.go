@@ -428,8 +428,8 @@ func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
 	}
 }
 
-// TestPageIsMadeAnewWhereItIsNotCurrent is each thing that it depends on. The metrics of the exporter itself may be a second
-// old.
+// TestPageIsMadeAnewWhereItIsNotCurrent is each thing that it depends on. The metrics of the exporter itself may be a
+// second old.
 func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, n := newTestServer(t, settings{})
@@ -803,8 +803,8 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 	}
 }
 
-// FuzzLabelValue gives a pod any text in all places that become label values. What comes out must be one line that gives
-// the same text again when it is read as the exposition format says.
+// FuzzLabelValue gives a pod any text in all places that become label values. What comes out must be one line that
+// gives the same text again when it is read as the exposition format says.
 func FuzzLabelValue(f *testing.F) {
 	for _, s := range []string{"", "app", `C:\new`, "two\nlines", `say "hi"`, `\`, `\"`, "a\x00b", "\xff\xfe", "é\u2028\U0001F600", `\n`, "\r\n\t", `",pod="`, "}\n# HELP x"} {
 		f.Add(s, "web-0")
@@ -859,8 +859,8 @@ func unquoteLabel(t *testing.T, text, name string) (value, rest string) {
 	return "", ""
 }
 
-// FuzzLabelNames gives --pod-labels any list. What is let through must become label names that Prometheus takes, each one
-// once.
+// FuzzLabelNames gives --pod-labels any list. What is let through must become label names that Prometheus takes, each
+// one once.
 func FuzzLabelNames(f *testing.F) {
 	for _, s := range []string{"", "app,team", "app.kubernetes.io/name", "a-b,a_b,a.b", "camelCase,camel_case,camel-case", "ABC,aBc", "app,app", "0,9a", " a , ,b,", "é", "a b", "x/y/z", "a,b!", "a-b,a_b,a_b_conflict1,a_b_conflict2"} {
 		f.Add(s)
@@ -919,8 +919,8 @@ func protobufOf(b testing.TB, list kruntime.Object, kind string) []byte {
 	return body.Bytes()
 }
 
-// cpuTime is what this process has used. Unlike the time that has passed, it means something on a machine that does other
-// work.
+// cpuTime is what this process has used. Unlike the time that has passed, it means something on a machine that does
+// other work.
 func cpuTime(b *testing.B) time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
@@ -982,8 +982,8 @@ func BenchmarkRenderAndGzip(b *testing.B) {
 	})
 }
 
-// BenchmarkSplit measures what it costs to split a family into parts of so many samples: bytes of the page, and the time to
-// assemble it, which is paid once for each change.
+// BenchmarkSplit measures what it costs to split a family into parts of so many samples: bytes of the page, and the
+// time to assemble it, which is paid once for each change.
 func BenchmarkSplit(b *testing.B) {
 	const size = 150_000
 	_, n := newTestServer(b, settings{})

@@ -12,29 +12,55 @@ fail() {
   echo "manifests.sh: $*" >&2
   exit 1
 }
-helm() { go -C .ci/manifests tool helm "$@"; }
+# Built once, and then called as it is.
+helm=$(go -C .ci/manifests tool -n helm)
 
 # The sets of values: a name and what is added to the chart's defaults.
 chart=$root/deploy/helm/metrics-server-prom
 sets=$work/helm
 mkdir "$sets"
+release=release
 render() {
   name=$1
   shift
-  helm template release "$chart" --namespace monitoring "$@" >"$sets/$name.yaml" || fail "helm template, $name"
+  "$helm" template "$release" "$chart" --namespace monitoring "$@" >"$sets/$name.yaml" || fail "helm template, $name"
 }
-helm lint --strict --quiet "$chart" >&2 || fail "helm lint"
+# What a set must have, or must not have, in one of its lines.
+has() { grep -qE -e "$2" "$sets/$1.yaml" || fail "the chart's set $1 has no $2"; }
+hasNot() { ! grep -nE -e "$2" "$sets/$1.yaml" >&2 || fail "the chart's set $1 has $2"; }
+"$helm" lint --strict --quiet "$chart" >&2 || fail "helm lint"
 render defaults
 render namespaced --set 'settings.namespaces={shop,shop-test}'
 render servicemonitor --set serviceMonitor.enabled=true,networkPolicy.enabled=true,settings.telemetryPath=/usage
 render podmonitor --set podMonitor.enabled=true,podMonitor.labels.release=prometheus
 render other-cluster --set kubeconfig.existingSecret=shop-cluster,kubeconfig.context=shop
-render tls --set webConfig.existingSecret=web,webConfig.probe=https,serviceMonitor.enabled=true,webConfig.scrape.scheme=https
+render tls --set webConfig.existingSecret=web,webConfig.probe=https,webConfig.scrape.scheme=https \
+  --set serviceMonitor.enabled=true
 render basic-auth --set webConfig.existingSecret=web
-render push --set push.existingSecret=push,push.interval=30s,'push.extraLabels=cluster="shop"',serviceAccount.name=reader
+render push --set push.existingSecret=push,push.interval=30s,serviceAccount.name=reader \
+  --set 'push.extraLabels=cluster="shop"'
+# As OpenShift's restricted-v2 wants it.
+render openshift --set podSecurityContext.runAsUser=,podSecurityContext.runAsGroup=,podSecurityContext.fsGroup=
+hasNot openshift 'runAsUser|runAsGroup|fsGroup'
+has openshift 'runAsNonRoot: true'
+# Names that YAML takes for numbers and the like; the types of the API refuse all but strings.
+release=12
+render numbers --namespace 123 --set nameOverride=0x1f,fullnameOverride=1e3,serviceMonitor.enabled=true \
+  --set-string serviceAccount.name=1_000,kubeconfig.existingSecret=0o7,kubeconfig.key=1.5,kubeconfig.context=null \
+  --set-string webConfig.existingSecret=true,push.existingSecret=12,priorityClassName=1e9
+render number-roles --namespace 123 --set-string 'settings.namespaces={123,456},settings.excludeNamespaces={789}'
+release=release
+render other-namespace --set serviceMonitor.enabled=true,serviceMonitor.namespace=prometheus,serviceMonitor.interval= \
+  --set serviceMonitor.scrapeTimeout=,strategy.type=Recreate
+has other-namespace '^  namespace: "prometheus"'
+has other-namespace 'matchNames: \["monitoring"\]'
+has other-namespace 'type: Recreate'
+hasNot other-namespace 'interval:|scrapeTimeout:'
 cat >"$work/everything.yaml" <<'EOF'
 fullnameOverride: usage
-image: {repository: images.example/metrics-server-prom, digest: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}
+image:
+  repository: images.example/metrics-server-prom
+  digest: "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 imagePullSecrets: [{name: images}]
 settings:
   excludeNamespaces: [kube-system]
@@ -46,24 +72,78 @@ settings:
   logLevel: debug
   logFormat: json
 extraArgs: ["--push.header=X-Team: shop"]
+extraEnv: [{name: GOGC, value: "50"}, {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
 kubeconfig: {existingSecret: kubeconfig, context: shop}
-webConfig: {existingSecret: web, scrape: {basicAuth: {username: {name: web, key: user}, password: {name: web, key: password}}}}
+webConfig:
+  existingSecret: web
+  scrape: {basicAuth: {username: {name: web, key: user}, password: {name: web, key: password}}}
 push: {url: "https://receiver.example/push", interval: 30s, extraLabels: "cluster=\"shop\",team=\"a\""}
 serviceAccount: {annotations: {team: shop}}
 service: {type: NodePort, port: 80, annotations: {team: shop}}
-serviceMonitor: {enabled: true, labels: {release: prometheus}}
-networkPolicy: {enabled: true, extraEgress: [{ports: [{port: 8428}]}]}
+serviceMonitor:
+  enabled: true
+  namespace: prometheus
+  labels: {release: prometheus}
+  interval: 30s
+  scrapeTimeout: 20s
+  relabelings: [{targetLabel: cluster, replacement: shop}]
+  metricRelabelings: [{sourceLabels: [namespace], regex: test-.*, action: drop}]
+networkPolicy: {enabled: true, apiServerPorts: [443, 8443], extraEgress: [{ports: [{port: 8428}]}]}
+podSecurityContext: {supplementalGroups: [1000]}
+securityContext: {privileged: false}
+strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}
+deploymentAnnotations: {reloader.example/auto: "true"}
 podAnnotations: {team: shop}
 podLabels: {team: shop}
 priorityClassName: system-cluster-critical
 tolerations: [{operator: Exists}]
 affinity: {nodeAffinity: {}}
+topologySpreadConstraints:
+  - {maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: ScheduleAnyway, labelSelector: {}}
+extraVolumes: [{name: authorities, configMap: {name: authorities}}]
+extraVolumeMounts: [{name: authorities, mountPath: /etc/authorities, readOnly: true}]
 EOF
 render everything --values "$work/everything.yaml"
+for line in 'name: GOGC' 'fieldPath: spec.nodeName' 'namespace: "prometheus"' 'release: prometheus' 'interval: 30s' \
+  'scrapeTimeout: 20s' 'targetLabel: cluster' 'action: drop' 'port: 8443' 'supplementalGroups' 'privileged: false' \
+  'maxSurge: 0' 'reloader.example/auto: "true"' 'whenUnsatisfiable: ScheduleAnyway' 'mountPath: /etc/authorities'; do
+  has everything "$line"
+done
+hasNot everything 'port: 6443'
+sed 's/^serviceMonitor:/podMonitor:/' "$work/everything.yaml" >"$work/everything-pod.yaml"
+render everything-podmonitor --values "$work/everything-pod.yaml"
+for line in 'kind: PodMonitor' 'namespace: "prometheus"' 'release: prometheus' 'targetLabel: cluster' 'action: drop'; do
+  has everything-podmonitor "$line"
+done
+
+# As a part of another chart, which hands it its own global values, turns it on and off, and sets what is OpenShift's.
+mkdir -p "$work/parent/charts"
+cp -R "$chart" "$work/parent/charts/"
+cat >"$work/parent/Chart.yaml" <<'EOF'
+apiVersion: v2
+name: parent
+version: 1.0.0
+dependencies:
+  - {name: metrics-server-prom, version: 1.x, condition: metrics-server-prom.enabled}
+EOF
+cat >"$work/parent/values.yaml" <<'EOF'
+global: {imageRegistry: images.example}
+metrics-server-prom:
+  enabled: true
+  podSecurityContext: {runAsUser: "", runAsGroup: "", fsGroup: ""}
+EOF
+"$helm" template release "$work/parent" --namespace monitoring >"$sets/parent.yaml" ||
+  fail "helm template of a parent chart"
+has parent 'kind: Deployment'
+hasNot parent 'runAsUser|runAsGroup|fsGroup'
+off=$("$helm" template release "$work/parent" --set metrics-server-prom.enabled=false) ||
+  fail "helm template of a parent chart that turns it off"
+[ -z "$off" ] || fail "a parent chart cannot turn the chart off:
+$off"
 
 # What the schema is there to refuse.
 refuse() {
-  if helm template release "$chart" --set "$1" >/dev/null 2>&1; then fail "the chart takes $1"; fi
+  if "$helm" template release "$chart" --set "$1" >/dev/null 2>&1; then fail "the chart takes $1"; fi
 }
 refuse setings.selector=app
 refuse settings.refreshInterval=15
@@ -73,6 +153,23 @@ refuse service.port=0
 refuse push.url=receiver:8428
 refuse push.interval=30s
 refuse serviceMonitor.enabled=true,podMonitor.enabled=true
+refuse enabled=maybe
+refuse podSecurityContext=restricted
+refuse serviceMonitor.namespace=Prometheus
+refuse serviceMonitor.interval=15
+refuse serviceMonitor.relabelings=drop
+refuse podMonitor.relabeling=drop
+refuse 'networkPolicy.apiServerPorts={https}'
+refuse 'networkPolicy.apiServerPorts={443,443}'
+refuse 'networkPolicy.apiServerPorts={65536}'
+refuse networkPolicy.apiServerPorts=443
+refuse strategy.type=OnDelete
+refuse strategy.type=Recreate,strategy.rollingUpdate.maxSurge=1
+refuse 'extraEnv[0].value=50'
+refuse 'extraVolumes[0].emptyDir.medium=Memory'
+refuse 'extraVolumeMounts[0].mountPath=/tmp'
+refuse topologySpreadConstraints.maxSkew=1
+refuse deploymentAnnotations.team=1
 
 # Each flag that the chart can set is one that the exporter has.
 go build -o "$work/exporter" .
@@ -82,26 +179,30 @@ for flag in $(grep -oh -e '--[a-z][a-z.-]*=' "$sets"/*.yaml | tr -d = | sort -u)
 done
 
 # The components, as an overlay uses them.
-for component in servicemonitor podmonitor networkpolicy; do
-  mkdir "$work/$component"
-  base=$(realpath --relative-to="$work/$component" deploy/kubernetes)
-  printf 'resources: ["%s"]\ncomponents: ["%s"]\n' "$base" "$base/components/$component" >"$work/$component/kustomization.yaml"
+overlays=
+for component in namespace servicemonitor podmonitor networkpolicy; do
+  overlay=$work/$component
+  mkdir "$overlay"
+  base=$(realpath --relative-to="$overlay" deploy/kubernetes)
+  printf 'resources: ["%s"]\ncomponents: ["%s"]\n' "$base" "$base/components/$component" >"$overlay/kustomization.yaml"
+  overlays="$overlays $overlay"
 done
 
 k=deploy/kubernetes
-rights=$k/namespace.yaml,$k/serviceaccount.yaml,$k/clusterrole.yaml,$k/clusterrolebinding.yaml
+namespace=$k/components/namespace/namespace.yaml
+rights=$namespace,$k/serviceaccount.yaml,$k/clusterrole.yaml,$k/clusterrolebinding.yaml
 go -C .ci/manifests test . >&2
-# The words of the inner list are paths without spaces.
-# shellcheck disable=SC2046
+# The words of both lists are paths without spaces.
+# shellcheck disable=SC2046,SC2086
 checked=$(go -C .ci/manifests run . -cloudrun "$root/deploy/cloudrun/service.yaml" \
   -compose "$root/example/docker-compose.yml" -env "$root/example/env-example" \
   $(for set in \
     "$k" deploy/kubernetes-namespaced \
     "$rights,deploy/knative/service.yaml" \
-    "$k/namespace.yaml,$k/clusterrole.yaml,deploy/outside/rbac.yaml,deploy/outside/token.yaml"; do
+    "$namespace,$k/clusterrole.yaml,deploy/outside/rbac.yaml,deploy/outside/token.yaml"; do
     echo "$root/$set" | sed "s|,|,$root/|g"
   done) \
-  "$work/servicemonitor" "$work/podmonitor" "$work/networkpolicy" "$sets"/*.yaml)
+  $overlays "$sets"/*.yaml)
 
 sh -n deploy/outside/kubeconfig.sh
 

@@ -12,7 +12,8 @@ if [ ! -x "$tool" ]; then
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   # Without the tag a dependency of the service discoveries is missing.
-  GOBIN=$work GOFLAGS='' CGO_ENABLED=0 go install -ldflags '-s -w' -tags remove_all_sd "github.com/prometheus/prometheus/cmd/$1@$version"
+  GOBIN=$work GOFLAGS='' CGO_ENABLED=0 go install -ldflags '-s -w' -tags remove_all_sd \
+    "github.com/prometheus/prometheus/cmd/$1@$version"
   mkdir -p "$cache"
   mv "$work/$1" "$tool"
 fi

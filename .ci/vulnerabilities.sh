@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fails where the program can reach a vulnerability that was known on the day of the database below. It is the Go project's
-# own, which also comes as a module; the public workflow asks the one on the Internet as it is by then.
+# Fails where the program can reach a vulnerability that was known on the day of the database below. It is the Go
+# project's own, which also comes as a module; the public workflow asks the one on the Internet as it is by then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -4,10 +4,6 @@
 //	go run ./demo                                   # 30 pods that come and go, http://localhost:9100/metrics
 //	go run ./demo --nodes 300 --pods 10000          # a larger cluster
 //	go run ./demo -- --pod-labels team              # what follows -- goes to the exporter
-//	go run ./demo --nodes 5000 --pods 150000 --measure
-//
-// With --measure it measures the exporter instead of leaving it to the reader, prints a table and ends; see
-// measure.go.
 package main
 
 import (
@@ -41,14 +37,10 @@ type options struct {
 	churn                   float64
 	listen                  string
 	exporter                string
-	measure                 bool
 	exporterArgs            []string
 }
 
 func main() {
-	if len(os.Args) == 4 && os.Args[1] == staticCommand {
-		exit(serveStatic(os.Args[2], os.Args[3]))
-	}
 	o, err := parse(os.Args[1:])
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -59,15 +51,10 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	exit(run(ctx, o))
-}
-
-func exit(err error) {
-	if err != nil {
+	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
-	os.Exit(0)
 }
 
 func parse(args []string) (options, error) {
@@ -78,12 +65,12 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.containers, "containers", 2, "containers per pod")
 	f.DurationVar(&o.resolution, "resolution", 15*time.Second, "how often the simulated metrics-server has new values")
 	f.Uint64Var(&o.seed, "seed", 1, "what is simulated: the same seed gives the same cluster")
-	f.Float64Var(&o.churn, "churn", 0.2, "changes of pods per second; with --measure 0 unless given")
-	f.StringVar(&o.listen, "listen", ":9100", "address of the exporter; with --measure a free port of 127.0.0.1 unless given")
+	f.Float64Var(&o.churn, "churn", 0.2, "changes of pods per second")
+	f.StringVar(&o.listen, "listen", ":9100", "address of the exporter")
 	f.StringVar(&o.exporter, "exporter", "", "exporter to run; it is built from this module if not given")
-	f.BoolVar(&o.measure, "measure", false, "measure the exporter, print a table and end")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "usage: go run ./demo [flags] [-- flags of the exporter]\n\nRuns the exporter against a SIMULATED cluster.")
+		fmt.Fprintln(f.Output(), "usage: go run ./demo [flags] [-- flags of the exporter]\n\n"+
+			"Runs the exporter against a SIMULATED cluster.")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -91,21 +78,8 @@ func parse(args []string) (options, error) {
 	}
 	o.exporterArgs = f.Args()
 	if o.nodes < 1 || o.pods < 0 || o.containers < 1 || o.resolution < time.Millisecond || o.churn < 0 {
-		return o, fmt.Errorf("--nodes %d --pods %d --containers %d --resolution %s --churn %g: at least one node and container, "+
-			"no negative number, a resolution of 1ms or more", o.nodes, o.pods, o.containers, o.resolution, o.churn)
-	}
-	given := map[string]bool{}
-	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	if o.measure && !given["churn"] {
-		o.churn = 0
-	}
-	if o.measure && !given["listen"] {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return o, err
-		}
-		o.listen = l.Addr().String()
-		return o, l.Close()
+		return o, fmt.Errorf("--nodes %d --pods %d --containers %d --resolution %s --churn %g: at least one node and "+
+			"container, no negative number, a resolution of 1ms or more", o.nodes, o.pods, o.containers, o.resolution, o.churn)
 	}
 	return o, nil
 }
@@ -140,11 +114,8 @@ func run(ctx context.Context, o options) error {
 	}
 	go server.Churn(ctx, o.churn)
 
-	args := append([]string{"--kubeconfig", kubeconfigPath, "--context", "simulated", "--web.listen-address", o.listen}, o.exporterArgs...)
-	if o.measure {
-		return measure(ctx, o, server, dir, args)
-	}
-	e, err := startExporter(o.exporter, args)
+	args := []string{"--kubeconfig", kubeconfigPath, "--context", "simulated", "--web.listen-address", o.listen}
+	e, err := startExporter(o.exporter, append(args, o.exporterArgs...))
 	if err != nil {
 		return err
 	}
@@ -187,16 +158,14 @@ func build(ctx context.Context, path string) error {
 
 // exporter is the exporter's process.
 type exporter struct {
-	cmd     *exec.Cmd
-	started time.Time
-	done    chan struct{} // closed when it has ended
-	err     error         // how it ended, once done is closed
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // how it ended, once done is closed
 }
 
 func startExporter(path string, args []string) (*exporter, error) {
 	e := &exporter{cmd: exec.Command(path, args...), done: make(chan struct{})}
 	e.cmd.Stdout, e.cmd.Stderr = os.Stderr, os.Stderr
-	e.started = time.Now()
 	if err := e.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting the exporter: %w", err)
 	}

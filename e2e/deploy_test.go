@@ -25,10 +25,10 @@ import (
 	"metrics-server-prom/e2e/exporter"
 )
 
-// TestDeploymentWorksWithItsOwnRights applies each way of deployment to the API server, in a namespace that enforces the Pod
-// Security level restricted, and has it take a pod as the manifest describes it. The pod's program cannot run, as
-// KWOK's nodes run nothing: the exporter is started beside it with the arguments, the environment, the mounted Secrets
-// and the account's token that the pod has.
+// TestDeploymentWorksWithItsOwnRights applies each way of deployment to the API server, in a namespace that enforces
+// the Pod Security level restricted, and has it take a pod as the manifest describes it. The pod's program cannot run,
+// as KWOK's nodes run nothing: the exporter is started beside it with the arguments, the environment, the mounted
+// Secrets and the account's token that the pod has.
 func TestDeploymentWorksWithItsOwnRights(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -42,15 +42,20 @@ func TestDeploymentWorksWithItsOwnRights(t *testing.T) {
 			name: "kustomize, for one namespace", namespace: "own-namespace", manifest: kubernetesNamespaced,
 			scope: check.Scope{Namespaces: []string{"own-namespace"}, NoNodes: true},
 		},
-		{name: "helm", namespace: "helm-whole", manifest: helmTemplate("--set", "networkPolicy.enabled=true,serviceMonitor.enabled=true")},
 		{
-			name: "helm, for two namespaces", namespace: "helm-some", manifest: helmTemplate("--set", "settings.namespaces={shop,team-b},podMonitor.enabled=true"),
-			scope: check.Scope{Namespaces: []string{"shop", "team-b"}, NoNodes: true},
+			name: "helm", namespace: "helm-whole",
+			manifest: helmTemplate("networkPolicy.enabled=true,serviceMonitor.enabled=true"),
+		},
+		{
+			name: "helm, for two namespaces", namespace: "helm-some",
+			manifest: helmTemplate("settings.namespaces={shop,team-b},podMonitor.enabled=true"),
+			scope:    check.Scope{Namespaces: []string{"shop", "team-b"}, NoNodes: true},
 		},
 		{
 			name: "helm, for another cluster", namespace: "helm-other",
-			manifest: helmTemplate("--set", "kubeconfig.existingSecret=other-cluster,kubeconfig.context=e2e,settings.podLabels={app}"),
-			scope:    check.Scope{PodLabels: []string{"app"}},
+			manifest: helmTemplate(
+				"kubeconfig.existingSecret=other-cluster,kubeconfig.context=e2e,settings.podLabels={app}"),
+			scope: check.Scope{PodLabels: []string{"app"}},
 		},
 		{name: "Knative", namespace: "metrics-server-prom", manifest: knative},
 	} {
@@ -143,6 +148,7 @@ func kubernetesWithComponents(t *testing.T, _ string) []byte {
 	return overlay(t, `
 resources: [BASE/kubernetes]
 components:
+  - BASE/kubernetes/components/namespace
   - BASE/kubernetes/components/servicemonitor
   - BASE/kubernetes/components/podmonitor
   - BASE/kubernetes/components/networkpolicy
@@ -154,7 +160,8 @@ func overlay(t *testing.T, kustomization string) []byte {
 	t.Helper()
 	dir := must(filepath.EvalSymlinks(t.TempDir()))(t)
 	base := must(filepath.Rel(dir, must(filepath.Abs(deploy()))(t)))(t)
-	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(strings.ReplaceAll(kustomization, "BASE", base)), 0o600); err != nil {
+	text := strings.ReplaceAll(kustomization, "BASE", base)
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return must(controlplane.Manifests(dir))(t)
@@ -179,13 +186,14 @@ func kubernetesNamespaced(t *testing.T, namespace string) []byte {
 	return must(controlplane.Manifests(filepath.Dir(path)))(t)
 }
 
-// helmTemplate is what helm would apply.
-func helmTemplate(values ...string) func(*testing.T, string) []byte {
+// helmTemplate is what helm would apply with these values, in the form of --set.
+func helmTemplate(values string) func(*testing.T, string) []byte {
 	return func(t *testing.T, namespace string) []byte {
 		t.Helper()
 		chart := must(filepath.Abs(deploy("helm", "metrics-server-prom")))(t)
-		args := append([]string{"-C", filepath.Join("..", ".ci", "manifests"), "tool", "helm", "template", "release", chart, "--namespace", namespace}, values...)
-		cmd := exec.CommandContext(within(t, 10*time.Minute), "go", args...) // helm may have to be built
+		cmd := exec.CommandContext(within(t, 10*time.Minute), // helm may have to be built
+			"go", "-C", filepath.Join("..", ".ci", "manifests"), "tool", "helm",
+			"template", "release", chart, "--namespace", namespace, "--set", values)
 		var errs bytes.Buffer
 		cmd.Stderr = &errs
 		text, err := cmd.Output()
@@ -200,8 +208,10 @@ func helmTemplate(values ...string) func(*testing.T, string) []byte {
 func knative(t *testing.T, _ string) []byte {
 	t.Helper()
 	var all []byte
-	for _, name := range []string{"namespace", "serviceaccount", "clusterrole", "clusterrolebinding"} {
-		all = append(append(all, must(os.ReadFile(deploy("kubernetes", name+".yaml")))(t)...), "\n---\n"...)
+	for _, name := range []string{
+		"components/namespace/namespace.yaml", "serviceaccount.yaml", "clusterrole.yaml", "clusterrolebinding.yaml",
+	} {
+		all = append(append(all, must(os.ReadFile(deploy("kubernetes", name)))(t)...), "\n---\n"...)
 	}
 	return append(all, must(os.ReadFile(deploy("knative", "service.yaml")))(t)...)
 }
@@ -249,7 +259,9 @@ func podOf(template corev1.PodTemplateSpec, name string) *corev1.Pod {
 // admit creates the pod.
 func admit(t *testing.T, namespace, name string, template corev1.PodTemplateSpec) {
 	t.Helper()
-	if _, err := plane.Admin.CoreV1().Pods(namespace).Create(within(t, 10*time.Second), podOf(template, name), metav1.CreateOptions{}); err != nil {
+	pods := plane.Admin.CoreV1().Pods(namespace)
+	_, err := pods.Create(within(t, 10*time.Second), podOf(template, name), metav1.CreateOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := plane.AwaitPodUsage(within(t, 90*time.Second), namespace, name); err != nil {

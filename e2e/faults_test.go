@@ -66,7 +66,8 @@ func awaitFailed(t *testing.T, e *exporter.Exporter, limit time.Duration, parts 
 
 // htmlText undoes the escaping of a page's text.
 func htmlText(html string) string {
-	return strings.NewReplacer("&#34;", `"`, "&quot;", `"`, "&#39;", "'", "&lt;", "<", "&gt;", ">", "&amp;", "&").Replace(html)
+	return strings.NewReplacer("&#34;", `"`, "&quot;", `"`, "&#39;", "'", "&lt;", "<", "&gt;", ">", "&amp;",
+		"&").Replace(html)
 }
 
 // awaitHealthy returns when /healthz answers 200.
@@ -92,8 +93,8 @@ func problemsLater(e *exporter.Exporter) []string {
 	return problems(e)
 }
 
-// TestMissingRuleIsNamed takes one rule at a time out of deploy's ClusterRole and Role, runs with what is left, and gives it
-// back. It has a case for each, so that none of them is spare.
+// TestMissingRuleIsNamed takes one rule at a time out of deploy's ClusterRole and Role, runs with what is left, and
+// gives it back. It has a case for each, so that none of them is spare.
 func TestMissingRuleIsNamed(t *testing.T) {
 	t.Parallel()
 	const usage = "metrics.k8s.io"
@@ -179,7 +180,8 @@ func TestMissingRuleIsNamed(t *testing.T) {
 				}
 
 				bound.Rules = role.Rules
-				if _, err := plane.Admin.RbacV1().ClusterRoles().Update(ctx, bound, metav1.UpdateOptions{}); err != nil {
+				if _, err := plane.Admin.RbacV1().ClusterRoles().Update(ctx, bound,
+					metav1.UpdateOptions{}); err != nil {
 					t.Fatal(err)
 				}
 				// metrics-server caches its own question to the API server for 10 s.
@@ -233,7 +235,8 @@ func withoutWatchLists(t *testing.T, kubeconfig string) string {
 	}
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("sendInitialEvents") {
-			invalid := apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "ListOptions"}, "", nil).Status()
+			invalid := apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "ListOptions"}, "",
+				nil).Status()
 			invalid.APIVersion, invalid.Kind = "v1", "Status"
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(int(invalid.Code))
@@ -247,7 +250,8 @@ func withoutWatchLists(t *testing.T, kubeconfig string) string {
 		server.Close()
 	})
 	config.Clusters["e2e"].Server = server.URL
-	config.Clusters["e2e"].CertificateAuthorityData = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	config.Clusters["e2e"].CertificateAuthorityData = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE",
+		Bytes: server.Certificate().Raw})
 	path := filepath.Join(t.TempDir(), "config")
 	if err := clientcmd.WriteToFile(*config, path); err != nil {
 		t.Fatal(err)
@@ -291,7 +295,8 @@ func TestKubeconfigThatDoesNotLeadToACluster(t *testing.T) {
 	kubeconfig := func(change func(*clientcmdapi.Config)) func(t *testing.T) string {
 		return func(t *testing.T) string {
 			config := clientcmdapi.Config{
-				Clusters:       map[string]*clientcmdapi.Cluster{"e2e": {Server: plane.URL(), InsecureSkipTLSVerify: true}},
+				Clusters: map[string]*clientcmdapi.Cluster{"e2e": {Server: plane.URL(),
+					InsecureSkipTLSVerify: true}},
 				AuthInfos:      map[string]*clientcmdapi.AuthInfo{"e2e": {}},
 				Contexts:       map[string]*clientcmdapi.Context{"e2e": {Cluster: "e2e", AuthInfo: "e2e"}},
 				CurrentContext: "e2e",

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http/httptrace"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -17,18 +16,20 @@ import (
 	"metrics-server-prom/e2e/check"
 	"metrics-server-prom/e2e/controlplane"
 	"metrics-server-prom/e2e/exporter"
-	"metrics-server-prom/e2e/process"
 )
 
 // frozenFor is longer than the exporter takes the silence of metrics-server for regular: its period and some seconds.
-var frozenFor = flag.Duration("frozen", 30*time.Second, "how long the frozen exporter of the tests stays frozen, at least")
+var frozenFor = flag.Duration("frozen", 30*time.Second,
+	"how long the frozen exporter of the tests stays frozen, at least")
 
 // TestFrozenExporterNeverShowsThePast stops the process in the middle of watching, lets pods come, go, move and change,
-// and has a scrape arrive while it is still stopped, as where a request is what gives a serverless instance its CPU back.
+// and has a scrape arrive while it is still stopped, as where a request is what gives a serverless instance its CPU
+// back.
 func TestFrozenExporterNeverShowsThePast(t *testing.T) {
 	t.Parallel()
 	const namespace = "frozen"
-	createPods(t, onePod(namespace, "stays", "node-0"), onePod(namespace, "goes", "node-0"), onePod(namespace, "moves", "node-0"))
+	createPods(t, onePod(namespace, "stays", "node-0"), onePod(namespace, "goes", "node-0"),
+		onePod(namespace, "moves", "node-0"))
 	e := startReady(t, deployed(t))
 	read := undisturbed(namespace)
 	must(check.Equal(within(t, aTick), plane, e, check.Scope{}))(t)
@@ -45,12 +46,14 @@ func TestFrozenExporterNeverShowsThePast(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := plane.CreatePods(ctx, onePod(namespace, "moves", "node-2"), onePod(namespace, "comes", "node-1")); err != nil {
+	if err := plane.CreatePods(ctx, onePod(namespace, "moves", "node-2"),
+		onePod(namespace, "comes", "node-1")); err != nil {
 		t.Fatal(err)
 	}
 	awaitReading(t, 90*time.Second, func(samples map[string]float64) error {
 		for pod, memory := range map[string]float64{
-			`{node="node-0",pod="stays",`: 99 << 20, `{node="node-2",pod="moves",`: 44 << 20, `{node="node-1",pod="comes",`: 44 << 20,
+			`{node="node-0",pod="stays",`: 99 << 20, `{node="node-2",pod="moves",`: 44 << 20,
+			`{node="node-1",pod="comes",`: 44 << 20,
 		} {
 			if value, ok := find(samples, check.PodMemory+pod); !ok || value != memory {
 				return fmt.Errorf("the API has not %s with %v", pod, memory)
@@ -67,7 +70,8 @@ func TestFrozenExporterNeverShowsThePast(t *testing.T) {
 	before := must(read(within(t, 10*time.Second)))(t)
 	first := scrapeFrozen(t, e)
 	after := must(read(within(t, 10*time.Second)))(t)
-	t.Logf("thawed after %s: status %d after %s", time.Since(began).Round(time.Second), first.Status, first.Took.Round(time.Millisecond))
+	t.Logf("thawed after %s: status %d after %s", time.Since(began).Round(time.Second), first.Status,
+		first.Took.Round(time.Millisecond))
 	switch first.Status {
 	case 200:
 		for _, difference := range between(before, after, served(t, first, before, after)) {
@@ -88,8 +92,8 @@ func TestFrozenExporterNeverShowsThePast(t *testing.T) {
 	awaitHealthy(t, e, aTick)
 }
 
-// TestExporterWithLittleCPUBetweenScrapesNeverShowsThePast gives the process 5 % of the time between scrapes, and all of
-// it while a scrape lasts, as where CPU is billed by request.
+// TestExporterWithLittleCPUBetweenScrapesNeverShowsThePast gives the process 5 % of the time between scrapes, and all
+// of it while a scrape lasts, as where CPU is billed by request.
 func TestExporterWithLittleCPUBetweenScrapesNeverShowsThePast(t *testing.T) {
 	t.Parallel()
 	const namespace = "starved"
@@ -98,13 +102,15 @@ func TestExporterWithLittleCPUBetweenScrapesNeverShowsThePast(t *testing.T) {
 	must(check.Equal(within(t, aTick), plane, e, check.Scope{}))(t)
 
 	// What is served may be older than the API's by as long as the exporter takes metrics-server's silence for regular
-	// (one period and two seconds), is late without counting as late, and takes for a list that it began in time, at most.
+	// (one period and two seconds), is late without counting as late, and takes for a list that it began in time, at
+	// most.
 	const behind = 17*time.Second + 2*time.Second + 12*time.Second
 	history := record(t, undisturbed(namespace))
 	pages, seen := 0, map[float64]bool{}
 	for change := range 6 {
 		memory := 100 + change
-		if err := plane.SetMemory(within(t, 10*time.Second), namespace, "app-0", "app", fmt.Sprintf("%dMi", memory)); err != nil {
+		if err := plane.SetMemory(within(t, 10*time.Second), namespace, "app-0", "app",
+			fmt.Sprintf("%dMi", memory)); err != nil {
 			t.Fatal(err)
 		}
 		throttle(t, e, 12*time.Second)
@@ -125,7 +131,8 @@ func TestExporterWithLittleCPUBetweenScrapesNeverShowsThePast(t *testing.T) {
 		seen[value] = true
 	}
 	if pages < 4 || len(seen) < 3 {
-		t.Errorf("%d of 6 scrapes got a page, with %d different values of a container that changed all the time", pages, len(seen))
+		t.Errorf("%d of 6 scrapes got a page, with %d different values of a container that changed all the time", pages,
+			len(seen))
 	}
 	equal(t, e, check.Scope{})
 }
@@ -150,20 +157,7 @@ func createPods(t *testing.T, pods ...controlplane.Pod) {
 // freeze stops the process and returns when the kernel has stopped it.
 func freeze(t *testing.T, e *exporter.Exporter) {
 	t.Helper()
-	if err := e.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	if err := process.Await(within(t, 10*time.Second), time.Millisecond, func(context.Context) error {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", e.PID()))
-		if err != nil {
-			return err
-		}
-		// PID (name) state
-		if _, state, ok := strings.Cut(string(stat), ") "); !ok || !strings.HasPrefix(state, "T") {
-			return fmt.Errorf("not stopped: %s", stat)
-		}
-		return nil
-	}); err != nil {
+	if err := e.Freeze(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -191,7 +185,7 @@ func scrapeFrozen(t *testing.T, e *exporter.Exporter) *exporter.Page {
 	t.Helper()
 	var once sync.Once
 	thaw := func() {
-		if err := e.Signal(syscall.SIGCONT); err != nil {
+		if err := e.Thaw(); err != nil {
 			t.Error(err)
 		}
 	}
@@ -259,12 +253,14 @@ func between(before, after, page map[string]float64, others ...map[string]float6
 			}
 		}
 		if !slices.Contains(said, value) {
-			differences = append(differences, fmt.Sprintf("%s is %v, the API says %v", series, value, slices.Compact(said)))
+			differences = append(differences,
+				fmt.Sprintf("%s is %v, the API says %v", series, value, slices.Compact(said)))
 		}
 	}
 	for series := range before {
 		_, there := page[series]
-		if !there && !slices.ContainsFunc(readings, func(reading map[string]float64) bool { _, ok := reading[series]; return !ok }) {
+		if !there && !slices.ContainsFunc(readings,
+			func(reading map[string]float64) bool { _, ok := reading[series]; return !ok }) {
 			differences = append(differences, "missing: "+series)
 		}
 	}
@@ -294,9 +290,10 @@ func find(samples map[string]float64, beginning string) (float64, bool) {
 	return 0, false
 }
 
-// record reads until the test ends. history gives the readings since a moment, the last one before it and one of now among
-// them.
-func record(t *testing.T, read func(context.Context) (map[string]float64, error)) (history func(from time.Time) []map[string]float64) {
+// record reads until the test ends. history gives the readings since a moment, the last one before it and one of now
+// among them.
+func record(t *testing.T, read func(context.Context) (map[string]float64,
+	error)) (history func(from time.Time) []map[string]float64) {
 	t.Helper()
 	type reading struct {
 		at      time.Time

@@ -21,8 +21,10 @@ var plane *controlplane.ControlPlane
 // residents are the pods that are there all the time and that no test changes. Each container uses something else, so
 // that a mix-up of any two shows.
 var residents = []controlplane.Pod{
-	resident("shop", "web-0", "node-0", map[string]string{"app": "web", "team": "red", "app.kubernetes.io/name": "web"}, "app", "sidecar"),
-	resident("shop", "web-1", "node-1", map[string]string{"app": "web", "team": "red", "app.kubernetes.io/name": "web"}, "app", "sidecar"),
+	resident("shop", "web-0", "node-0", map[string]string{"app": "web", "team": "red", "app.kubernetes.io/name": "web"},
+		"app", "sidecar"),
+	resident("shop", "web-1", "node-1", map[string]string{"app": "web", "team": "red", "app.kubernetes.io/name": "web"},
+		"app", "sidecar"),
 	resident("shop", "web-2", "node-2", map[string]string{"app": "web", "team": "blue"}, "app", "sidecar"),
 	resident("shop", "db-0", "node-0", map[string]string{"app": "db"}, "postgres"),
 	resident("team-a", "api-0", "node-1", map[string]string{"app": "web", "team": "a"}, "api"),
@@ -73,8 +75,8 @@ func run(m *testing.M) (code int) {
 	return code
 }
 
-// start builds what is missing, starts the control plane with the residents and the project's RBAC manifests, and returns
-// when the metrics API has usage for all.
+// start builds what is missing, starts the control plane with the residents and the project's RBAC manifests, and
+// returns when the metrics API has usage for all.
 func start() (err error) {
 	if err := controlplane.BuildTools(); err != nil {
 		return err
@@ -87,7 +89,8 @@ func start() (err error) {
 	if plane, err = controlplane.Start(ctx, controlplane.Options{}); err != nil {
 		return err
 	}
-	if _, err := plane.ApplyManifests(ctx, deploy("kubernetes")); err != nil {
+	kubernetes := deploy("kubernetes")
+	if _, err := plane.ApplyManifests(ctx, filepath.Join(kubernetes, "components", "namespace"), kubernetes); err != nil {
 		return err
 	}
 	if err := plane.CreateNodes(ctx, nodes); err != nil {
@@ -145,7 +148,8 @@ func deployed(t *testing.T) (kubeconfig string) {
 // startExporter starts the exporter and kills it at the test's end; its log is shown if the test failed.
 func startExporter(t *testing.T, kubeconfig string, args ...string) *exporter.Exporter {
 	t.Helper()
-	e := must(exporter.Start(within(t, 30*time.Second), exporter.Options{Args: append([]string{"--kubeconfig=" + kubeconfig}, args...)}))(t)
+	e := must(exporter.Start(within(t, 30*time.Second),
+		exporter.Options{Args: append([]string{"--kubeconfig=" + kubeconfig}, args...)}))(t)
 	t.Cleanup(func() { closeExporter(t, e) })
 	return e
 }
@@ -175,6 +179,7 @@ func eventually(t *testing.T, limit time.Duration, ready func(context.Context) e
 	}
 }
 
-// aTick is how long a change takes to be on the page, at most, with an exporter that does not know metrics-server's rhythm
-// yet: a reading of metrics-server, a refresh interval, and some seconds for a machine that does other things too.
+// aTick is how long a change takes to be on the page, at most, with an exporter that does not know metrics-server's
+// period yet: a reading of metrics-server, a refresh interval, and some seconds for a machine that does other things
+// too.
 const aTick = 15*time.Second + 15*time.Second + 10*time.Second

@@ -24,7 +24,8 @@ import (
 const outsideNamespace, outsideAccount = "metrics-server-prom", "metrics-server-prom-outside"
 
 // TestKubeconfigForOutsideTheCluster runs the script as the administrator of the cluster would, and the exporter with
-// what it wrote. The two forms of a token follow each other: they are of one account, which is taken away at the end of each.
+// what it wrote. The two forms of a token follow each other: they are of one account, which is taken away at the end of
+// each.
 func TestKubeconfigForOutsideTheCluster(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -62,7 +63,8 @@ func TestKubeconfigForOutsideTheCluster(t *testing.T) {
 			if cluster.Server != server {
 				t.Errorf("the server is %s, not %s", cluster.Server, server)
 			}
-			if out, err := kubectl(t, "--kubeconfig", file, "auth", "can-i", "list", "secrets", "--all-namespaces").CombinedOutput(); err == nil || !strings.HasPrefix(string(out), "no") {
+			if out, err := kubectl(t, "--kubeconfig", file, "auth", "can-i", "list", "secrets",
+				"--all-namespaces").CombinedOutput(); err == nil || !strings.HasPrefix(string(out), "no") {
 				t.Errorf("may the account list secrets? %s%v", out, err)
 			}
 
@@ -76,7 +78,8 @@ func TestKubeconfigForOutsideTheCluster(t *testing.T) {
 			awaitTick(t, e)
 			equal(t, e, check.Scope{})
 
-			runCommand(t, "kubectl", "delete", "--ignore-not-found", "-f", deploy("outside", "rbac.yaml"), "-f", deploy("outside", "token.yaml"))
+			runCommand(t, "kubectl", "delete", "--ignore-not-found", "-f", deploy("outside", "rbac.yaml"), "-f",
+				deploy("outside", "token.yaml"))
 			awaitFailed(t, e, aTick, "pods", "40") // 401 or 403, whatever the API server notices first
 		})
 	}
@@ -119,7 +122,8 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 		path = tool
 	}
 	cmd := exec.CommandContext(within(t, 90*time.Second), path, args[1:]...)
-	cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "KUBECONFIG=" + plane.AdminKubeconfig()}
+	cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
+		"KUBECONFIG=" + plane.AdminKubeconfig()}
 	return cmd
 }
 
@@ -146,16 +150,19 @@ func runCommand(t *testing.T, args ...string) string {
 func fillTokenSecrets(t *testing.T) {
 	t.Helper()
 	secrets := plane.Admin.CoreV1().Secrets(outsideNamespace)
-	events := must(secrets.Watch(t.Context(), metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeServiceAccountToken)}))(t)
+	events := must(secrets.Watch(t.Context(),
+		metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeServiceAccountToken)}))(t)
 	t.Cleanup(events.Stop)
 	fill := func(ctx context.Context, secret *corev1.Secret) error {
 		expiry := int64(24 * 3600)
-		request, err := plane.Admin.CoreV1().ServiceAccounts(outsideNamespace).CreateToken(ctx, secret.Annotations[corev1.ServiceAccountNameKey], &authenticationv1.TokenRequest{
-			Spec: authenticationv1.TokenRequestSpec{
-				ExpirationSeconds: &expiry,
-				BoundObjectRef:    &authenticationv1.BoundObjectReference{Kind: "Secret", APIVersion: "v1", Name: secret.Name, UID: secret.UID},
-			},
-		}, metav1.CreateOptions{})
+		request, err := plane.Admin.CoreV1().ServiceAccounts(outsideNamespace).CreateToken(ctx,
+			secret.Annotations[corev1.ServiceAccountNameKey], &authenticationv1.TokenRequest{
+				Spec: authenticationv1.TokenRequestSpec{
+					ExpirationSeconds: &expiry,
+					BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Secret", APIVersion: "v1",
+						Name: secret.Name, UID: secret.UID},
+				},
+			}, metav1.CreateOptions{})
 		if err != nil {
 			return err
 		}

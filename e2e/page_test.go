@@ -117,7 +117,7 @@ func TestContentTypeIsThatOfTheTextFormat(t *testing.T) {
 	}
 }
 
-func TestOwnMetricsTellTheState(t *testing.T) {
+func TestSelfMetricsTellTheState(t *testing.T) {
 	t.Parallel()
 	e := startReady(t, deployed(t))
 	eventually(t, aTick, func(ctx context.Context) error {
@@ -131,7 +131,7 @@ func TestOwnMetricsTellTheState(t *testing.T) {
 		}
 		pod := map[string]string{"resource": "pods"}
 		node := map[string]string{"resource": "nodes"}
-		for _, own := range []struct {
+		for _, self := range []struct {
 			family   string
 			labels   map[string]string
 			min, max float64
@@ -140,7 +140,9 @@ func TestOwnMetricsTellTheState(t *testing.T) {
 			{"up", pod, 1, 1},
 			{"up", node, 1, 1},
 			{"refresh_errors_total", nil, 0, 0},
-			{"watched_pods", nil, float64(len(pods.Items)), float64(len(pods.Items))},
+			{"watched_objects", pod, float64(len(pods.Items)), float64(len(pods.Items))},
+			{"watched_pods", nil, float64(len(pods.Items)), float64(len(pods.Items))}, // for one version more
+			{"watch_up", pod, 1, 1},
 			{"samples_served", map[string]string{"family": check.NodeCPU}, nodes, nodes},
 			{"samples_served", map[string]string{"family": check.PodMemory}, float64(len(page.Family(check.PodMemory))), float64(len(page.Family(check.PodMemory)))},
 			{"samples_dropped_total", map[string]string{"reason": "invalid"}, 0, 0},
@@ -150,9 +152,10 @@ func TestOwnMetricsTellTheState(t *testing.T) {
 			{"oldest_sample_timestamp_seconds", pod, float64(time.Now().Add(-2 * aTick).Unix()), newest(page, "pods")},
 			{"api_requests_total", map[string]string{"resource": "nodes.metrics.k8s.io", "verb": "list", "code": "200"}, 1, 1000},
 		} {
-			value, series := page.Sum("metrics_server_prom_"+own.family, own.labels)
-			if series == 0 || value < own.min || value > own.max {
-				return fmt.Errorf("%s%v is %v (%d series), expected %v to %v", own.family, own.labels, value, series, own.min, own.max)
+			value, series := page.Sum("metrics_server_prom_"+self.family, self.labels)
+			if series == 0 || value < self.min || value > self.max {
+				return fmt.Errorf("%s%v is %v (%d series), expected %v to %v", self.family, self.labels, value, series,
+					self.min, self.max)
 			}
 		}
 		return nil
@@ -199,7 +202,8 @@ func TestPrometheusStoresTheSameValues(t *testing.T) {
 			}
 			// Prometheus may still be on the page before; it scrapes once a second.
 			if differences := check.Diff(want, got); differences != nil {
-				return fmt.Errorf("Prometheus and the page differ:\n%s", strings.Join(differences[:min(len(differences), 10)], "\n"))
+				return fmt.Errorf("Prometheus and the page differ:\n%s",
+					strings.Join(differences[:min(len(differences), 10)], "\n"))
 			}
 			return nil
 		})
@@ -220,7 +224,10 @@ func TestSIGTERMEndsWithExitCode0Within5Seconds(t *testing.T) {
 		"before there is any data": func(t *testing.T) *exporter.Exporter {
 			return startExporter(t, account(t, "team-a", "without-rights"))
 		},
-		"while its API server does not answer": func(t *testing.T) *exporter.Exporter { return startExporter(t, silentServer(t)) },
+		"while its API server does not answer": func(t *testing.T) *exporter.Exporter {
+			return startExporter(t,
+				silentServer(t))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

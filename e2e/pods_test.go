@@ -33,7 +33,8 @@ func createPod(t *testing.T, pod controlplane.Pod) {
 }
 
 func onePod(namespace, name, node string) controlplane.Pod {
-	return controlplane.Pod{Namespace: namespace, Name: name, Node: node, Containers: []controlplane.Container{{Name: "app", CPU: "33m", Memory: "44Mi"}}}
+	return controlplane.Pod{Namespace: namespace, Name: name, Node: node,
+		Containers: []controlplane.Container{{Name: "app", CPU: "33m", Memory: "44Mi"}}}
 }
 
 // nodesOf is the nodes that a page's CPU samples of a pod have in their labels, each once.
@@ -51,8 +52,10 @@ func nodesOf(page *exporter.Page, namespace, name string) map[string]bool {
 	return found
 }
 
-// awaitNodes scrapes until the page has the pod on these nodes (none: not at all) and runs each on every page on the way.
-func awaitNodes(t *testing.T, e *exporter.Exporter, namespace, name string, limit time.Duration, each func(nodes map[string]bool), nodes ...string) {
+// awaitNodes scrapes until the page has the pod on these nodes (none: not at all) and runs each on every page on the
+// way.
+func awaitNodes(t *testing.T, e *exporter.Exporter, namespace, name string, limit time.Duration,
+	each func(nodes map[string]bool), nodes ...string) {
 	t.Helper()
 	want := map[string]bool{}
 	for _, node := range nodes {
@@ -145,7 +148,8 @@ func TestPodRecreatedOnTheSameNodeHasItsNewAddress(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		oldThere, newThere := strings.Contains(page.Text, `pod="sticky-0",ip="`+old+`"`), strings.Contains(page.Text, `pod="sticky-0",ip="`+renewed+`"`)
+		oldThere, newThere := strings.Contains(page.Text, `pod="sticky-0",ip="`+old+`"`),
+			strings.Contains(page.Text, `pod="sticky-0",ip="`+renewed+`"`)
 		if oldThere && newThere {
 			t.Fatal("a page has the pod with both addresses")
 		}
@@ -159,7 +163,8 @@ func TestPodRecreatedOnTheSameNodeHasItsNewAddress(t *testing.T) {
 
 func address(t *testing.T, namespace, name string) string {
 	t.Helper()
-	return must(plane.Admin.CoreV1().Pods(namespace).Get(within(t, 10*time.Second), name, metav1.GetOptions{}))(t).Status.PodIP
+	return must(plane.Admin.CoreV1().Pods(namespace).Get(within(t, 10*time.Second), name,
+		metav1.GetOptions{}))(t).Status.PodIP
 }
 
 func TestChangedLabelIsOnThePageWithTheNextRefresh(t *testing.T) {
@@ -171,7 +176,8 @@ func TestChangedLabelIsOnThePageWithTheNextRefresh(t *testing.T) {
 	equal(t, e, check.Scope{PodLabels: []string{"tier"}})
 
 	patch := []byte(`{"metadata":{"labels":{"tier":"new"}}}`)
-	if _, err := plane.Admin.CoreV1().Pods("relabelled").Patch(within(t, 10*time.Second), "app-0", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	if _, err := plane.Admin.CoreV1().Pods("relabelled").Patch(within(t, 10*time.Second), "app-0", types.MergePatchType,
+		patch, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, aTick, func(ctx context.Context) error {

@@ -42,7 +42,8 @@ scrape_configs:
 		Name: "prometheus",
 		Path: path,
 		Args: []string{
-			"--config.file=" + filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path=" + filepath.Join(dir, "data"),
+			"--config.file=" + filepath.Join(dir, "prometheus.yml"),
+			"--storage.tsdb.path=" + filepath.Join(dir, "data"),
 			"--web.listen-address=" + address,
 		},
 		Env: []string{"PATH=" + os.Getenv("PATH")},

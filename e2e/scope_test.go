@@ -33,11 +33,15 @@ func TestSettingsLimitThePage(t *testing.T) {
 		},
 		{
 			"a label selector", []string{"--selector=app=web,team notin (blue)"},
-			check.Scope{Selector: func(labels map[string]string) bool { return labels["app"] == "web" && labels["team"] != "blue" }}, 2*nodes + 2*5,
+			check.Scope{Selector: func(labels map[string]string) bool {
+				return labels["app"] == "web" &&
+					labels["team"] != "blue"
+			}}, 2*nodes + 2*5,
 		},
 		{
 			"a selector in one namespace", []string{"--selector=app=web", "--namespaces=shop"},
-			check.Scope{Namespaces: []string{"shop"}, Selector: func(labels map[string]string) bool { return labels["app"] == "web" }}, 2*nodes + 2*6,
+			check.Scope{Namespaces: []string{"shop"},
+				Selector: func(labels map[string]string) bool { return labels["app"] == "web" }}, 2*nodes + 2*6,
 		},
 		{
 			"pod labels as labels", []string{"--pod-labels=app,app.kubernetes.io/name"},
@@ -79,7 +83,8 @@ func TestSelectorIsAppliedByTheServer(t *testing.T) {
 	}
 }
 
-// TestNamespaceNeedsOnlyARole runs with the rights of deploy/kubernetes-namespaced in one namespace, and none elsewhere.
+// TestNamespaceNeedsOnlyARole runs with the rights of deploy/kubernetes-namespaced in one namespace, and none
+// elsewhere.
 func TestNamespaceNeedsOnlyARole(t *testing.T) {
 	t.Parallel()
 	ctx := within(t, 2*time.Minute)
@@ -141,7 +146,8 @@ func TestScrapesCauseNoRequests(t *testing.T) {
 	}
 	e := startReady(t, kubeconfig)
 	// Right after a refresh the next is a whole interval away, so that any request in the following second would be the
-	// scrapes' doing, but for the exporter's cheap question for the next tick, a get of one object at most once a second.
+	// scrapes' doing, but for the exporter's cheap question for the next tick, a get of one object at most once a
+	// second.
 	awaitTick(t, e)
 	countersBefore := must(plane.RequestTotals(t.Context()))(t)
 	before := must(plane.Requests("team-b", "counted"))(t)
@@ -170,7 +176,8 @@ func TestScrapesCauseNoRequests(t *testing.T) {
 	}
 	for _, counter := range []string{"LIST pods", "LIST pods.metrics.k8s.io", "LIST nodes.metrics.k8s.io"} {
 		if countersAfter[counter] != countersBefore[counter] {
-			t.Errorf("%s went from %v to %v during the scrapes", counter, countersBefore[counter], countersAfter[counter])
+			t.Errorf("%s went from %v to %v during the scrapes", counter, countersBefore[counter],
+				countersAfter[counter])
 		}
 	}
 	if countersAfter["LIST pods.metrics.k8s.io"] == 0 {

@@ -64,7 +64,8 @@ func TestHelpNamesEverySettingAndItsVariable(t *testing.T) {
 		"--kubeconfig": "KUBECONFIG", "--context": "KUBE_CONTEXT", "--namespaces": "NAMESPACES",
 		"--exclude-namespaces": "EXCLUDE_NAMESPACES", "--selector": "LABEL_SELECTOR", "--pod-labels": "POD_LABELS",
 		"--refresh-interval": "REFRESH_INTERVAL", "--max-age": "MAX_AGE", "--web.listen-address": "PORT",
-		"--web.telemetry-path": "WEB_TELEMETRY_PATH", "--log.level": "LOG_LEVEL", "--log.format": "LOG_FORMAT", "--version": "",
+		"--web.telemetry-path": "WEB_TELEMETRY_PATH", "--log.level": "LOG_LEVEL", "--log.format": "LOG_FORMAT",
+		"--version": "",
 	} {
 		if !strings.Contains(output, flag) || !strings.Contains(output, env) {
 			t.Errorf("--help does not say %s and %s", flag, env)

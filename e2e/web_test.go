@@ -46,7 +46,8 @@ func startWeb(t *testing.T, scheme, config string, client webClient) webServer {
 	w.install(t)
 	w.configure(t, config)
 	kubeconfig := deployed(t)
-	w.Exporter = must(exporter.Launch(exporter.Options{Args: []string{"--kubeconfig=" + kubeconfig}, Env: []string{"WEB_CONFIG_FILE=" + w.path("web.yml")}}))(t)
+	w.Exporter = must(exporter.Launch(exporter.Options{Args: []string{"--kubeconfig=" + kubeconfig},
+		Env: []string{"WEB_CONFIG_FILE=" + w.path("web.yml")}}))(t)
 	t.Cleanup(func() { closeExporter(t, w.Exporter) })
 	w.URL = strings.Replace(w.URL, "http:", scheme+":", 1)
 	eventually(t, 30*time.Second, func(ctx context.Context) error {
@@ -106,7 +107,10 @@ func (c *webClient) do(ctx context.Context, url string) (*http.Response, error) 
 	}
 	config := &tls.Config{RootCAs: c.roots}
 	if c.certificate != nil {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.certificate, nil }
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate,
+			error) {
+			return c.certificate, nil
+		}
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
 	return client.Do(request)
@@ -182,7 +186,8 @@ func unauthorized(status int, err error) bool { return err == nil && status == h
 func noConnection(_ int, err error) bool {
 	var alert tls.AlertError
 	var authority *tls.CertificateVerificationError
-	return errors.As(err, &alert) || errors.As(err, &authority) || err != nil && strings.Contains(err.Error(), "remote error: tls")
+	return errors.As(err, &alert) || errors.As(err, &authority) || err != nil &&
+		strings.Contains(err.Error(), "remote error: tls")
 }
 
 func TestBasicAuthGuardsEveryPage(t *testing.T) {
@@ -228,7 +233,8 @@ func TestTLSAndItsCertificateReplacedWhileItRuns(t *testing.T) {
 	old := w.certificate(t, trusts)
 	renewed := w.install(t)
 	if got := w.certificate(t, trusts); got.Equal(old) || !got.Equal(renewed) {
-		t.Errorf("the certificate has the serial number %s; the old one %s, the new one %s", got.SerialNumber, old.SerialNumber, renewed.SerialNumber)
+		t.Errorf("the certificate has the serial number %s; the old one %s, the new one %s", got.SerialNumber,
+			old.SerialNumber, renewed.SerialNumber)
 	}
 	w.opens(t, trusts)
 }
@@ -267,7 +273,8 @@ tls_server_config:
 func TestEverythingTogetherWithAnotherClient(t *testing.T) {
 	t.Parallel()
 	curl := must(exec.LookPath("curl"))(t)
-	knows := webClient{roots: planeRoots(t), certificate: clientCertificate(t, "ready"), user: "scraper", password: password}
+	knows := webClient{roots: planeRoots(t), certificate: clientCertificate(t, "ready"), user: "scraper",
+		password: password}
 	w := startWeb(t, "https", fmt.Sprintf(`
 tls_server_config:
   cert_file: tls.crt
@@ -297,7 +304,8 @@ basic_auth_users: {scraper: %q}
 			}
 			cmd := exec.CommandContext(within(t, 20*time.Second), curl, args...)
 			out, err := cmd.Output()
-			if got := bytes.Count(out, []byte("\n"+check.PodCPU+"{")); test.gets != (err == nil) || test.gets != (got >= containers) || !test.gets && len(out) > 0 {
+			if got := bytes.Count(out, []byte("\n"+check.PodCPU+"{")); test.gets != (err == nil) ||
+				test.gets != (got >= containers) || !test.gets && len(out) > 0 {
 				t.Errorf("curl gets %d containers: %v", got, err)
 			}
 		})
@@ -316,7 +324,8 @@ func TestWebConfigurationThatIsWrongEndsTheStart(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "web.yml")
 			replaceFile(t, path, []byte(config))
 			code, output, err := exporter.Run(within(t, 10*time.Second), []string{"--web.config.file=" + path}, nil)
-			if err != nil || code != 2 || strings.Count(output, "\n") != 1 || !strings.Contains(output, "web.config.file") {
+			if err != nil || code != 2 || strings.Count(output, "\n") != 1 ||
+				!strings.Contains(output, "web.config.file") {
 				t.Errorf("exit code %d, %v:\n%s", code, err, output)
 			}
 		})

@@ -1,5 +1,6 @@
-// Command image runs the exporter in the root of its image as Kubernetes and the compose example would, with a pod's service
-// account and with a kubeconfig, against the stand-in API server, and scrapes it. image.sh prepares the root and calls it.
+// Command image runs the exporter in the root of its image as Kubernetes and the compose example would, with a pod's
+// service account and with a kubeconfig, against the stand-in API server, and scrapes it. image.sh prepares the root
+// and calls it.
 package main
 
 import (
@@ -92,7 +93,9 @@ func mountAccount(api *standin.Server, kubeconfig []byte) (env []string, err err
 	if err != nil {
 		return nil, err
 	}
-	for name, content := range map[string][]byte{"token": []byte(config.BearerToken), "ca.crt": api.CAData(), "namespace": []byte("metrics-server-prom")} {
+	for name, content := range map[string][]byte{
+		"token": []byte(config.BearerToken), "ca.crt": api.CAData(), "namespace": []byte("metrics-server-prom"),
+	} {
 		if err := mount(*account, name, content); err != nil {
 			return nil, err
 		}
@@ -104,8 +107,8 @@ func mountAccount(api *standin.Server, kubeconfig []byte) (env []string, err err
 	return []string{"KUBERNETES_SERVICE_HOST=" + server.Hostname(), "KUBERNETES_SERVICE_PORT=" + server.Port()}, nil
 }
 
-// A cold start shall listen within 100 ms and have its first page of 100 pods within 0.5 s, on two cores that do nothing
-// else. The figures are printed; as machines are busy, only what no load explains is an error.
+// A cold start shall listen within 100 ms and have its first page of 100 pods within 0.5 s, on two cores that do
+// nothing else. The figures are printed; as machines are busy, only what no load explains is an error.
 const (
 	listeningAtMost = 2 * time.Second
 	pageAtMost      = 5 * time.Second
@@ -129,7 +132,8 @@ func scrapeAt8080(ctx context.Context, api *standin.Server, env ...string) error
 	}
 	complete := time.Since(start)
 	if listening > listeningAtMost || complete > pageAtMost {
-		return fmt.Errorf("listening after %s and the first page after %s: at most %s and %s are allowed", listening, complete, listeningAtMost, pageAtMost)
+		return fmt.Errorf("listening after %s and the first page after %s: at most %s and %s are allowed",
+			listening, complete, listeningAtMost, pageAtMost)
 	}
 	if err := checkProcess(exporter.Process.Pid); err != nil {
 		return err
@@ -244,7 +248,8 @@ func prometheusScrapes(ctx context.Context, api *standin.Server) error {
 	}
 	defer os.RemoveAll(dir)
 	log := &strings.Builder{}
-	p := exec.Command(*prometheus, "--config.file="+*config, "--storage.tsdb.path="+dir, "--web.listen-address=127.0.0.1:9090")
+	const address = "127.0.0.1:9090"
+	p := exec.Command(*prometheus, "--config.file="+*config, "--storage.tsdb.path="+dir, "--web.listen-address="+address)
 	p.Stdout, p.Stderr = log, log
 	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.Start(); err != nil {
@@ -257,7 +262,7 @@ func prometheusScrapes(ctx context.Context, api *standin.Server) error {
 		want += len(pod.Containers)
 	}
 	const query = `count(kube_metrics_server_pod_cpu{namespace!="",pod!="",exported_pod=""})`
-	url := "http://127.0.0.1:9090/api/v1/query?query=" + strings.NewReplacer("{", "%7B", "}", "%7D", `"`, "%22", "!", "%21").Replace(query)
+	url := "http://" + address + "/api/v1/query?" + url.Values{"query": {query}}.Encode()
 	value := regexp.MustCompile(`"value":\[[0-9.]+,"(\d+)"\]`)
 	for {
 		answer, err := await(ctx, url)
@@ -268,7 +273,7 @@ func prometheusScrapes(ctx context.Context, api *standin.Server) error {
 		}
 		if m := value.FindStringSubmatch(answer); m != nil {
 			if m[1] != strconv.Itoa(want) {
-				return fmt.Errorf("Prometheus has %s containers, not %d", m[1], want)
+				return fmt.Errorf("%s containers in Prometheus, not %d", m[1], want)
 			}
 			fmt.Printf("Prometheus with the example's configuration has all %d containers\n", want)
 			return nil

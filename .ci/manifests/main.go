@@ -210,9 +210,10 @@ func checkCompose(file, env string) error {
 		return err
 	}
 	for _, v := range target.Volumes {
-		if v.Target == "/etc/kube/config" && v.Source == filepath.Join(home, ".kube", "config") && v.ReadOnly {
+		// A folder: a file that is mounted by itself never becomes the one that replaces it.
+		if v.Target == "/etc/kube" && v.Source == filepath.Join(home, ".kube") && v.ReadOnly {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s: KUBE_CONFIG_PATH of %s is not mounted read-only at /etc/kube/config: %v", file, env, target.Volumes)
+	return fmt.Errorf("%s: KUBE_CONFIG_DIR of %s is not mounted read-only at /etc/kube: %v", file, env, target.Volumes)
 }

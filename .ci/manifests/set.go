@@ -83,7 +83,7 @@ func (s set) checkObject(o runtime.Object) error {
 		}
 		return hasPort(pod, o.Spec.Ingress[0].Ports[0].Port.StrVal)
 	case *monitoringv1.PodMonitor:
-		pod, err := s.pod(o.Namespace, &o.Spec.Selector)
+		pod, err := s.pod(watched(o.Namespace, o.Spec.NamespaceSelector), &o.Spec.Selector)
 		if err != nil {
 			return err
 		}
@@ -110,7 +110,8 @@ func (s set) checkPod(namespace string, m metav1.ObjectMeta, spec corev1.PodSpec
 	var problems []error
 	for _, r := range restricted.EvaluatePod(level, &m, &spec) {
 		if !r.Allowed {
-			problems = append(problems, fmt.Errorf("Pod Security restricted: %s: %s", r.ForbiddenReason, r.ForbiddenDetail))
+			err := fmt.Errorf("refused by Pod Security restricted: %s: %s", r.ForbiddenReason, r.ForbiddenDetail)
+			problems = append(problems, err)
 		}
 	}
 	if !s.has("ServiceAccount", namespace, spec.ServiceAccountName) {
@@ -137,10 +138,19 @@ func (s set) checkPod(namespace string, m metav1.ObjectMeta, spec corev1.PodSpec
 	return errors.Join(problems...)
 }
 
+// watched is the namespace that a monitor looks in: the one that it names, or its own.
+func watched(own string, by monitoringv1.NamespaceSelector) string {
+	if len(by.MatchNames) == 1 {
+		return by.MatchNames[0]
+	}
+	return own
+}
+
 func (s set) checkServiceMonitor(m *monitoringv1.ServiceMonitor) error {
+	namespace := watched(m.Namespace, m.Spec.NamespaceSelector)
 	for _, o := range s.objects {
 		service, ok := o.(*corev1.Service)
-		if !ok || service.Namespace != m.Namespace || selects(&m.Spec.Selector, service.Labels) != nil {
+		if !ok || service.Namespace != namespace || selects(&m.Spec.Selector, service.Labels) != nil {
 			continue
 		}
 		for _, e := range m.Spec.Endpoints {

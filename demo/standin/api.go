@@ -53,14 +53,17 @@ func (s *Server) routes() http.Handler {
 	m.HandleFunc("GET /api", writeJSON(metav1.APIVersions{
 		TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"},
 	}))
-	groupVersion := metav1.GroupVersionForDiscovery{GroupVersion: metricsv1beta1.SchemeGroupVersion.String(), Version: "v1beta1"}
+	groupVersion := metav1.GroupVersionForDiscovery{GroupVersion: metricsv1beta1.SchemeGroupVersion.String(),
+		Version: "v1beta1"}
 	m.HandleFunc("GET /apis", writeJSON(metav1.APIGroupList{
 		TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"},
-		Groups:   []metav1.APIGroup{{Name: metrics.GroupName, Versions: []metav1.GroupVersionForDiscovery{groupVersion}, PreferredVersion: groupVersion}},
+		Groups: []metav1.APIGroup{{Name: metrics.GroupName, Versions: []metav1.GroupVersionForDiscovery{groupVersion},
+			PreferredVersion: groupVersion}},
 	}))
 	m.HandleFunc("GET /api/v1", writeJSON(metav1.APIResourceList{
 		TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: "v1",
-		APIResources: []metav1.APIResource{{Name: "pods", SingularName: "pod", Namespaced: true, Kind: "Pod", Verbs: metav1.Verbs{"get", "list", "watch"}}},
+		APIResources: []metav1.APIResource{{Name: "pods", SingularName: "pod", Namespaced: true, Kind: "Pod",
+			Verbs: metav1.Verbs{"get", "list", "watch"}}},
 	}))
 	m.HandleFunc("GET /apis/metrics.k8s.io/v1beta1", writeJSON(metav1.APIResourceList{
 		TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: groupVersion.GroupVersion,
@@ -233,7 +236,8 @@ func (s *Server) parseQuery(r *http.Request, jsonOnly bool, allowed ...string) (
 		return nil, errNotAcceptable(jsonOnly)
 	}
 	q.gzip = acceptsGzip(r) && !s.Behavior().NoGzip
-	if err := internalscheme.ParameterCodec.DecodeParameters(r.URL.Query(), metav1.SchemeGroupVersion, &q.ListOptions); err != nil {
+	if err := internalscheme.ParameterCodec.DecodeParameters(r.URL.Query(), metav1.SchemeGroupVersion,
+		&q.ListOptions); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	internalversion.SetListOptionsDefaults(&q.ListOptions, true)
@@ -254,7 +258,8 @@ func (s *Server) parseQuery(r *http.Request, jsonOnly bool, allowed ...string) (
 	if q.ResourceVersion != "" {
 		var err error
 		if q.rv, err = strconv.ParseUint(q.ResourceVersion, 10, 64); err != nil {
-			return nil, apierrors.NewBadRequest("Invalid value: \"" + q.ResourceVersion + "\": strconv.ParseUint: parsing resourceVersion")
+			return nil, apierrors.NewBadRequest("Invalid value: \"" + q.ResourceVersion +
+				"\": strconv.ParseUint: parsing resourceVersion")
 		}
 	}
 	return q, nil

@@ -111,7 +111,8 @@ type small struct{ *store }
 func (s small) Transformer() cache.TransformFunc {
 	return func(o any) (any, error) {
 		p := o.(*corev1.Pod)
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: strings.Clone(p.Namespace), Name: strings.Clone(p.Name)}}, nil
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: strings.Clone(p.Namespace),
+			Name: strings.Clone(p.Name)}}, nil
 	}
 }
 

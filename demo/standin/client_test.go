@@ -142,7 +142,8 @@ func (s *store) differs(server *Server, filter func(Pod) bool) string {
 		p := o.(*corev1.Pod)
 		got := fmt.Sprint(p.UID, p.ResourceVersion, p.Spec.NodeName, p.Status.PodIP, p.Status.Phase, p.Labels)
 		if want[p.Namespace+"/"+p.Name] != got {
-			return fmt.Sprintf("pod %s/%s: store has %s, cluster %s", p.Namespace, p.Name, got, want[p.Namespace+"/"+p.Name])
+			return fmt.Sprintf("pod %s/%s: store has %s, cluster %s", p.Namespace, p.Name, got,
+				want[p.Namespace+"/"+p.Name])
 		}
 	}
 	return ""

@@ -182,7 +182,8 @@ func (c *Cluster) UpdatePod(namespace, name string, change func(*Pod)) error {
 	p := c.public(old)
 	change(&p)
 	if p.Namespace != namespace || p.Name != name {
-		return fmt.Errorf("pod %s/%s: its name cannot change to %s/%s: delete it and add another", namespace, name, p.Namespace, p.Name)
+		return fmt.Errorf("pod %s/%s: its name cannot change to %s/%s: delete it and add another", namespace, name,
+			p.Namespace, p.Name)
 	}
 	cur := c.intern(p)
 	cur.serial, cur.created = old.serial, old.created
@@ -238,6 +239,31 @@ func (c *Cluster) Compact() {
 	c.history = nil
 	clear(c.snapshots)
 	c.snapOrder = nil
+}
+
+// Restore gives the cluster an etcd restored from a backup: resourceVersions go on from rv, which is to be far below
+// the present one, those of the pods are older still, and whatever clients know is of another history. Watches end, and
+// one that wants to go on from a version that is to come answers 410 Expired: the API server has been restarted as
+// well.
+func (c *Cluster) Restore(rv uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.advance()
+	pods := make([]*pod, len(c.pods))
+	for i, p := range c.pods {
+		old := *p
+		old.rv = rv - uint64(len(c.pods)-i)
+		pods[i] = &old
+	}
+	c.pods, c.shared = pods, false
+	c.dropped += len(c.history)
+	c.rv, c.compacted, c.history = rv, rv, nil
+	clear(c.snapshots)
+	c.snapOrder = nil
+	for w := range c.watchers {
+		w.closed = true
+	}
+	c.notify()
 }
 
 // SendEvent sends an event to all running watches as it is, without changing the cluster: an event that is out of

@@ -78,7 +78,9 @@ func (v *metricsView) body(key string, encode func() []byte) []byte {
 	return a.body
 }
 
-func (v *metricsView) timestamp(t time.Time) time.Time { return t.Add(v.behavior.ClockSkew) }
+func (v *metricsView) timestamp(t time.Time, namespace, name string) time.Time {
+	return t.Add(v.behavior.Skew(namespace, name))
+}
 
 func (v *metricsView) window(d time.Duration) time.Duration {
 	if v.behavior.Window != nil {
@@ -92,29 +94,32 @@ func (v *metricsView) omits(namespace, name string) bool {
 }
 
 func (s *Server) servePodMetricsList(w http.ResponseWriter, r *http.Request) {
-	s.serveMetricsList(w, r, "PodMetricsList", func(q *query, v *metricsView, each func(protobuf func([]byte) []byte, object func() any)) {
-		forEachUsage(v.batch, v.live, func(stored, current *pod) {
-			if q.matches(current) && !v.omits(stored.namespace, stored.name) {
-				each(
-					func(b []byte) []byte { return s.appendPodMetrics(b, v.batch, stored, current, v) },
-					func() any { return v.podJSON(s.podUsage(v.batch, stored, current), false) })
-			}
+	s.serveMetricsList(w, r, "PodMetricsList",
+		func(q *query, v *metricsView, each func(protobuf func([]byte) []byte, object func() any)) {
+			forEachUsage(v.batch, v.live, func(stored, current *pod) {
+				if q.matches(current) && !v.omits(stored.namespace, stored.name) {
+					each(
+						func(b []byte) []byte { return s.appendPodMetrics(b, v.batch, stored, current, v) },
+						func() any { return v.podJSON(s.podUsage(v.batch, stored, current), false) })
+				}
+			})
 		})
-	})
 }
 
 func (s *Server) serveNodeMetricsList(w http.ResponseWriter, r *http.Request) {
-	s.serveMetricsList(w, r, "NodeMetricsList", func(q *query, v *metricsView, each func(protobuf func([]byte) []byte, object func() any)) {
-		for _, name := range s.nodes {
-			if !q.LabelSelector.Matches(nodeLabels(name).labels) || !q.FieldSelector.Matches(podFields{&pod{name: name}}) || v.omits("", name) {
-				continue
+	s.serveMetricsList(w, r, "NodeMetricsList",
+		func(q *query, v *metricsView, each func(protobuf func([]byte) []byte, object func() any)) {
+			for _, name := range s.nodes {
+				if !q.LabelSelector.Matches(nodeLabels(name).labels) ||
+					!q.FieldSelector.Matches(podFields{&pod{name: name}}) || v.omits("", name) {
+					continue
+				}
+				u := s.nodeUsage(v.batch, name)
+				each(
+					func(b []byte) []byte { return appendNodeMetrics(b, u, v) },
+					func() any { return v.nodeJSON(u, false) })
 			}
-			u := s.nodeUsage(v.batch, name)
-			each(
-				func(b []byte) []byte { return appendNodeMetrics(b, u, v) },
-				func() any { return v.nodeJSON(u, false) })
-		}
-	})
+		})
 }
 
 // serveMetricsList answers a list of the metrics API. items calls each with the two encodings of every item.
@@ -123,13 +128,15 @@ func (s *Server) serveMetricsList(w http.ResponseWriter, r *http.Request, kind s
 	v := s.metricsView()
 	q, err := s.parseQuery(r, v.behavior.MetricsJSONOnly, "metadata.name", "metadata.namespace")
 	if err == nil && q.Watch {
-		err = apierrors.NewMethodNotSupported(schema.GroupResource{Group: metrics.GroupName, Resource: strings.ToLower(strings.TrimSuffix(kind, "MetricsList")) + "s"}, "watch")
+		err = apierrors.NewMethodNotSupported(schema.GroupResource{Group: metrics.GroupName,
+			Resource: strings.ToLower(strings.TrimSuffix(kind, "MetricsList")) + "s"}, "watch")
 	}
 	if err != nil {
 		WriteError(w, r, err)
 		return
 	}
-	key := strings.Join([]string{kind, string(q.media), q.namespace, q.LabelSelector.String(), q.FieldSelector.String()}, "\x00")
+	key := strings.Join([]string{kind, string(q.media), q.namespace, q.LabelSelector.String(),
+		q.FieldSelector.String()}, "\x00")
 	body := v.body(key, func() []byte {
 		if q.media == protobufType {
 			return s.encodeMetricsList(kind, func(each func(func([]byte) []byte)) {
@@ -218,7 +225,8 @@ func (s *Server) serveNodeMetrics(w http.ResponseWriter, r *http.Request) {
 		func() any { return v.nodeJSON(u, true) })
 }
 
-func (s *Server) writeMetricsObject(w http.ResponseWriter, r *http.Request, v *metricsView, kind string, protobuf func() []byte, object func() any) {
+func (s *Server) writeMetricsObject(w http.ResponseWriter, r *http.Request, v *metricsView, kind string,
+	protobuf func() []byte, object func() any) {
 	media, ok := negotiate(r, v.behavior.MetricsJSONOnly)
 	if !ok {
 		WriteError(w, r, errNotAcceptable(v.behavior.MetricsJSONOnly))
@@ -233,7 +241,8 @@ func (s *Server) writeMetricsObject(w http.ResponseWriter, r *http.Request, v *m
 	s.writeMetrics(w, media, false, body, nil)
 }
 
-func (s *Server) writeMetrics(w http.ResponseWriter, media mediaType, gzip bool, body []byte, compressed func() []byte) {
+func (s *Server) writeMetrics(w http.ResponseWriter, media mediaType, gzip bool, body []byte,
+	compressed func() []byte) {
 	w.Header().Set("Content-Type", string(media))
 	if gzip && len(body) > gzipThreshold {
 		w.Header().Set("Content-Encoding", "gzip")
@@ -266,7 +275,8 @@ type containerJSON struct {
 }
 
 func (v *metricsView) podJSON(u PodUsage, alone bool) metricsJSON {
-	j := metricsJSON{Timestamp: v.timestamp(u.Timestamp).UTC(), Window: v.window(u.Window).String()}
+	j := metricsJSON{Timestamp: v.timestamp(u.Timestamp, u.Namespace, u.Name).UTC(),
+		Window: v.window(u.Window).String()}
 	if alone {
 		j.Kind, j.APIVersion = podMetricsKind, metricsVersion
 	}
@@ -279,7 +289,8 @@ func (v *metricsView) podJSON(u PodUsage, alone bool) metricsJSON {
 }
 
 func (v *metricsView) nodeJSON(u NodeUsage, alone bool) metricsJSON {
-	j := metricsJSON{Timestamp: v.timestamp(u.Timestamp).UTC(), Window: v.window(u.Window).String(), Usage: usageJSON(u.CPU, u.Memory)}
+	j := metricsJSON{Timestamp: v.timestamp(u.Timestamp, "", u.Name).UTC(), Window: v.window(u.Window).String(),
+		Usage: usageJSON(u.CPU, u.Memory)}
 	if alone {
 		j.Kind, j.APIVersion = nodeMetricsKind, metricsVersion
 	}
@@ -312,6 +323,7 @@ func nodeLabels(name string) *labelSet {
 	return newLabelSet(labels.Set{
 		"beta.kubernetes.io/arch": "amd64", "beta.kubernetes.io/os": "linux",
 		"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux", "kubernetes.io/hostname": name,
-		"node.kubernetes.io/instance-type": "m7i.4xlarge", "topology.kubernetes.io/zone": "zone-" + string('a'+rune(hashString(name)%3)),
+		"node.kubernetes.io/instance-type": "m7i.4xlarge",
+		"topology.kubernetes.io/zone":      "zone-" + string('a'+rune(hashString(name)%3)),
 	})
 }

@@ -26,7 +26,8 @@ type shape struct {
 
 func newShape(containers []string) *shape {
 	s := &shape{containers: containers}
-	s.meta = appendMapEntry(nil, metaAnnotations, "checksum/config", "8f14e45fceea167a5a36dedd4bea2543c4f1d0d2b9c7e1b2a9d3c4f5a6b7c8d9")
+	s.meta = appendMapEntry(nil, metaAnnotations, "checksum/config",
+		"8f14e45fceea167a5a36dedd4bea2543c4f1d0d2b9c7e1b2a9d3c4f5a6b7c8d9")
 	s.meta = appendMapEntry(s.meta, metaAnnotations, "kubernetes.io/config.source", "api")
 	s.meta = appendMapEntry(s.meta, metaAnnotations, "prometheus.io/scrape", "true")
 	for _, m := range managedFields(containers) {
@@ -45,7 +46,8 @@ func (c *Cluster) appendPod(b []byte, p *pod) []byte { return c.appendPodAt(b, p
 func (c *Cluster) appendPodAt(b []byte, p *pod, rv uint64) []byte {
 	var uid, version [36]byte
 	b, start := open(b, podMetadata)
-	b = appendMeta(b, p.namespace, p.name, appendUID(uid[:0], c.seed, p.serial), strconv.AppendUint(version[:0], rv, 10), time.Unix(p.created, 0))
+	b = appendMeta(b, p.namespace, p.name, appendUID(uid[:0], c.seed, p.serial),
+		strconv.AppendUint(version[:0], rv, 10), time.Unix(p.created, 0))
 	b = append(b, p.labels.wire...)
 	if owner := ownerOf(p.name); owner != "" {
 		b = c.appendOwner(b, p, owner)
@@ -139,7 +141,8 @@ func simulatedSpec(names []string) corev1.PodSpec {
 	}
 	probe := func(path string) *corev1.Probe {
 		return &corev1.Probe{
-			ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("http"), Scheme: "HTTP"}},
+			ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path,
+				Port: intstr.FromString("http"), Scheme: "HTTP"}},
 			PeriodSeconds: 10, TimeoutSeconds: 1, SuccessThreshold: 1, FailureThreshold: 3,
 		}
 	}
@@ -178,25 +181,30 @@ func simulatedSpec(names []string) corev1.PodSpec {
 	for i, name := range names {
 		container := corev1.Container{
 			Name: name, Image: imageOf(name), ImagePullPolicy: "IfNotPresent",
-			Args:                   []string{"--config=/etc/config/config.yaml", "--log-level=info", "--listen=:8080"},
-			Ports:                  []corev1.ContainerPort{{Name: "http", ContainerPort: 8080 + int32(i), Protocol: "TCP"}},
+			Args: []string{"--config=/etc/config/config.yaml", "--log-level=info", "--listen=:8080"},
+			Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080 + int32(i),
+				Protocol: "TCP"}},
 			TerminationMessagePath: "/dev/termination-log", TerminationMessagePolicy: "File",
 			Resources: limits, SecurityContext: secured, VolumeMounts: mounts,
 			LivenessProbe: probe("/healthz"), ReadinessProbe: probe("/readyz"),
 		}
 		for _, field := range []string{"metadata.name", "metadata.namespace", "spec.nodeName", "status.podIP"} {
 			container.Env = append(container.Env, corev1.EnvVar{
-				Name:      strings.ToUpper(strings.NewReplacer(".", "_").Replace(field)),
-				ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: field}},
+				Name: strings.ToUpper(strings.NewReplacer(".", "_").Replace(field)),
+				ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1",
+					FieldPath: field}},
 			})
 		}
 		container.Env = append(container.Env,
-			corev1.EnvVar{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Value: "http://collector.observability.svc.cluster.local:4317"},
+			corev1.EnvVar{Name: "OTEL_EXPORTER_OTLP_ENDPOINT",
+				Value: "http://collector.observability.svc.cluster.local:4317"},
 			corev1.EnvVar{Name: "DATABASE_HOST", Value: "postgres-primary.databases.svc.cluster.local"},
-			corev1.EnvVar{Name: "DATABASE_PASSWORD", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
-				LocalObjectReference: corev1.LocalObjectReference{Name: "workload-database"}, Key: "password"}}},
-			corev1.EnvVar{Name: "GOMEMLIMIT", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{
-				ContainerName: name, Resource: "limits.memory", Divisor: resource.MustParse("0")}}},
+			corev1.EnvVar{Name: "DATABASE_PASSWORD",
+				ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+					LocalObjectReference: corev1.LocalObjectReference{Name: "workload-database"}, Key: "password"}}},
+			corev1.EnvVar{Name: "GOMEMLIMIT",
+				ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{
+					ContainerName: name, Resource: "limits.memory", Divisor: resource.MustParse("0")}}},
 		)
 		spec.Containers = append(spec.Containers, container)
 	}
@@ -206,11 +214,14 @@ func simulatedSpec(names []string) corev1.PodSpec {
 func simulatedStatus(names []string) corev1.PodStatus {
 	started := metav1.Unix(1_750_000_000, 0)
 	status := corev1.PodStatus{QOSClass: "Burstable", StartTime: &started}
-	for _, t := range []corev1.PodConditionType{"PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"} {
-		status.Conditions = append(status.Conditions, corev1.PodCondition{Type: t, Status: "True", LastTransitionTime: started})
+	for _, t := range []corev1.PodConditionType{"PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady",
+		"PodScheduled"} {
+		status.Conditions = append(status.Conditions,
+			corev1.PodCondition{Type: t, Status: "True", LastTransitionTime: started})
 	}
 	state := func(name string) corev1.ContainerStatus {
-		digest := fmt.Sprintf("%016x%016x%016x%016x", hashString(name), hashString(name+"1"), hashString(name+"2"), hashString(name+"3"))
+		digest := fmt.Sprintf("%016x%016x%016x%016x", hashString(name), hashString(name+"1"), hashString(name+"2"),
+			hashString(name+"3"))
 		ready := true
 		return corev1.ContainerStatus{
 			Name: name, Image: imageOf(name), ImageID: "registry.example.com/platform/" + name + "@sha256:" + digest,
@@ -243,22 +254,28 @@ func managedFields(names []string) []metav1.ManagedFieldsEntry {
 	for _, name := range names {
 		key, _ := json.Marshal(fields{"name": name}) // a map of strings always encodes
 		containers["k:"+string(key)] = fields{
-			".": leaf, "f:name": leaf, "f:image": leaf, "f:imagePullPolicy": leaf, "f:args": leaf, "f:env": fields{".": leaf},
+			".": leaf, "f:name": leaf, "f:image": leaf, "f:imagePullPolicy": leaf, "f:args": leaf,
+			"f:env":           fields{".": leaf},
 			"f:resources":     fields{".": leaf, "f:limits": fields{".": leaf, "f:cpu": leaf, "f:memory": leaf}},
-			"f:livenessProbe": leaf, "f:readinessProbe": leaf, "f:securityContext": leaf, "f:volumeMounts": fields{".": leaf},
+			"f:livenessProbe": leaf, "f:readinessProbe": leaf, "f:securityContext": leaf,
+			"f:volumeMounts":           fields{".": leaf},
 			"f:terminationMessagePath": leaf, "f:terminationMessagePolicy": leaf,
 		}
 	}
 	controller := fields{
 		"f:metadata": fields{"f:generateName": leaf, "f:ownerReferences": fields{".": leaf},
-			"f:labels": fields{".": leaf, "f:app.kubernetes.io/name": leaf, "f:app.kubernetes.io/instance": leaf, "f:pod-template-hash": leaf}},
-		"f:spec": fields{"f:containers": containers, "f:dnsPolicy": leaf, "f:enableServiceLinks": leaf, "f:restartPolicy": leaf,
+			"f:labels": fields{".": leaf, "f:app.kubernetes.io/name": leaf, "f:app.kubernetes.io/instance": leaf,
+				"f:pod-template-hash": leaf}},
+		"f:spec": fields{"f:containers": containers, "f:dnsPolicy": leaf, "f:enableServiceLinks": leaf,
+			"f:restartPolicy": leaf,
 			"f:schedulerName": leaf, "f:securityContext": leaf, "f:serviceAccount": leaf, "f:serviceAccountName": leaf,
 			"f:terminationGracePeriodSeconds": leaf, "f:volumes": fields{".": leaf}},
 	}
 	kubelet := fields{"f:status": fields{
-		"f:conditions": fields{`k:{"type":"ContainersReady"}`: leaf, `k:{"type":"Initialized"}`: leaf, `k:{"type":"Ready"}`: leaf},
-		"f:hostIP":     leaf, "f:hostIPs": leaf, "f:phase": leaf, "f:podIP": leaf, "f:podIPs": fields{".": leaf}, "f:startTime": leaf,
+		"f:conditions": fields{`k:{"type":"ContainersReady"}`: leaf, `k:{"type":"Initialized"}`: leaf,
+			`k:{"type":"Ready"}`: leaf},
+		"f:hostIP": leaf, "f:hostIPs": leaf, "f:phase": leaf, "f:podIP": leaf, "f:podIPs": fields{".": leaf},
+		"f:startTime":         leaf,
 		"f:containerStatuses": leaf, "f:initContainerStatuses": leaf,
 	}}
 	at := metav1.Unix(1_750_000_000, 0)
@@ -269,7 +286,8 @@ func managedFields(names []string) []metav1.ManagedFieldsEntry {
 			FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(string(raw)), Subresource: subresource,
 		}
 	}
-	return []metav1.ManagedFieldsEntry{entry("kube-controller-manager", "", controller), entry("kubelet", "status", kubelet)}
+	return []metav1.ManagedFieldsEntry{entry("kube-controller-manager", "", controller),
+		entry("kubelet", "status", kubelet)}
 }
 
 // without returns a message less the given top-level fields, which each pod writes itself.

@@ -93,7 +93,8 @@ func (s *Server) decodeContinue(token string) (pods []*pod, rv uint64, from int,
 	}
 	pods, ok = s.snapshotAt(uint64(t.ResourceVersion))
 	if !ok {
-		return nil, 0, 0, apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. " +
+		return nil, 0, 0, apierrors.NewResourceExpired("The provided continue parameter is too old to display a " +
+			"consistent list result. " +
 			"You can start a new list without the continue parameter.")
 	}
 	from, found := search(pods, namespace, name)
@@ -149,7 +150,8 @@ func (s *Server) listPods(w http.ResponseWriter, r *http.Request, q *query) {
 		}
 		if limit > 0 && len(selected) == limit {
 			last := selected[limit-1]
-			meta.Continue = continueToken{"meta.k8s.io/v1", int64(rv), last.namespace + "/" + last.name + "\x00"}.encode()
+			meta.Continue = continueToken{"meta.k8s.io/v1", int64(rv),
+				last.namespace + "/" + last.name + "\x00"}.encode()
 			if q.LabelSelector.Empty() && q.FieldSelector.Empty() && q.namespace == "" {
 				meta.RemainingItemCount = new(int64(len(pods) - i))
 			}
@@ -178,7 +180,8 @@ func (s *Server) waitForVersion(r *http.Request, rv uint64) error {
 			return apierrors.NewTimeoutError("the client is gone", 1)
 		case <-timeout:
 			err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", rv, now), 1)
-			err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+			err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge,
+				Message: "Too large resource version"}}
 			return err
 		}
 	}
@@ -271,8 +274,9 @@ func (c *Cluster) startWatch(rv uint64, initial bool) (*watcher, []*pod, uint64,
 		c.shared = true
 		pods = c.pods
 	case rv == 0: // from now
-	case rv < c.compacted:
-		return nil, nil, 0, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rv, c.compacted))
+	case rv < c.compacted || rv > c.rv:
+		return nil, nil, 0, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rv,
+			c.compacted))
 	default:
 		for w.next > c.dropped && c.history[w.next-1-c.dropped].rv > rv {
 			w.next--

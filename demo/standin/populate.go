@@ -15,7 +15,8 @@ const replicas = 10
 
 var (
 	teams    = []string{"checkout", "search", "catalog", "identity", "billing", "shipping", "media", "platform"}
-	services = []string{"api", "worker", "gateway", "scheduler", "indexer", "frontend", "consumer", "cache", "exporter", "store"}
+	services = []string{"api", "worker", "gateway", "scheduler", "indexer", "frontend", "consumer", "cache", "exporter",
+		"store"}
 	// sidecars name the containers after the first, which has the name of its service.
 	sidecars = []string{"istio-proxy", "log-shipper", "metrics-agent", "vault-agent"}
 )

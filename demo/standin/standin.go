@@ -65,6 +65,8 @@ type Behavior struct {
 	FreezeMetrics bool
 	// ClockSkew is added to the timestamps of all usage.
 	ClockSkew time.Duration
+	// SkewOf, if not nil, is added as well: the clock of one pod's or (with an empty namespace) node's kubelet.
+	SkewOf func(namespace, name string) time.Duration
 	// Window, if not nil, replaces the window of all usage.
 	Window *time.Duration
 	// OmitUsage, if not nil, says of which pods and (with an empty namespace) nodes the usage is left out.
@@ -73,6 +75,14 @@ type Behavior struct {
 	MetricsJSONOnly bool
 	// NoGzip leaves all answers uncompressed.
 	NoGzip bool
+}
+
+// Skew is how far ahead the timestamps of a pod or, with an empty namespace, a node are.
+func (b *Behavior) Skew(namespace, name string) time.Duration {
+	if b.SkewOf == nil {
+		return b.ClockSkew
+	}
+	return b.ClockSkew + b.SkewOf(namespace, name)
 }
 
 // Request says what was asked and how it was answered.
@@ -128,7 +138,8 @@ func New(o Options) (*Server, error) {
 		o.Resolution = 15 * time.Second
 	}
 	if o.Nodes < 0 || o.Pods < 0 || o.Containers < 0 || o.Resolution < 0 {
-		return nil, fmt.Errorf("stand-in API server: %d nodes, %d pods, %d containers, resolution %s: none may be negative",
+		return nil, fmt.Errorf("stand-in API server: %d nodes, %d pods, %d containers, resolution %s: none may be "+
+			"negative",
 			o.Nodes, o.Pods, o.Containers, o.Resolution)
 	}
 	if o.Now == nil {
@@ -169,7 +180,8 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.log.Info("SIMULATED Kubernetes API server: no value it serves is of a real cluster",
-		"url", s.URL(), "nodes", o.Nodes, "pods", o.Pods, "containers_per_pod", o.Containers, "resolution", o.Resolution)
+		"url", s.URL(), "nodes", o.Nodes, "pods", o.Pods, "containers_per_pod", o.Containers, "resolution",
+		o.Resolution)
 	return s, nil
 }
 

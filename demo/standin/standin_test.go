@@ -56,7 +56,8 @@ func TestReflectorSeesExactlyThePods(t *testing.T) {
 				do   func() error
 			}{
 				{"a pod is added", func() error {
-					return s.AddPod(Pod{Namespace: "new", Name: "pod-1", Labels: map[string]string{"a": "b"}, Containers: []string{"c"}})
+					return s.AddPod(Pod{Namespace: "new", Name: "pod-1", Labels: map[string]string{"a": "b"},
+						Containers: []string{"c"}})
 				}},
 				{"a pod is relabelled", func() error {
 					return s.UpdatePod("new", "pod-1", func(p *Pod) { p.Labels["a"] = "c" })
@@ -67,7 +68,8 @@ func TestReflectorSeesExactlyThePods(t *testing.T) {
 				}},
 				{"the watch is closed and pods change meanwhile", func() error {
 					s.CloseWatches()
-					return errors.Join(s.DeletePod(pods[2].Namespace, pods[2].Name), s.AddPod(Pod{Namespace: "new", Name: "pod-2"}))
+					return errors.Join(s.DeletePod(pods[2].Namespace, pods[2].Name),
+						s.AddPod(Pod{Namespace: "new", Name: "pod-2"}))
 				}},
 				{"the history is compacted under a running watch", func() error {
 					s.Compact()
@@ -82,6 +84,11 @@ func TestReflectorSeesExactlyThePods(t *testing.T) {
 					err := s.DeletePod(pods[5].Namespace, pods[5].Name)
 					s.Compact()
 					return errors.Join(err, s.Restart())
+				}},
+				{"etcd is restored from a backup: versions start lower", func() error {
+					s.Restore(900)
+					return errors.Join(s.DeletePod(pods[6].Namespace, pods[6].Name),
+						s.RecreatePod(pods[7].Namespace, pods[7].Name, "node-0001"))
 				}},
 				{"many changes of all kinds", func() error {
 					for range kind.pods {
@@ -166,7 +173,8 @@ func TestMetricsListsEqualTheModelInBothEncodings(t *testing.T) {
 				t.Fatalf("%d nodes, the model has %d", len(nodes.Items), len(want))
 			}
 			for i, n := range nodes.Items {
-				if got := describeNode(n); got != fmt.Sprint(want[i].Name, want[i].Timestamp.Unix(), want[i].Window, want[i].CPU, want[i].Memory) {
+				if got := describeNode(n); got != fmt.Sprint(want[i].Name, want[i].Timestamp.Unix(), want[i].Window,
+					want[i].CPU, want[i].Memory) {
 					t.Errorf("node %d: %s, the model has %v", i, got, want[i])
 				}
 			}
@@ -249,12 +257,14 @@ func TestListsHaveTheSizeAndOrderOfTheGeneratedEncoder(t *testing.T) {
 		}
 	})
 	t.Run("pod usage is the same byte for byte", func(t *testing.T) {
-		if got, want := encoded(t, "/apis/metrics.k8s.io/v1beta1/pods", &metricsv1beta1.PodMetricsList{}); !bytes.Equal(got, want) {
+		if got, want := encoded(t, "/apis/metrics.k8s.io/v1beta1/pods",
+			&metricsv1beta1.PodMetricsList{}); !bytes.Equal(got, want) {
 			t.Error("the bytes differ")
 		}
 	})
 	t.Run("node usage is the same byte for byte", func(t *testing.T) {
-		if got, want := encoded(t, "/apis/metrics.k8s.io/v1beta1/nodes", &metricsv1beta1.NodeMetricsList{}); !bytes.Equal(got, want) {
+		if got, want := encoded(t, "/apis/metrics.k8s.io/v1beta1/nodes",
+			&metricsv1beta1.NodeMetricsList{}); !bytes.Equal(got, want) {
 			t.Error("the bytes differ")
 		}
 	})
@@ -274,12 +284,14 @@ func TestPodsAreAsLargeAsRealOnes(t *testing.T) {
 
 func TestQuantitiesAreCanonical(t *testing.T) {
 	for _, n := range []uint64{0, 1, 999, 1000, 7_000_000, 378_089_386, 1_000_000_000, 64_000_000_000} {
-		if got, want := string(appendCPU(nil, n)), resource.NewScaledQuantity(int64(n), resource.Nano).String(); got != want {
+		if got, want := string(appendCPU(nil, n)),
+			resource.NewScaledQuantity(int64(n), resource.Nano).String(); got != want {
 			t.Errorf("%d nanocores: %q, Quantity writes %q", n, got, want)
 		}
 	}
 	for _, n := range []uint64{0, 1, 1023, 1024, 4096, 128458752, 1 << 20, 1 << 30, 3 << 40} {
-		if got, want := string(appendMemory(nil, n)), resource.NewQuantity(int64(n), resource.BinarySI).String(); got != want {
+		if got, want := string(appendMemory(nil, n)),
+			resource.NewQuantity(int64(n), resource.BinarySI).String(); got != want {
 			t.Errorf("%d bytes: %q, Quantity writes %q", n, got, want)
 		}
 	}
@@ -430,7 +442,8 @@ func TestListSelectorsAndPaging(t *testing.T) {
 		options := &metav1.ListOptions{Limit: 30}
 		for page := 0; ; page++ {
 			var list corev1.PodList
-			if err := client.Get().Resource("pods").VersionedParams(options, metav1.ParameterCodec).Do(t.Context()).Into(&list); err != nil {
+			if err := client.Get().Resource("pods").VersionedParams(options,
+				metav1.ParameterCodec).Do(t.Context()).Into(&list); err != nil {
 				t.Fatal(err)
 			}
 			for _, p := range list.Items {
@@ -501,7 +514,8 @@ func TestErrorsAreThoseOfTheRealServer(t *testing.T) {
 			} else if err := json.Unmarshal(body, &status); err != nil {
 				t.Fatalf("%v: %s", err, body)
 			}
-			if int32(resp.StatusCode) != c.code || status.Code != c.code || status.Reason != c.reason || status.Status != "Failure" || status.Message == "" {
+			if int32(resp.StatusCode) != c.code || status.Code != c.code || status.Reason != c.reason ||
+				status.Status != "Failure" || status.Message == "" {
 				t.Errorf("status %d: %+v", resp.StatusCode, status)
 			}
 		})
@@ -555,7 +569,8 @@ func TestBookmarks(t *testing.T) {
 		}
 		return kinds
 	}
-	if got := strings.Join(watched(), ", "); !strings.HasPrefix(got, "ADDED, ADDED, BOOKMARK of the end, BOOKMARK, BOOKMARK") {
+	if got := strings.Join(watched(), ", "); !strings.HasPrefix(got,
+		"ADDED, ADDED, BOOKMARK of the end, BOOKMARK, BOOKMARK") {
 		t.Errorf("a watch-list of a second says %s", got)
 	}
 	s.SetBehavior(Behavior{NoBookmarks: true})
@@ -581,7 +596,8 @@ func TestGzipFromTheThresholdOn(t *testing.T) {
 		{watchList, "gzip"},
 		{"/apis/metrics.k8s.io/v1beta1/namespaces/" + p.Namespace + "/pods/" + p.Name, ""},
 	} {
-		header := map[string]string{"Authorization": "Bearer " + (*s.tokens.Load())[0], "Accept": protobufAccept, "Accept-Encoding": "gzip"}
+		header := map[string]string{"Authorization": "Bearer " + (*s.tokens.Load())[0], "Accept": protobufAccept,
+			"Accept-Encoding": "gzip"}
 		s.SetBehavior(Behavior{})
 		if resp, _ := getWith(t, s, c.path, header); resp.Header.Get("Content-Encoding") != c.want {
 			t.Errorf("%s: Content-Encoding %q, want %q", c.path, resp.Header.Get("Content-Encoding"), c.want)
@@ -614,6 +630,15 @@ func TestBehaviorOfTheMetricsAPI(t *testing.T) {
 		{"a clock an hour ahead", Behavior{ClockSkew: time.Hour}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {
 			if got := items[0].Timestamp.Sub(before[0].Timestamp.Time); got != time.Hour {
 				t.Errorf("timestamps moved by %s", got)
+			}
+		}},
+		{"the clock of one pod an hour ahead", Behavior{SkewOf: func(_, name string) time.Duration {
+			return map[bool]time.Duration{true: time.Hour}[name == before[1].Name]
+		}}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {
+			for i, ahead := range map[int]time.Duration{0: 0, 1: time.Hour} {
+				if got := items[i].Timestamp.Sub(before[i].Timestamp.Time); got != ahead {
+					t.Errorf("timestamps of pod %d moved by %s, want %s", i, got, ahead)
+				}
 			}
 		}},
 		{"a negative window", Behavior{Window: &window}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {
@@ -656,10 +681,12 @@ func TestBehaviorOfTheMetricsAPI(t *testing.T) {
 	})
 	t.Run("only JSON", func(t *testing.T) {
 		s.SetBehavior(Behavior{MetricsJSONOnly: true})
-		if resp, _ := get(t, s, "/apis/metrics.k8s.io/v1beta1/pods", protobufAccept); resp.Header.Get("Content-Type") != "application/json" {
+		if resp, _ := get(t, s, "/apis/metrics.k8s.io/v1beta1/pods",
+			protobufAccept); resp.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("Content-Type %s", resp.Header.Get("Content-Type"))
 		}
-		if resp, _ := get(t, s, "/apis/metrics.k8s.io/v1beta1/pods", "application/vnd.kubernetes.protobuf"); resp.StatusCode != 406 {
+		if resp, _ := get(t, s, "/apis/metrics.k8s.io/v1beta1/pods",
+			"application/vnd.kubernetes.protobuf"); resp.StatusCode != 406 {
 			t.Errorf("a client of protobuf only: status %d, want 406", resp.StatusCode)
 		}
 	})
@@ -669,7 +696,8 @@ func TestBehaviorOfTheMetricsAPI(t *testing.T) {
 		s.SetUsage(p.Namespace, p.Name, p.Containers[0], "-1e400", "\x00\"")
 		c.Time = c.Add(time.Minute)
 		for _, accept := range []string{protobufAccept, jsonAccept} {
-			if _, body := get(t, s, "/apis/metrics.k8s.io/v1beta1/pods", accept); !strings.Contains(string(body), "-1e400") {
+			if _, body := get(t, s, "/apis/metrics.k8s.io/v1beta1/pods", accept); !strings.Contains(string(body),
+				"-1e400") {
 				t.Errorf("%s: the quantity is not in the answer", accept)
 			}
 		}
@@ -739,7 +767,8 @@ func TestInterceptAndCounters(t *testing.T) {
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "7" {
 		t.Errorf("status %d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
 	}
-	if resp, body := get(t, s, "/api/v1/pods", jsonAccept); resp.StatusCode != 403 || !strings.Contains(string(body), `cannot list resource \"pods\" in API group \"\" at the cluster scope`) {
+	if resp, body := get(t, s, "/api/v1/pods", jsonAccept); resp.StatusCode != 403 ||
+		!strings.Contains(string(body), `cannot list resource \"pods\" in API group \"\" at the cluster scope`) {
 		t.Errorf("status %d: %s", resp.StatusCode, body)
 	}
 	if resp, _ := get(t, s, "/healthz", ""); resp.StatusCode != 200 {
@@ -766,7 +795,8 @@ func TestTokensCanBeReplaced(t *testing.T) {
 	s := start(t, Options{Token: "first"})
 	s.SetTokens("second", "third")
 	for token, want := range map[string]int{"first": 401, "second": 200, "third": 200} {
-		if resp, _ := getWith(t, s, "/api/v1/pods", map[string]string{"Authorization": "Bearer " + token}); resp.StatusCode != want {
+		if resp, _ := getWith(t, s, "/api/v1/pods",
+			map[string]string{"Authorization": "Bearer " + token}); resp.StatusCode != want {
 			t.Errorf("token %s: status %d, want %d", token, resp.StatusCode, want)
 		}
 	}

@@ -74,7 +74,10 @@ func (c *Cluster) forgetUsage(namespace, name string) {
 		return
 	}
 	c.override = maps.Clone(c.override)
-	maps.DeleteFunc(c.override, func(k usageKey, _ quantities) bool { return k.namespace == namespace && k.name == name })
+	maps.DeleteFunc(c.override, func(k usageKey, _ quantities) bool {
+		return k.namespace == namespace &&
+			k.name == name
+	})
 }
 
 // PodUsage returns what the metrics API answers now for all pods, ordered by namespace and name: the state of

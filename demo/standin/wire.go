@@ -152,7 +152,7 @@ func (c *Cluster) appendPodMetrics(b []byte, t *batch, stored, current *pod, v *
 	b = appendMeta(b, stored.namespace, stored.name, nil, nil, v.created)
 	b = append(b, current.labels.wire...)
 	b = seal(b, meta)
-	b = appendTime(b, metricsTimestamp, v.timestamp(c.timestamp(t, stored.node)))
+	b = appendTime(b, metricsTimestamp, v.timestamp(c.timestamp(t, stored.node), stored.namespace, stored.name))
 	b = appendDuration(b, metricsWindow, v.window(c.window(t, stored.serial)))
 	for i := range stored.shape.containers {
 		i = c.containerAt(t, stored, i)
@@ -180,7 +180,7 @@ func appendNodeMetrics(b []byte, u NodeUsage, v *metricsView) []byte {
 	b = appendMeta(b, "", u.Name, nil, nil, v.created)
 	b = append(b, nodeLabels(u.Name).wire...)
 	b = seal(b, meta)
-	b = appendTime(b, metricsTimestamp, v.timestamp(u.Timestamp))
+	b = appendTime(b, metricsTimestamp, v.timestamp(u.Timestamp, "", u.Name))
 	b = appendDuration(b, metricsWindow, v.window(u.Window))
 	return appendUsage(b, metricsUsage, u.CPU, u.Memory)
 }

@@ -8,6 +8,9 @@
 #                     the cluster may grant less than asked
 #   --server URL      where the exporter reaches the API server, if not where kubectl does
 #
+# FILE is replaced as a whole, by renaming: who reads it meanwhile sees the old one or the new one. So a container has
+# to mount the folder that FILE is in, which should hold nothing else; a mount of the file alone never sees a new one.
+#
 # KUBECTL names another kubectl or carries options for it, for example KUBECTL="kubectl --context prod".
 # To take the access away: kubectl delete --ignore-not-found -f rbac.yaml -f token.yaml
 set -eu
@@ -36,27 +39,34 @@ while [ $# -gt 0 ]; do
   shift
 done
 [ -n "$file" ] || fail "usage: kubeconfig.sh [--duration TIME] [--server URL] FILE"
+# Container engines make a folder where a file is to be mounted that is not there.
+[ ! -d "$file" ] || fail "$file is a folder; name a file in it: $file/config"
+[ -d "$(dirname "$file")" ] || fail "there is no folder $(dirname "$file")"
 
 cluster() { $kubectl config view --raw --minify --flatten -o "jsonpath={.clusters[0].cluster.$1}"; }
 [ -n "$server" ] || server=$(cluster server)
-[ -n "$server" ] || fail "kubectl's current context names no API server; choose one with KUBECTL=\"kubectl --context NAME\""
+[ -n "$server" ] ||
+  fail "kubectl's current context names no API server; choose one with KUBECTL=\"kubectl --context NAME\""
 ca=$(cluster certificate-authority-data)
 
-$kubectl apply -f "$here/../kubernetes/namespace.yaml" -f "$here/../kubernetes/clusterrole.yaml" -f "$here/rbac.yaml" >&2
+$kubectl apply -f "$here/../kubernetes/components/namespace/namespace.yaml" \
+  -f "$here/../kubernetes/clusterrole.yaml" -f "$here/rbac.yaml" >&2
 
 if [ -n "$duration" ]; then
   token=$($kubectl create token "$account" --namespace "$namespace" --duration "$duration")
 else
   $kubectl apply -f "$here/token.yaml" >&2
   $kubectl wait --namespace "$namespace" "secret/$account" --for='jsonpath={.data.token}' --timeout=60s >&2 ||
-    fail "the cluster's token controller did not fill in the Secret $namespace/$account; --duration needs no such controller"
+    fail "the cluster's token controller did not fill in the Secret $namespace/$account;" \
+      "--duration needs no such controller"
   token=$($kubectl get secret "$account" --namespace "$namespace" -o 'go-template={{.data.token | base64decode}}')
 fi
 
 # The token is a password: for nobody else to read, not even while it is being written.
 umask 077
-rm -f "$file"
-cat >"$file" <<EOF
+new=$(mktemp "$file.XXXXXX")
+trap 'rm -f "$new"' EXIT
+cat >"$new" <<EOF
 apiVersion: v1
 kind: Config
 current-context: metrics-server-prom
@@ -75,8 +85,10 @@ users:
     user:
       token: $token
 EOF
+mv -f "$new" "$file"
 
-# The metrics API behind the new file, asked as the exporter will ask it. A kubeconfig from the environment must not help.
+# The metrics API behind the new file, asked as the exporter will ask it. A kubeconfig from the environment must not
+# help.
 KUBECONFIG='' $kubectl --kubeconfig "$file" --context metrics-server-prom \
   get --raw /apis/metrics.k8s.io/v1beta1/nodes >/dev/null ||
   fail "$file is written, but a first request with it did not work, see above"

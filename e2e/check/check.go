@@ -68,7 +68,8 @@ func Read(ctx context.Context, plane API) (*Reading, error) {
 	return reading, err
 }
 
-// Samples is what a page must have for this reading, series text to value, in the label order that the exporter promises.
+// Samples is what a page must have for this reading, series text to value, in the label order that the exporter
+// promises.
 func (r *Reading) Samples(scope Scope) map[string]float64 {
 	samples := make(map[string]float64, 2*len(r.Nodes)+4*len(r.Pods))
 	if !scope.NoNodes {
@@ -90,7 +91,8 @@ func (r *Reading) Samples(scope Scope) map[string]float64 {
 		}
 		for _, container := range pod.Containers {
 			labels := fmt.Sprintf(`node="%s",pod="%s",ip="%s",container="%s",namespace="%s"`,
-				escape(meta.Spec.NodeName), escape(pod.Name), escape(meta.Status.PodIP), escape(container.Name), escape(pod.Namespace))
+				escape(meta.Spec.NodeName), escape(pod.Name), escape(meta.Status.PodIP), escape(container.Name),
+				escape(pod.Namespace))
 			for _, key := range scope.PodLabels {
 				if value, ok := meta.Labels[key]; ok {
 					labels += fmt.Sprintf(`,label_%s="%s"`, notInLabelName.ReplaceAllString(key, "_"), escape(value))
@@ -102,8 +104,8 @@ func (r *Reading) Samples(scope Scope) map[string]float64 {
 	return samples
 }
 
-// notInLabelName is what kube-state-metrics replaces by _ in the names of Kubernetes labels. (It also turns camelCase into
-// snake_case, which no label here has.)
+// notInLabelName is what kube-state-metrics replaces by _ in the names of Kubernetes labels. (It also turns camelCase
+// into snake_case, which no label here has.)
 var notInLabelName = regexp.MustCompile(`[^a-zA-Z0-9_]`)
 
 func (s Scope) has(namespace string, pod *corev1.Pod) bool {
@@ -183,10 +185,12 @@ func Equal(ctx context.Context, plane API, e *exporter.Exporter, scope Scope) (*
 		}
 		want := before.Samples(scope)
 		if changed := Diff(want, after.Samples(scope)); changed != nil {
-			return fmt.Errorf("the API's values changed while the page was read, %d of %d samples", len(changed), len(want))
+			return fmt.Errorf("the API's values changed while the page was read, %d of %d samples", len(changed),
+				len(want))
 		}
 		if differences := Diff(want, Served(page)); differences != nil {
-			return fmt.Errorf("%d of %d samples differ:\n%s", len(differences), len(want), strings.Join(differences[:min(len(differences), 10)], "\n"))
+			return fmt.Errorf("%d of %d samples differ:\n%s", len(differences), len(want),
+				strings.Join(differences[:min(len(differences), 10)], "\n"))
 		}
 		return nil
 	})

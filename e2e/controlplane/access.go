@@ -30,7 +30,8 @@ func (c *ControlPlane) Token(ctx context.Context, namespace, account string) (st
 		return "", err
 	}
 	accounts := c.Admin.CoreV1().ServiceAccounts(namespace)
-	_, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{})
+	_, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}},
+		metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return "", err
 	}
@@ -62,7 +63,8 @@ func (c *ControlPlane) WriteClientCertificate(to Credentials, end time.Time, use
 	return os.WriteFile(to.KeyFile, pair.key, 0o600)
 }
 
-// Kubeconfig writes a kubeconfig with these credentials and returns its path. Its only context, and the current one, is "e2e".
+// Kubeconfig writes a kubeconfig with these credentials and returns its path. Its only context, and the current one, is
+// "e2e".
 func (c *ControlPlane) Kubeconfig(credentials Credentials) (string, error) {
 	path := c.newFile("kubeconfig")
 	return path, c.writeKubeconfig(path, credentials)
@@ -95,9 +97,11 @@ func (c *ControlPlane) BindClusterRole(ctx context.Context, role, accountNamespa
 	meta := metav1.ObjectMeta{Name: accountNamespace + "-" + account + "-" + role}
 	var err error
 	if namespace == "" {
-		_, err = c.Admin.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{})
+		_, err = c.Admin.RbacV1().ClusterRoleBindings().Create(ctx,
+			&rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{})
 	} else {
-		_, err = c.Admin.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{})
+		_, err = c.Admin.RbacV1().RoleBindings(namespace).Create(ctx,
+			&rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{})
 	}
 	if apierrors.IsAlreadyExists(err) {
 		return nil
@@ -142,7 +146,8 @@ func (c *ControlPlane) Requests(namespace, account string) ([]Request, error) {
 			return nil, fmt.Errorf("audit log: %w", err)
 		}
 		if event.User.Username == user {
-			requests = append(requests, Request{event.Verb, event.ObjectRef.APIGroup, event.ObjectRef.Resource, event.RequestURI, event.Received})
+			requests = append(requests, Request{event.Verb, event.ObjectRef.APIGroup, event.ObjectRef.Resource,
+				event.RequestURI, event.Received})
 		}
 	}
 	return requests, lines.Err()

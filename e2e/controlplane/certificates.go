@@ -86,8 +86,8 @@ func (c *ControlPlane) writeCertificates() error {
 	if c.ca, err = newAuthority("e2e"); err != nil {
 		return err
 	}
-	// A second authority signs only what the aggregator shows to metrics-server: a certificate of the first one must not
-	// let a client claim to be anybody.
+	// A second authority signs only what the aggregator shows to metrics-server: a certificate of the first one must
+	// not let a client claim to be anybody.
 	frontProxyCA, err := newAuthority("e2e-front-proxy")
 	if err != nil {
 		return err

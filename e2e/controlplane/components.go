@@ -98,11 +98,12 @@ func (c *ControlPlane) writeConfiguration() error {
 	if err := os.WriteFile(c.path("audit-policy.yaml"), []byte(auditPolicy), 0o600); err != nil {
 		return err
 	}
-	return c.writeKubeconfig(c.AdminKubeconfig(), Credentials{CertificateFile: c.path("admin.crt"), KeyFile: c.path("admin.key")})
+	return c.writeKubeconfig(c.AdminKubeconfig(),
+		Credentials{CertificateFile: c.path("admin.crt"), KeyFile: c.path("admin.key")})
 }
 
-// withoutPodSums takes out of a Metric what metrics-server does not read, the sums over a pod's containers. They cost KWOK
-// nearly as much as the containers themselves.
+// withoutPodSums takes out of a Metric what metrics-server does not read, the sums over a pod's containers. They cost
+// KWOK nearly as much as the containers themselves.
 func withoutPodSums(document []byte) ([]byte, error) {
 	var metric struct {
 		Kind       string         `json:"kind"`
@@ -116,7 +117,8 @@ func withoutPodSums(document []byte) ([]byte, error) {
 	if err := yaml.UnmarshalStrict(document, &metric); err != nil {
 		return nil, err
 	}
-	metric.Spec.Metrics = slices.DeleteFunc(metric.Spec.Metrics, func(m map[string]any) bool { return m["dimension"] == "pod" })
+	metric.Spec.Metrics = slices.DeleteFunc(metric.Spec.Metrics,
+		func(m map[string]any) bool { return m["dimension"] == "pod" })
 	return yaml.Marshal(metric)
 }
 
@@ -130,8 +132,9 @@ func (c *ControlPlane) connect() error {
 		TLSClientConfig: rest.TLSClientConfig{
 			CAFile: c.path("ca.crt"), CertFile: c.path("admin.crt"), KeyFile: c.path("admin.key"),
 		},
-		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
-		QPS:           -1, // no client-side rate limit: pods are created by the thousand
+		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf",
+			AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
+		QPS: -1, // no client-side rate limit: pods are created by the thousand
 	}
 	var err error
 	if c.Admin, err = kubernetes.NewForConfig(c.config); err != nil {
@@ -215,7 +218,8 @@ func (c *ControlPlane) kubeletURL(path string) string {
 func (c *ControlPlane) loopbackClient() *http.Client {
 	roots := x509.NewCertPool()
 	roots.AddCert(c.ca.certificate)
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots},
+		DisableKeepAlives: true}}
 }
 
 // get is the body of a URL that answers 200; all else is an error.

@@ -1,6 +1,6 @@
-// Package controlplane runs a real Kubernetes control plane on loopback, without containers: etcd, kube-apiserver (RBAC,
-// aggregation, Pod Security), metrics-server, and KWOK in place of kubelets: its nodes and pods are entries in the API
-// that report the usage that a test gave them. Everything lives in a temporary folder and is gone at the end.
+// Package controlplane runs a real Kubernetes control plane on loopback, without containers: etcd, kube-apiserver
+// (RBAC, aggregation, Pod Security), metrics-server, and KWOK in place of kubelets: its nodes and pods are entries in
+// the API that report the usage that a test gave them. Everything lives in a temporary folder and is gone at the end.
 package controlplane
 
 import (
@@ -21,7 +21,8 @@ import (
 
 // Options of a control plane; the zero value is the usual one.
 type Options struct {
-	// MetricResolution is metrics-server's interval between its readings; 0: the 15 s of its shipped manifests. At least 10 s.
+	// MetricResolution is metrics-server's interval between its readings; 0: the 15 s of its shipped manifests. At
+	// least 10 s.
 	MetricResolution time.Duration
 }
 
@@ -80,7 +81,8 @@ func Start(ctx context.Context, options Options) (*ControlPlane, error) {
 }
 
 func (c *ControlPlane) start(ctx context.Context) error {
-	for _, port := range []*int{&c.ports.etcd, &c.ports.etcdPeer, &c.ports.apiServer, &c.ports.kwok, &c.ports.metricsServer} {
+	for _, port := range []*int{&c.ports.etcd, &c.ports.etcdPeer, &c.ports.apiServer, &c.ports.kwok,
+		&c.ports.metricsServer} {
 		var err error
 		if *port, err = process.FreePort(); err != nil {
 			return err

@@ -21,7 +21,8 @@ var apiServices = schema.GroupVersionResource{Group: "apiregistration.k8s.io", V
 const metricsAPIService = "v1beta1.metrics.k8s.io"
 
 // InstallMetricsAPI registers metrics.k8s.io with the aggregator, as metrics-server's manifests do; whether
-// metrics-server runs is another matter. The Service is an ExternalName for localhost, since there is no cluster network.
+// metrics-server runs is another matter. The Service is an ExternalName for localhost, since there is no cluster
+// network.
 func (c *ControlPlane) InstallMetricsAPI(ctx context.Context) error {
 	_, err := c.ApplyYAML(ctx, []byte(fmt.Sprintf(`
 apiVersion: v1
@@ -46,8 +47,8 @@ spec:
 	return err
 }
 
-// UninstallMetricsAPI takes the registration away, as in a cluster that never had a metrics-server, and returns when the
-// API server has noticed: metrics.k8s.io is answered with 404.
+// UninstallMetricsAPI takes the registration away, as in a cluster that never had a metrics-server, and returns when
+// the API server has noticed: metrics.k8s.io is answered with 404.
 func (c *ControlPlane) UninstallMetricsAPI(ctx context.Context) error {
 	client, err := dynamic.NewForConfig(c.config)
 	if err != nil {
@@ -138,7 +139,8 @@ func (c *ControlPlane) AwaitUsage(ctx context.Context) error {
 			return err
 		}
 		if storedNodes != len(nodes.Items) || storedContainers != containers {
-			return fmt.Errorf("metrics-server has usage of %d of %d nodes and %d of %d containers", storedNodes, len(nodes.Items), storedContainers, containers)
+			return fmt.Errorf("metrics-server has usage of %d of %d nodes and %d of %d containers", storedNodes,
+				len(nodes.Items), storedContainers, containers)
 		}
 		return nil
 	})
@@ -154,7 +156,8 @@ func (c *ControlPlane) AwaitUsage(ctx context.Context) error {
 		return err
 	}
 	if len(nodeMetrics) != len(nodes.Items) || len(podMetrics) != len(pods.Items) {
-		return fmt.Errorf("the metrics API lists %d of %d nodes and %d of %d pods", len(nodeMetrics), len(nodes.Items), len(podMetrics), len(pods.Items))
+		return fmt.Errorf("the metrics API lists %d of %d nodes and %d of %d pods", len(nodeMetrics), len(nodes.Items),
+			len(podMetrics), len(pods.Items))
 	}
 	return nil
 }

@@ -15,9 +15,9 @@ import (
 	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
 )
 
-// RequestTotals is how many requests of each kind the API server and metrics-server have answered since they started, by
-// their own counters (apiserver_request_total): the key is verb, resource and group, as "LIST pods.metrics.k8s.io". The
-// counters do not know who asked: see Requests.
+// RequestTotals is how many requests of each kind the API server and metrics-server have answered since they started,
+// by their own counters (apiserver_request_total): the key is verb, resource and group, as "LIST pods.metrics.k8s.io".
+// The counters do not know who asked: see Requests.
 func (c *ControlPlane) RequestTotals(ctx context.Context) (map[string]float64, error) {
 	totals := map[string]float64{}
 	for _, url := range []string{c.URL(), c.metricsServerURL()} {
@@ -89,7 +89,8 @@ func (c *ControlPlane) Compact(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		post, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/v3/kv/%s", c.ports.etcd, path), bytes.NewReader(body))
+		post, err := http.NewRequestWithContext(ctx, http.MethodPost,
+			fmt.Sprintf("http://127.0.0.1:%d/v3/kv/%s", c.ports.etcd, path), bytes.NewReader(body))
 		if err != nil {
 			return err
 		}

@@ -102,8 +102,10 @@ func (t tool) build() (string, error) {
 		return path, nil
 	}
 
-	fmt.Fprintf(os.Stderr, "e2e: building %s %s, once for this machine; all tools take about 20 minutes on two cores. go test ends after 10"+
-		" by default: run it with -timeout 60m, or go -C e2e run ./build first; what is built is kept\n", t.name, t.version)
+	fmt.Fprintf(os.Stderr, "e2e: building %s %s, once for this machine; all tools take about 20 minutes on two cores. "+
+		"go test ends after 10"+
+		" by default: run it with -timeout 60m, or go -C e2e run ./build first; what is built is kept\n", t.name,
+		t.version)
 	start := time.Now()
 	work, err := os.MkdirTemp(cache, "build-")
 	if err != nil {
@@ -143,7 +145,8 @@ func (t tool) command(work string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	if !strings.Contains(string(mod), t.module+" "+t.version+"\n") {
-		return nil, fmt.Errorf("%s/go.mod does not require %s %s: it and the list of tools must name the same version", dir, t.module, t.version)
+		return nil, fmt.Errorf("%s/go.mod does not require %s %s: it and the list of tools must name the same version",
+			dir, t.module, t.version)
 	}
 	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", filepath.Join(work, t.name), ".")...)
 	cmd.Dir = dir
@@ -161,7 +164,8 @@ func sourceDir(name string) (string, error) {
 		output, err := cmd.Output()
 		var module struct{ Dir, Error string }
 		if jsonErr := json.Unmarshal(output, &module); jsonErr != nil || module.Dir == "" {
-			return "", fmt.Errorf("go mod download %s@%s: %w %s", t.module, t.version, errors.Join(err, jsonErr), module.Error)
+			return "", fmt.Errorf("go mod download %s@%s: %w %s", t.module, t.version, errors.Join(err, jsonErr),
+				module.Error)
 		}
 		return module.Dir, nil
 	}

@@ -40,7 +40,8 @@ func (c *ControlPlane) CreateNamespaces(ctx context.Context, podSecurity string,
 		if podSecurity != "" {
 			namespace.Labels = map[string]string{"pod-security.kubernetes.io/enforce": podSecurity}
 		}
-		if _, err := c.Admin.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		if _, err := c.Admin.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil &&
+			!apierrors.IsAlreadyExists(err) {
 			return err
 		}
 	}
@@ -54,8 +55,9 @@ func (c *ControlPlane) CreateNodes(ctx context.Context, n int) error {
 		_, err := c.Admin.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 			Name: name,
 			// Where KWOK's one server has this node's kubelet metrics.
-			Annotations: map[string]string{"metrics.k8s.io/resource-metrics-path": "/metrics/nodes/" + name + "/metrics/resource"},
-			Labels:      map[string]string{"kubernetes.io/hostname": name},
+			Annotations: map[string]string{"metrics.k8s.io/resource-metrics-path": "/metrics/nodes/" + name +
+				"/metrics/resource"},
+			Labels: map[string]string{"kubernetes.io/hostname": name},
 		}}, metav1.CreateOptions{})
 		return err
 	})
@@ -82,8 +84,8 @@ func (c *ControlPlane) CreateNodes(ctx context.Context, n int) error {
 	})
 }
 
-// CreatePods creates the pods, 64 at a time, and returns when all of them run and have an address. Their namespaces must
-// exist.
+// CreatePods creates the pods, 64 at a time, and returns when all of them run and have an address. Their namespaces
+// must exist.
 func (c *ControlPlane) CreatePods(ctx context.Context, pods ...Pod) error {
 	namespaces, byNode := map[string]bool{}, map[string][]Pod{}
 	for _, pod := range pods {
@@ -129,7 +131,8 @@ func (c *ControlPlane) startUsage(ctx context.Context, node string, pods []Pod) 
 
 func (c *ControlPlane) awaitRunning(ctx context.Context, namespace string) error {
 	return process.Await(ctx, 100*time.Millisecond, func(ctx context.Context) error {
-		waiting, err := c.Admin.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "status.phase!=Running", Limit: 1})
+		waiting, err := c.Admin.CoreV1().Pods(namespace).List(ctx,
+			metav1.ListOptions{FieldSelector: "status.phase!=Running", Limit: 1})
 		if err != nil {
 			return err
 		}
@@ -144,14 +147,16 @@ func (c *ControlPlane) awaitRunning(ctx context.Context, namespace string) error
 // SetMemory changes what a pod's container uses, from the next reading of its kubelet on.
 func (c *ControlPlane) SetMemory(ctx context.Context, namespace, pod, container, memory string) error {
 	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, memoryAnnotation+container, memory)
-	_, err := c.Admin.CoreV1().Pods(namespace).Patch(ctx, pod, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	_, err := c.Admin.CoreV1().Pods(namespace).Patch(ctx, pod, types.MergePatchType, []byte(patch),
+		metav1.PatchOptions{})
 	return err
 }
 
 // DeletePod deletes a pod at once and returns when it is gone from the API.
 func (c *ControlPlane) DeletePod(ctx context.Context, namespace, name string) error {
 	now := int64(0)
-	if err := c.Admin.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+	if err := c.Admin.CoreV1().Pods(namespace).Delete(ctx, name,
+		metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
 		return err
 	}
 	return process.Await(ctx, 50*time.Millisecond, func(ctx context.Context) error {
@@ -165,11 +170,13 @@ func (c *ControlPlane) DeletePod(ctx context.Context, namespace, name string) er
 
 func (p Pod) object() *corev1.Pod {
 	object := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels, Annotations: map[string]string{}},
-		Spec:       corev1.PodSpec{NodeName: p.Node},
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels,
+			Annotations: map[string]string{}},
+		Spec: corev1.PodSpec{NodeName: p.Node},
 	}
 	for _, container := range p.Containers {
-		object.Spec.Containers = append(object.Spec.Containers, corev1.Container{Name: container.Name, Image: "example.test/" + container.Name})
+		object.Spec.Containers = append(object.Spec.Containers,
+			corev1.Container{Name: container.Name, Image: "example.test/" + container.Name})
 		object.Annotations[cpuAnnotation+container.Name] = container.CPU
 		object.Annotations[memoryAnnotation+container.Name] = container.Memory
 	}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,6 +32,10 @@ type Exporter struct {
 type Options struct {
 	Args []string // without --web.listen-address
 	Env  []string
+	// Path is another binary than the one of this checkout; for measuring.
+	Path string
+	// Cgroup, if not nil, is what it runs in.
+	Cgroup *process.Cgroup
 }
 
 // Binary is the path of the exporter's binary, built as it is released (static, trimmed, stripped), once per process.
@@ -47,7 +50,8 @@ var Binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	// A name for each checkout, so that two of them do not run each other's.
-	path := filepath.Join(cache, fmt.Sprintf("exporter-%x", sha256.Sum256([]byte(root)))[:len("exporter-")+len(cache)+1+8])
+	path := filepath.Join(cache, fmt.Sprintf("exporter-%x",
+		sha256.Sum256([]byte(root)))[:len("exporter-")+len(cache)+1+8])
 	work := fmt.Sprintf("%s.%d", path, os.Getpid())
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", work, ".")
 	cmd.Dir = root
@@ -76,9 +80,12 @@ func Start(ctx context.Context, options Options) (*Exporter, error) {
 
 // Launch starts the exporter on a free port and does not wait for anything.
 func Launch(options Options) (*Exporter, error) {
-	path, err := Binary()
-	if err != nil {
-		return nil, err
+	path := options.Path
+	if path == "" {
+		var err error
+		if path, err = Binary(); err != nil {
+			return nil, err
+		}
 	}
 	port, err := process.FreePort()
 	if err != nil {
@@ -96,6 +103,8 @@ func Launch(options Options) (*Exporter, error) {
 		Args: append([]string{"--web.listen-address=" + address}, options.Args...),
 		Env:  environment(dir, options.Env),
 		Log:  filepath.Join(dir, "log"),
+
+		Cgroup: options.Cgroup,
 	})
 	if err != nil {
 		os.RemoveAll(dir)
@@ -165,19 +174,4 @@ func (e *Exporter) Terminate() (code int, took time.Duration, err error) {
 func (e *Exporter) Close() {
 	e.Kill()
 	os.RemoveAll(e.dir)
-}
-
-// PeakMemory is the most memory that the exporter has had resident so far, in bytes (VmHWM).
-func (e *Exporter) PeakMemory() (int64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", e.PID()))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
-			return kib * 1024, err
-		}
-	}
-	return 0, errors.New("no VmHWM in the process' status")
 }

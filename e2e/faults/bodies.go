@@ -17,7 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"metrics-server-prom/demo/standin"
@@ -25,13 +24,13 @@ import (
 	"metrics-server-prom/e2e/exporter"
 )
 
-const podList = "/apis/metrics.k8s.io/v1beta1/pods"
+const podList, nodeList = "/apis/metrics.k8s.io/v1beta1/pods", "/apis/metrics.k8s.io/v1beta1/nodes"
 
 // refused is what is to be seen where the list of the pods' usage cannot be used.
-var refused = Seen{Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
+var refused = Expect{Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
 
 // refusedLate is the same where only time tells.
-var refusedLate = Seen{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
+var refusedLate = Expect{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
 
 // Bodies are the faults of an answer's body. None lasts as long as max-age, when the page would have nothing left.
 var Bodies = []Fault{
@@ -53,18 +52,20 @@ var Bodies = []Fault{
 			write(w, good)
 		})},
 	{Name: "length of an item beyond the end of the list", Short: 10 * time.Second, While: refused,
-		Cause: body(func(w http.ResponseWriter, _ []byte) { write(w, envelope([]byte("\x12\xff\xff\xff\xff\x7fabc"))) })},
+		Cause: body(func(w http.ResponseWriter, _ []byte) {
+			write(w, envelope([]byte("\x12\xff\xff\xff\xff\x7fabc")))
+		})},
 	{Name: "web page in place of a list", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
 			w.Header().Set("Content-Type", "text/html")
 			write(w, []byte("<!DOCTYPE html><title>Sign in</title>"))
 		})},
-	{Name: "list with a wrong content type", Short: 10 * time.Second, While: Seen{Fresh: true},
+	{Name: "list with a wrong content type", Short: 10 * time.Second, While: Expect{Fresh: true},
 		Cause: body(func(w http.ResponseWriter, good []byte) {
 			w.Header().Set("Content-Type", "image/png")
 			write(w, good)
 		})},
-	{Name: "metrics API that speaks only JSON", Short: 10 * time.Second, While: Seen{Fresh: true},
+	{Name: "metrics API that speaks only JSON", Short: 10 * time.Second, While: Expect{Fresh: true},
 		Cause: lies(func(l *standin.Behavior) { l.MetricsJSONOnly = true })},
 	{Name: "gzip bomb", Short: 5 * time.Second, Long: 4 * time.Minute, While: refusedLate, Alone: true, Hangs: true,
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
@@ -76,34 +77,34 @@ var Bodies = []Fault{
 		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, nobody, 2<<30) })},
 	{Name: "item of 500 MB", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { huge(w, items, 500<<20) })},
-	{Name: "refusal with a body of 2 GB", Short: 10 * time.Second, While: Seen{Says: "500 ", Down: "pods", Page: keeps},
+	{Name: "refusal with a body of 2 GB", Short: 10 * time.Second, While: Expect{Says: "500 ", Down: "pods", Page: keeps},
 		Cause: body(func(w http.ResponseWriter, _ []byte) {
 			w.WriteHeader(http.StatusInternalServerError)
 			huge(w, nobody, 2<<30)
 		})},
 	{Name: "body that trickles one byte a second", Short: 10 * time.Second, Long: 4 * time.Minute,
-		While: Seen{Within: hangs, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
+		While: Expect{Within: hangs, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
 	{Name: "protobuf nested a million times", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { write(w, envelope(bytes.Repeat([]byte{0x3b}, 1<<20))) })},
-	{Name: "names of a megabyte", Short: 10 * time.Second, While: Seen{Within: behind, Fresh: true, Page: drops},
+	{Name: "names of a megabyte", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops},
 		Alone: true, Cause: more(strings.Repeat("n", 1<<20), 3)},
-	{Name: "names that are not UTF-8", Short: 10 * time.Second, While: Seen{Within: behind, Fresh: true, Page: drops},
+	{Name: "names that are not UTF-8", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops},
 		Cause: more("a\xffb", 1)},
-	{Name: "NUL, quotes, backslashes and newlines in names and labels", Short: 10 * time.Second, While: Seen{Within: 2 * behind, Fresh: true, Page: hasOdd},
+	{Name: "NUL, quotes, backslashes and newlines in names and labels", Short: 10 * time.Second, While: Expect{Within: 2 * behind, Fresh: true, Page: hasOdd},
 		Cause: oddPods},
-	{Name: "quantities that are no usage", Short: 10 * time.Second, While: Seen{Within: 2 * behind, Fresh: true, Page: drops},
+	{Name: "quantities that are no usage", Short: 10 * time.Second, While: Expect{Within: 2 * behind, Fresh: true, Page: drops},
 		Cause: oddQuantities},
 }
 
 // body answers the list of the pods' usage by f, which gets what would be right.
 func body(f func(w http.ResponseWriter, good []byte)) cause {
-	return func(_ context.Context, b *Bench) (func(context.Context) error, error) {
-		return intercepts(b, func(w http.ResponseWriter, r *http.Request) bool {
+	return func(_ context.Context, h *Harness) (func(context.Context) error, error) {
+		return intercepts(h, func(w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path != podList {
 				return false
 			}
 			w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
-			f(w, b.list())
+			f(w, h.list())
 			return true
 		})
 	}
@@ -112,20 +113,16 @@ func body(f func(w http.ResponseWriter, good []byte)) cause {
 // write writes to a client that may be gone.
 func write(w io.Writer, b []byte) { _, _ = w.Write(b) }
 
-// envelope is a list as Kubernetes sends it in protobuf.
+// envelope is a list of usage as Kubernetes sends it in protobuf.
 func envelope(list []byte) []byte {
-	b, err := (&runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: "metrics.k8s.io/v1beta1", Kind: "PodMetricsList"}, Raw: list}).Marshal()
-	if err != nil {
-		panic(err) // bytes can always be encoded
-	}
-	return append([]byte("k8s\x00"), b...)
+	return envelopeOf("metrics.k8s.io/v1beta1", "PodMetricsList", list)
 }
 
 // list is the list of the pods' usage of now, and more items.
-func (b *Bench) list(more ...metricsv1beta1.PodMetrics) []byte {
-	b.looking.Lock()
-	defer b.looking.Unlock()
-	list := metricsv1beta1.PodMetricsList{Items: append(more, b.simulated().Pods...)}
+func (h *Harness) list(more ...metricsv1beta1.PodMetrics) []byte {
+	h.looking.Lock()
+	defer h.looking.Unlock()
+	list := metricsv1beta1.PodMetricsList{Items: append(more, h.simulated().Pods...)}
 	text, err := list.Marshal()
 	if err != nil {
 		panic(err) // these objects can always be encoded
@@ -143,10 +140,12 @@ func truncated() func(http.ResponseWriter, []byte) {
 // Fields of a list: its items, and one that there is not, so that nobody reads it.
 const items, nobody = "\x12", "\x3a"
 
-// huge writes a list with one field of this many bytes.
-func huge(w io.Writer, field string, size int) {
+// huge writes a list of usage with one field of this many bytes.
+func huge(w io.Writer, field string, size int) { hugeIn(w, envelope(nil), field, size) }
+
+// hugeIn does so in the envelope of an object.
+func hugeIn(w io.Writer, whole []byte, field string, size int) {
 	head := appendLength([]byte(field), size)
-	whole := envelope(nil)
 	whole = bytes.TrimSuffix(whole, []byte("\x1a\x00\x22\x00"))
 	whole = bytes.TrimSuffix(whole, []byte("\x12\x00"))
 	write(w, append(appendLength(append(whole, 0x12), len(head)+size), head...))
@@ -167,7 +166,7 @@ func appendLength(b []byte, n int) []byte {
 }
 
 // trickling sends one byte a second until the fault is over.
-func trickling(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+func trickling(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	over := make(chan struct{})
 	mend, err := body(func(w http.ResponseWriter, good []byte) {
 		tick := time.NewTicker(time.Second)
@@ -183,19 +182,21 @@ func trickling(ctx context.Context, b *Bench) (func(context.Context) error, erro
 				return
 			}
 		}
-	})(ctx, b)
+	})(ctx, h)
 	return func(ctx context.Context) error { close(over); return mend(ctx) }, err
 }
 
 // more adds items with this name, and one whose container has it, to the list.
 func more(name string, count int) cause {
-	usage := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Mi")}
+	usage := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"),
+		corev1.ResourceMemory: resource.MustParse("1Mi")}
 	item := func(namespace, pod, container string) metricsv1beta1.PodMetrics {
-		return metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: pod}, Timestamp: metav1.Now(), Window: metav1.Duration{Duration: interval},
+		return metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: pod},
+			Timestamp: metav1.Now(), Window: metav1.Duration{Duration: interval},
 			Containers: []metricsv1beta1.ContainerMetrics{{Name: container, Usage: usage}}}
 	}
-	return func(_ context.Context, b *Bench) (func(context.Context) error, error) {
-		return intercepts(b, func(w http.ResponseWriter, r *http.Request) bool {
+	return func(_ context.Context, h *Harness) (func(context.Context) error, error) {
+		return intercepts(h, func(w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path != podList {
 				return false
 			}
@@ -204,14 +205,14 @@ func more(name string, count int) cause {
 				items = append(items, item("default", name+strconv.Itoa(i), "app"))
 			}
 			w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
-			write(w, b.list(items...))
+			write(w, h.list(items...))
 			return true
 		})
 	}
 }
 
 // drops looks that entries are dropped and counted.
-func drops(_ *Bench, page *exporter.Page) error {
+func drops(_ *Harness, page *exporter.Page) error {
 	dropped, _ := page.Sum("metrics_server_prom_samples_dropped_total", map[string]string{"reason": "invalid"})
 	if dropped == 0 {
 		return errors.New("nothing was dropped as invalid")
@@ -222,14 +223,15 @@ func drops(_ *Bench, page *exporter.Page) error {
 // odd is what a name should never have, and a page must not break by.
 const odd = "quote\" backslash\\ newline\n nul\x00 brace} {a=\"b\"} 1\n# TYPE x gauge\nx 1"
 
-func oddPods(ctx context.Context, b *Bench) (func(context.Context) error, error) {
-	err := b.API.AddPod(standin.Pod{Namespace: "odd", Name: odd, Containers: []string{odd, "plain"}, Labels: map[string]string{"team": odd + "\xff"}})
+func oddPods(ctx context.Context, h *Harness) (func(context.Context) error, error) {
+	err := h.API.AddPod(standin.Pod{Namespace: "odd", Name: odd, Containers: []string{odd, "plain"},
+		Labels: map[string]string{"team": odd + "\xff"}})
 	return func(ctx context.Context) error {
-		return errors.Join(b.API.DeletePod("odd", odd), b.Look(ctx))
-	}, errors.Join(err, b.Look(ctx))
+		return errors.Join(h.API.DeletePod("odd", odd), h.Look(ctx))
+	}, errors.Join(err, h.Look(ctx))
 }
 
-func hasOdd(_ *Bench, page *exporter.Page) error {
+func hasOdd(_ *Harness, page *exporter.Page) error {
 	found := 0
 	for _, metric := range page.Families[check.PodCPU].GetMetric() {
 		for _, label := range metric.GetLabel() {
@@ -245,19 +247,20 @@ func hasOdd(_ *Bench, page *exporter.Page) error {
 }
 
 // notUsage are quantities that no usage can be.
-var notUsage = []string{"-5m", "", "1e400", "-1e400", strings.Repeat("9", 400), "abc", "1.2.3", "NaN", "Inf", "0x10", "1Ki1", "1 ", "\"", "\n"}
+var notUsage = []string{"-5m", "", "1e400", "-1e400", strings.Repeat("9", 400), "abc", "1.2.3", "NaN", "Inf", "0x10",
+	"1Ki1", "1 ", "\"", "\n"}
 
-func oddQuantities(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+func oddQuantities(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	const namespace, name = "odd", "usage"
 	p := standin.Pod{Namespace: namespace, Name: name, Containers: []string{"sound"}}
 	for i := range notUsage {
 		p.Containers = append(p.Containers, fmt.Sprint("c", i))
 	}
-	err := b.API.AddPod(p)
+	err := h.API.AddPod(p)
 	for i, q := range notUsage {
-		b.API.SetUsage(namespace, name, fmt.Sprint("c", i), q, notUsage[len(notUsage)-1-i])
+		h.API.SetUsage(namespace, name, fmt.Sprint("c", i), q, notUsage[len(notUsage)-1-i])
 	}
 	return func(ctx context.Context) error {
-		return errors.Join(b.API.DeletePod(namespace, name), b.Look(ctx))
-	}, errors.Join(err, b.Look(ctx))
+		return errors.Join(h.API.DeletePod(namespace, name), h.Look(ctx))
+	}, errors.Join(err, h.Look(ctx))
 }

@@ -19,6 +19,15 @@ type leniency struct {
 	labels time.Duration // how long ago a pod may have been somewhere else
 	refuse bool          // a 503 in place of a page is allowed
 	lose   bool          // and a page without a sample that there should be
+	behind string        // the one namespace that all this is meant for; others are as they are while all works
+}
+
+// of is what is allowed for an owner.
+func (l leniency) of(who owner) leniency {
+	if l.behind == "" || l.behind == who.namespace {
+		return l
+	}
+	return leniency{values: behind, labels: behind}
 }
 
 // clockSlack is for timestamps in whole seconds and the moment between a sample's expiry and the page without it.
@@ -113,7 +122,8 @@ func (c *checker) judge(page *exporter.Page, began, ended time.Time, allowed len
 				all[who] = f
 			}
 			if f.node != label["node"] || f.ip != label["ip"] {
-				c.blame(ended, fmt.Sprintf("doubled: %v is on node %q with ip %q and on node %q with ip %q", who, f.node, f.ip, label["node"], label["ip"]))
+				c.blame(ended, fmt.Sprintf("doubled: %v is on node %q with ip %q and on node %q with ip %q", who,
+					f.node, f.ip, label["node"], label["ip"]))
 			}
 			values, ok := f.containers[container]
 			if !ok {
@@ -126,12 +136,14 @@ func (c *checker) judge(page *exporter.Page, began, ended time.Time, allowed len
 	c.history.mu.Lock()
 	defer c.history.mu.Unlock()
 	for who, f := range all {
-		if text := c.sample(who, f, began, ended, allowed); text != "" {
+		if text := c.sample(who, f, began, ended, allowed.of(who)); text != "" {
 			c.blame(ended, text)
 		}
 	}
-	if !allowed.lose {
-		c.lost(all, began, ended, allowed)
+	for who := range c.history.usages {
+		if allowed := allowed.of(who); all[who] == nil && !allowed.lose {
+			c.lost(who, began, ended, allowed)
+		}
 	}
 }
 
@@ -149,7 +161,8 @@ func (c *checker) sample(who owner, f *found, began, ended time.Time, allowed le
 		}
 	}
 	if it == nil && !(f.node == "" && f.ip == "") {
-		return fmt.Sprintf("%v is on node %q with ip %q, where the API had no such pod within %s", who, f.node, f.ip, allowed.labels)
+		return fmt.Sprintf("%v is on node %q with ip %q, where the API had no such pod within %s", who, f.node, f.ip,
+			allowed.labels)
 	}
 	reason := "the API never had these values"
 	for _, v := range slices.Backward(c.history.usages[who]) {
@@ -158,7 +171,8 @@ func (c *checker) sample(who owner, f *found, began, ended time.Time, allowed le
 		}
 		switch stamp := time.Unix(v.value.stamp, 0); {
 		case !v.perhaps(began.Add(-allowed.values), ended):
-			reason = fmt.Sprintf("the API has not had these values since %s, longer ago than %s", v.until.UTC().Format("15:04:05"), allowed.values)
+			reason = fmt.Sprintf("the API has not had these values since %s, longer ago than %s",
+				v.until.UTC().Format("15:04:05"), allowed.values)
 		case began.Sub(stamp) > c.maxAge+clockSlack:
 			reason = fmt.Sprintf("this is of %s and older than max-age", stamp.UTC().Format("15:04:05"))
 		case it != nil && v.value.stamp < it.value.created-1: // a creation is known to the second
@@ -180,21 +194,20 @@ func (u usage) served() map[string][2]float64 {
 	return served
 }
 
-// lost blames a page for what should be on it and is not.
-func (c *checker) lost(all map[owner]*found, began, ended time.Time, allowed leniency) {
+// lost blames a page for an owner that should be on it and is not.
+func (c *checker) lost(who owner, began, ended time.Time, allowed leniency) {
 	after := began.Add(-max(allowed.values, allowed.labels))
-	for who, usages := range c.history.usages {
-		identities := c.history.identities[who]
-		if all[who] != nil || len(identities) == 0 {
-			continue
-		}
-		now := usages[len(usages)-1]
-		old := ended.Sub(time.Unix(now.value.stamp, 0)) > c.maxAge-clockSlack
-		there := identities[len(identities)-1]
-		if now.until.IsZero() && !old && !usages[0].seen.After(after) && now.value.stamp >= there.value.created &&
-			len(now.value.served()) > 0 && there.surely(after, ended) && c.continuous(usages, after, there.value.created) {
-			c.blame(ended, fmt.Sprintf("lost: %v, which the API has had for longer than %s", who, max(allowed.values, allowed.labels)))
-		}
+	usages, identities := c.history.usages[who], c.history.identities[who]
+	if len(identities) == 0 {
+		return
+	}
+	now := usages[len(usages)-1]
+	old := ended.Sub(time.Unix(now.value.stamp, 0)) > c.maxAge-clockSlack
+	there := identities[len(identities)-1]
+	if now.until.IsZero() && !old && !usages[0].seen.After(after) && now.value.stamp >= there.value.created &&
+		len(now.value.served()) > 0 && there.surely(after, ended) && c.continuous(usages, after, there.value.created) {
+		c.blame(ended, fmt.Sprintf("lost: %v, which the API has had for longer than %s", who,
+			max(allowed.values, allowed.labels)))
 	}
 }
 

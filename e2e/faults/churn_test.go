@@ -12,17 +12,18 @@ import (
 )
 
 // holdsTheLivePods fails unless the exporter watches exactly the pods that there are, and has no more memory than this.
-func (b *Bench) holdsTheLivePods(ctx context.Context, memory int64) error {
+func (h *Harness) holdsTheLivePods(ctx context.Context, memory int64) error {
 	return within(ctx, 2*interval+recovery, "its cache has the live pods", func(ctx context.Context) error {
 		return await(ctx, func(ctx context.Context) error {
-			page, err := b.Exporter.Scrape(ctx)
+			page, err := h.Exporter.Scrape(ctx)
 			if err != nil {
 				return err
 			}
-			if watched, _ := page.Sum("metrics_server_prom_watched_pods", nil); int(watched) != len(b.API.Pods()) {
-				return fmt.Errorf("%v pods are watched, of %d", watched, len(b.API.Pods()))
+			if watched, _ := page.Sum("metrics_server_prom_watched_objects",
+				podsLabel); int(watched) != len(h.API.Pods()) {
+				return fmt.Errorf("%v pods are watched, of %d", watched, len(h.API.Pods()))
 			}
-			now, err := b.figures(ctx)
+			now, err := h.figures(ctx)
 			if err == nil && now.memory > memory {
 				err = fmt.Errorf("%.1f MiB resident, more than %.1f", mib(now.memory), mib(memory))
 			}
@@ -31,47 +32,49 @@ func (b *Bench) holdsTheLivePods(ctx context.Context, memory int64) error {
 	})
 }
 
-// TestChurn changes pods far faster than the source has readings of them. The checker looks at each change, so that it knows
-// all that there was.
+// TestChurn changes pods far faster than the source has readings of them. The checker looks at each change, so that it
+// knows all that there was.
 func TestChurn(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name   string
-		change func(b *Bench, i int) error
+		change func(h *Harness, i int) error
 		n      int
 	}{
-		{"10,000 pods created, moved, relabelled and deleted", func(b *Bench, i int) error {
+		{"10,000 pods created, moved, relabelled and deleted", func(h *Harness, i int) error {
 			name := fmt.Sprint("visitor-", i)
-			p := standin.Pod{Namespace: fmt.Sprint("ns-", i%7), Name: name, Labels: map[string]string{"team": "one"}, Containers: []string{"app"}}
-			errs := []error{b.API.AddPod(p)}
+			p := standin.Pod{Namespace: fmt.Sprint("ns-", i%7), Name: name, Labels: map[string]string{"team": "one"},
+				Containers: []string{"app"}}
+			errs := []error{h.API.AddPod(p)}
 			if i%2 == 0 {
-				errs = append(errs, b.API.UpdatePod(p.Namespace, name, func(p *standin.Pod) { p.Labels["team"] = "two" }))
+				errs = append(errs, h.API.UpdatePod(p.Namespace, name,
+					func(p *standin.Pod) { p.Labels["team"] = "two" }))
 			}
 			if i%3 == 0 {
-				errs = append(errs, b.API.RecreatePod(p.Namespace, name, b.API.Nodes()[i%3]))
+				errs = append(errs, h.API.RecreatePod(p.Namespace, name, h.API.Nodes()[i%3]))
 			}
 			if i >= 100 { // a hundred live at a time
-				errs = append(errs, b.API.DeletePod(fmt.Sprint("ns-", (i-100)%7), fmt.Sprint("visitor-", i-100)))
+				errs = append(errs, h.API.DeletePod(fmt.Sprint("ns-", (i-100)%7), fmt.Sprint("visitor-", i-100)))
 			}
 			return errors.Join(errs...)
 		}, 10_000},
-		{"a pod recreated under its name 1,000 times", func(b *Bench, i int) error {
+		{"a pod recreated under its name 1,000 times", func(h *Harness, i int) error {
 			if i == 0 {
-				return b.API.AddPod(standin.Pod{Namespace: "sticky", Name: "db-0", Containers: []string{"app"}})
+				return h.API.AddPod(standin.Pod{Namespace: "sticky", Name: "db-0", Containers: []string{"app"}})
 			}
-			return b.API.RecreatePod("sticky", "db-0", b.API.Nodes()[i%3])
+			return h.API.RecreatePod("sticky", "db-0", h.API.Nodes()[i%3])
 		}, 1000},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
-			b, err := Simulated(ctx, Options{})
+			h, err := Simulated(ctx, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(b.Close)
-			before, err := b.figures(ctx)
+			t.Cleanup(h.Close)
+			before, err := h.figures(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -83,15 +86,16 @@ func TestChurn(t *testing.T) {
 			defer tick.Stop()
 			for i := range c.n {
 				<-tick.C
-				if err := b.Change(ctx, func() error { return c.change(b, i) }); err != nil {
+				if err := h.Change(ctx, func() error { return c.change(h, i) }); err != nil {
 					t.Fatal(err)
 				}
 			}
-			err = errors.Join(b.holdsTheLivePods(ctx, before.memory+12<<20), b.alive(), b.memory(),
-				b.checker.judged(ctx, time.Now().Add(behind)))
-			pages, samples, wrongs, wrong := b.checker.verdict()
+			err = errors.Join(h.holdsTheLivePods(ctx, before.memory+12<<20), h.alive(), h.memory(MaxMemory),
+				h.checker.judged(ctx, time.Now().Add(behind)))
+			pages, samples, wrongs, wrong := h.checker.verdict()
 			if err != nil || wrongs > 0 {
-				t.Errorf("%v; %d wrong:\n%v\nend of the log:\n%s", err, wrongs, wrong, process.Tail(b.Exporter.Log(), 10))
+				t.Errorf("%v; %d wrong:\n%v\nend of the log:\n%s", err, wrongs, wrong,
+					process.Tail(h.Exporter.Log(), 10))
 			}
 			t.Logf("%d pages and %d samples checked", pages, samples)
 		})

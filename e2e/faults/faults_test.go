@@ -33,21 +33,21 @@ func TestMain(m *testing.M) {
 // TestSimulated runs the table on a simulated cluster whose pods come, go, move and are relabelled meanwhile.
 func TestSimulated(t *testing.T) {
 	t.Parallel()
-	for _, fault := range slices.Concat(Bodies, Simulatable) {
+	for _, fault := range slices.Concat(Bodies, Simulatable, Endless, Silent, Namespaced) {
 		t.Run(fault.Name, func(t *testing.T) {
 			t.Parallel()
-			b, err := Simulated(t.Context(), Options{MaxAge: fault.MaxAge})
+			h, err := Simulated(t.Context(), For(fault))
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(b.Close)
-			run(t, fault, b)
+			t.Cleanup(h.Close)
+			run(t, fault, h)
 		})
 	}
 }
 
-// TestReal runs the faults of a real control plane, one after the other on the same exporter, and those of certificates on
-// another.
+// TestReal runs the faults of a real control plane, one after the other on the same exporter, and those of certificates
+// on another.
 func TestReal(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -59,29 +59,29 @@ func TestReal(t *testing.T) {
 	t.Cleanup(plane.Stop)
 	for _, table := range []struct {
 		faults []Fault
-		start  func(context.Context, *controlplane.ControlPlane, Options) (*Bench, error)
+		start  func(context.Context, *controlplane.ControlPlane, Options) (*Harness, error)
 	}{{RealFaults, Real}, {CertificateFaults, RealCertificate}} {
-		b, err := table.start(t.Context(), plane, Options{})
+		h, err := table.start(t.Context(), plane, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, fault := range table.faults {
-			t.Run(fault.Name, func(t *testing.T) { run(t, fault, b) })
+			t.Run(fault.Name, func(t *testing.T) { run(t, fault, h) })
 		}
-		b.Close()
+		h.Close()
 	}
 }
 
-func run(t *testing.T, fault Fault, b *Bench) {
+func run(t *testing.T, fault Fault, h *Harness) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute+fault.Short+fault.Long+fault.While.Within)
 	defer cancel()
-	if b.API != nil && !fault.Still {
-		go b.Churn(ctx, 1)
+	if h.API != nil && !fault.Still {
+		go h.Churn(ctx, 1)
 	}
-	if err := fault.Run(ctx, b, *long); err != nil {
-		t.Errorf("%v\nend of the exporter's log:\n%s", err, process.Tail(b.Exporter.Log(), 15))
+	if err := fault.Run(ctx, h, *long); err != nil {
+		t.Errorf("%v\nend of the exporter's log:\n%s", err, process.Tail(h.Exporter.Log(), 15))
 	}
-	pages, samples, _, _ := b.checker.verdict()
+	pages, samples, _, _ := h.checker.verdict()
 	t.Logf("%d pages and %d samples checked", pages, samples)
 }

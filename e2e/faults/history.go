@@ -22,7 +22,8 @@ type identity struct {
 	created  int64 // Unix seconds
 }
 
-// usage is one reading of an owner's containers; that of a node has one without a name. A usage that must not be served is NaN.
+// usage is one reading of an owner's containers; that of a node has one without a name. A usage that must not be served
+// is NaN.
 type usage struct {
 	stamp      int64 // Unix seconds
 	containers map[string][2]float64
@@ -40,7 +41,8 @@ func sameValues(a, b map[string][2]float64) bool {
 }
 
 // version is a value and when the API had it: perhaps from the beginning of the last look that did not see it to the
-// end of the first that did not see it any more, surely from the end of the first look that saw it to the last's beginning.
+// end of the first that did not see it any more, surely from the end of the first look that saw it to the last's
+// beginning.
 type version[T any] struct {
 	value       T
 	from, seen  time.Time
@@ -67,7 +69,8 @@ type state struct {
 func stateOf(r *check.Reading) state {
 	s := state{map[owner]identity{}, map[owner]usage{}}
 	for _, pod := range r.Metadata {
-		s.identities[owner{pod.Namespace, text(pod.Name)}] = identity{pod.Spec.NodeName, pod.Status.PodIP, pod.CreationTimestamp.Unix()}
+		s.identities[owner{pod.Namespace, text(pod.Name)}] = identity{pod.Spec.NodeName, pod.Status.PodIP,
+			pod.CreationTimestamp.Unix()}
 	}
 	for _, m := range r.Pods {
 		u := usage{m.Timestamp.Unix(), map[string][2]float64{}}
@@ -110,7 +113,8 @@ type history struct {
 }
 
 func newHistory(keep time.Duration) *history {
-	return &history{keep: keep, identities: map[owner][]*version[identity]{}, usages: map[owner][]*version[usage]{}, next: make(chan struct{})}
+	return &history{keep: keep, identities: map[owner][]*version[identity]{}, usages: map[owner][]*version[usage]{},
+		next: make(chan struct{})}
 }
 
 // record takes down what a look at the API has found that was begun and ended at these moments.
@@ -124,7 +128,8 @@ func (h *history) record(s state, began, ended time.Time) {
 	h.next = make(chan struct{})
 }
 
-func follow[T any](all map[owner][]*version[T], now map[owner]T, equal func(a, b T) bool, before, began, ended time.Time, keep time.Duration) {
+func follow[T any](all map[owner][]*version[T], now map[owner]T, equal func(a, b T) bool, before, began,
+	ended time.Time, keep time.Duration) {
 	for who, versions := range all {
 		current := versions[len(versions)-1]
 		if value, ok := now[who]; current.until.IsZero() && !(ok && equal(current.value, value)) {

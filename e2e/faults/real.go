@@ -34,60 +34,67 @@ const (
 // RealFaults are the faults of a real control plane. They run one after the other.
 var RealFaults = []Fault{
 	{Name: "API server killed and stopped for a while", Cause: component(func(p *controlplane.ControlPlane) *controlplane.Component { return p.APIServer }),
-		Short: 15 * time.Second, Long: 3 * time.Minute, While: Seen{Within: told, Says: "connection refused", Down: "pods nodes", Page: keepsReal}},
+		Short: 15 * time.Second, Long: 3 * time.Minute,
+		While: Expect{Within: told, Says: "connection refused", Down: "pods nodes", Page: keepsReal}},
 	{Name: "API server killed 10 times at random moments", Cause: killedTenTimes,
-		Short: time.Second, While: Seen{Within: told, Says: "connection refused", Down: "pods nodes", Flickers: true, Again: 10}},
+		Short: time.Second, While: Expect{Within: told, Says: "connection refused", Down: "pods nodes", Flickers: true,
+			Again: 10}},
 	{Name: "etcd compacted while the watch is down: 410 Gone", Cause: compactedEtcd,
-		Short: time.Second, While: Seen{Within: told, Says: "403 ", Flickers: true, Again: 6}},
+		Short: time.Second, While: Expect{Within: told, Says: "403 ", Flickers: true, Again: 6}},
 	{Name: "metrics-server gone and back", Cause: component(func(p *controlplane.ControlPlane) *controlplane.Component { return p.MetricsServer }),
-		Short: 15 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Says: "metrics-server is not running", Down: "pods nodes", Page: keepsReal}},
+		Short: 15 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Within: told, Says: "metrics-server is not running", Down: "pods nodes", Page: keepsReal}},
 	{Name: "rights to the pods' usage taken away and given back", Cause: withoutRight("pods"),
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Says: "403 ", Down: "pods", Page: keepsReal}},
+		Short: 10 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Within: told, Says: "403 ", Down: "pods", Page: keepsReal}},
 	{Name: "rights to the nodes' usage taken away and given back", Cause: withoutRight("nodes"),
-		Short: 20 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Down: "nodes", Page: keepsReal,
+		Short: 20 * time.Second, Long: 2 * time.Minute, While: Expect{Within: told, Down: "nodes", Page: keepsReal,
 			Begins: "no metrics of nodes are served", Ends: "the metrics of nodes are served again"}},
 	{Name: "token expired and replaced on disk", Cause: tokenExpired,
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
+		Short: 10 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
 	{Name: "kubeconfig replaced by one for another cluster", Cause: anotherCluster,
-		Short: 15 * time.Second, While: Seen{Within: told, Refused: true, Page: oneCluster}},
+		Short: 15 * time.Second, While: Expect{Within: told, MayRefuse: true, Page: oneCluster}},
 }
 
 // CertificateFaults are the faults of a real control plane where the exporter has a client certificate, once each.
 var CertificateFaults = []Fault{
 	{Name: "client certificate expired and replaced on disk", Cause: certificateExpired,
-		Short: 10 * time.Second, Long: 2 * time.Minute, While: Seen{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
+		Short: 10 * time.Second, Long: 2 * time.Minute,
+		While: Expect{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},
 }
 
 // account is who the exporter is in a real cluster.
 const accountNamespace, account = "metrics-server-prom", "metrics-server-prom"
 
-// Real starts a bench with a real control plane, where the exporter has a token, and returns when the exporter's pages are
-// complete and right.
-func Real(ctx context.Context, plane *controlplane.ControlPlane, o Options) (*Bench, error) {
-	return realBench(ctx, plane, o, func(b *Bench) (controlplane.Credentials, error) {
-		b.token = filepath.Join(b.dir, "token")
-		return controlplane.Credentials{TokenFile: b.token}, b.writeToken(ctx)
+// Real starts a harness with a real control plane, where the exporter has a token, and returns when the exporter's
+// pages are complete and right.
+func Real(ctx context.Context, plane *controlplane.ControlPlane, o Options) (*Harness, error) {
+	return realHarness(ctx, plane, o, func(h *Harness) (controlplane.Credentials, error) {
+		h.token = filepath.Join(h.dir, "token")
+		return controlplane.Credentials{TokenFile: h.token}, h.writeToken(ctx)
 	})
 }
 
 // RealCertificate does so where the exporter has a certificate that is valid for a minute.
-func RealCertificate(ctx context.Context, plane *controlplane.ControlPlane, o Options) (*Bench, error) {
-	return realBench(ctx, plane, o, func(b *Bench) (controlplane.Credentials, error) {
-		b.pair = filepath.Join(b.dir, "pair")
-		return pairIn(b.pair), b.writePair(time.Minute)
+func RealCertificate(ctx context.Context, plane *controlplane.ControlPlane, o Options) (*Harness, error) {
+	return realHarness(ctx, plane, o, func(h *Harness) (controlplane.Credentials, error) {
+		h.pair = filepath.Join(h.dir, "pair")
+		return pairIn(h.pair), h.writePair(time.Minute)
 	})
 }
 
-func realBench(ctx context.Context, plane *controlplane.ControlPlane, o Options, credentials func(*Bench) (controlplane.Credentials, error)) (*Bench, error) {
+func realHarness(ctx context.Context, plane *controlplane.ControlPlane, o Options,
+	credentials func(*Harness) (controlplane.Credentials, error)) (*Harness, error) {
 	o.setDefaults()
-	b := &Bench{Plane: plane, slow: resolution}
+	h := &Harness{Plane: plane, slow: resolution}
 	direct, err := plane.MetricsServerClient()
 	if err != nil {
 		return nil, err
 	}
 	// While a part of the cluster is down, nothing of it changes.
 	last := &check.Reading{}
-	b.look = func(ctx context.Context) (*check.Reading, error) {
+	h.look = func(ctx context.Context) (*check.Reading, error) {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 		reading := *last
@@ -104,21 +111,22 @@ func realBench(ctx context.Context, plane *controlplane.ControlPlane, o Options,
 			}
 		}
 		last = &reading
-		if b.other == nil {
+		if h.other == nil {
 			return last, nil
 		}
-		// Until the exporter has seen the change it goes on with the one, then with the other: oneCluster tells them apart.
-		both, second := reading, simulated(b.other)
+		// Until the exporter has seen the change it goes on with the one, then with the other: oneCluster tells them
+		// apart.
+		both, second := reading, simulated(h.other)
 		both.Nodes, both.Pods = slices.Concat(reading.Nodes, second.Nodes), slices.Concat(reading.Pods, second.Pods)
 		both.Metadata = maps.Clone(reading.Metadata)
 		maps.Copy(both.Metadata, second.Metadata)
 		return &both, nil
 	}
-	b.dir, err = os.MkdirTemp("", "metrics-server-prom-e2e-faults-")
+	h.dir, err = os.MkdirTemp("", "metrics-server-prom-e2e-faults-")
 	if err != nil {
 		return nil, err
 	}
-	mine, err := credentials(b)
+	mine, err := credentials(h)
 	if err != nil {
 		return nil, err
 	}
@@ -130,36 +138,38 @@ func realBench(ctx context.Context, plane *controlplane.ControlPlane, o Options,
 	if err != nil {
 		return nil, err
 	}
-	return b, b.start(ctx, o, kubeconfig)
+	return h, h.start(ctx, o, kubeconfig)
 }
 
 // writeToken puts a new token on disk, as a kubelet does: in one step.
-func (b *Bench) writeToken(ctx context.Context) error {
-	token, err := b.Plane.Token(ctx, accountNamespace, account)
+func (h *Harness) writeToken(ctx context.Context) error {
+	token, err := h.Plane.Token(ctx, accountNamespace, account)
 	if err != nil {
 		return err
 	}
-	return replace(b.token, []byte(token))
+	return replace(h.token, []byte(token))
 }
 
 func pairIn(dir string) controlplane.Credentials {
-	return controlplane.Credentials{CertificateFile: filepath.Join(dir, "client.crt"), KeyFile: filepath.Join(dir, "client.key")}
+	return controlplane.Credentials{CertificateFile: filepath.Join(dir, "client.crt"),
+		KeyFile: filepath.Join(dir, "client.key")}
 }
 
 // writePair puts a new certificate and key on disk, as a kubelet mounts a Secret: by one link that changes.
-func (b *Bench) writePair(valid time.Duration) error {
-	dir, err := os.MkdirTemp(b.dir, "pair-")
+func (h *Harness) writePair(valid time.Duration) error {
+	dir, err := os.MkdirTemp(h.dir, "pair-")
 	if err != nil {
 		return err
 	}
-	b.ends = time.Now().Add(valid)
-	if err := b.Plane.WriteClientCertificate(pairIn(dir), b.ends, "system:serviceaccount:"+accountNamespace+":"+account); err != nil {
+	h.ends = time.Now().Add(valid)
+	if err := h.Plane.WriteClientCertificate(pairIn(dir), h.ends,
+		"system:serviceaccount:"+accountNamespace+":"+account); err != nil {
 		return err
 	}
-	if err := os.Symlink(dir, b.pair+".new"); err != nil {
+	if err := os.Symlink(dir, h.pair+".new"); err != nil {
 		return err
 	}
-	return os.Rename(b.pair+".new", b.pair)
+	return os.Rename(h.pair+".new", h.pair)
 }
 
 func replace(path string, text []byte) error {
@@ -169,7 +179,8 @@ func replace(path string, text []byte) error {
 	return os.Rename(path+".new", path)
 }
 
-// Populated starts a control plane with some nodes and pods and the rights of the project's manifests.
+// Populated starts a control plane with some nodes and pods, and the namespace and the rights of the project's
+// manifests, which are the folder deploy/kubernetes.
 func Populated(ctx context.Context, manifests string) (*controlplane.ControlPlane, error) {
 	plane, err := controlplane.Start(ctx, controlplane.Options{MetricResolution: resolution})
 	if err != nil {
@@ -183,7 +194,8 @@ func Populated(ctx context.Context, manifests string) (*controlplane.ControlPlan
 }
 
 func populate(ctx context.Context, plane *controlplane.ControlPlane, manifests string) error {
-	if _, err := plane.ApplyManifests(ctx, manifests); err != nil {
+	component := filepath.Join(manifests, "components", "namespace")
+	if _, err := plane.ApplyManifests(ctx, component, manifests); err != nil {
 		return err
 	}
 	if err := plane.CreateNodes(ctx, 2); err != nil {
@@ -194,9 +206,10 @@ func populate(ctx context.Context, plane *controlplane.ControlPlane, manifests s
 	}
 	var pods []controlplane.Pod
 	for i := range 12 {
-		pods = append(pods, controlplane.Pod{Namespace: "shop", Name: fmt.Sprint("web-", i), Node: fmt.Sprint("node-", i%2), Containers: []controlplane.Container{
-			{Name: "app", CPU: fmt.Sprintf("%dm", 10+i), Memory: fmt.Sprintf("%dMi", 20+i)},
-			{Name: "proxy", CPU: fmt.Sprintf("%dm", 50+i), Memory: fmt.Sprintf("%dMi", 90+i)}}})
+		pods = append(pods, controlplane.Pod{Namespace: "shop", Name: fmt.Sprint("web-", i),
+			Node: fmt.Sprint("node-", i%2), Containers: []controlplane.Container{
+				{Name: "app", CPU: fmt.Sprintf("%dm", 10+i), Memory: fmt.Sprintf("%dMi", 20+i)},
+				{Name: "proxy", CPU: fmt.Sprintf("%dm", 50+i), Memory: fmt.Sprintf("%dMi", 90+i)}}})
 	}
 	if err := plane.CreatePods(ctx, pods...); err != nil {
 		return err
@@ -205,7 +218,7 @@ func populate(ctx context.Context, plane *controlplane.ControlPlane, manifests s
 }
 
 // keepsReal looks that nothing is lost of what was there when the cluster was populated.
-func keepsReal(b *Bench, page *exporter.Page) error {
+func keepsReal(h *Harness, page *exporter.Page) error {
 	n := 0
 	for series := range check.Served(page) {
 		if !strings.Contains(series, `namespace="`+churned+`"`) {
@@ -220,32 +233,33 @@ func keepsReal(b *Bench, page *exporter.Page) error {
 
 // component kills a part of the control plane.
 func component(which func(*controlplane.ControlPlane) *controlplane.Component) cause {
-	return func(_ context.Context, b *Bench) (func(context.Context) error, error) {
-		c := which(b.Plane)
+	return func(_ context.Context, h *Harness) (func(context.Context) error, error) {
+		c := which(h.Plane)
 		c.Kill()
 		return c.Start, nil
 	}
 }
 
-// killedTenTimes kills the API server until the exporter has told of it, and then nine times more while it starts or has
-// just started.
-func killedTenTimes(ctx context.Context, b *Bench) (func(context.Context) error, error) {
-	b.Plane.APIServer.Kill()
+// killedTenTimes kills the API server until the exporter has told of it, and then nine times more while it starts or
+// has just started.
+func killedTenTimes(ctx context.Context, h *Harness) (func(context.Context) error, error) {
+	h.Plane.APIServer.Kill()
 	return func(ctx context.Context) error {
 		for range 9 {
 			wait, cancel := context.WithTimeout(ctx, time.Duration(rand.Int64N(int64(8*time.Second))))
-			_ = b.Plane.APIServer.Start(wait) // it may be killed before it is ready
+			_ = h.Plane.APIServer.Start(wait) // it may be killed before it is ready
 			<-wait.Done()
 			cancel()
-			b.Plane.APIServer.Kill()
+			h.Plane.APIServer.Kill()
 		}
-		return b.Plane.APIServer.Start(ctx)
+		return h.Plane.APIServer.Start(ctx)
 	}, nil
 }
 
 // setRules gives the exporter's role these rules and returns the old ones.
-func (b *Bench) setRules(ctx context.Context, change func([]rbacv1.PolicyRule) []rbacv1.PolicyRule) (func(context.Context) error, error) {
-	roles := b.Plane.Admin.RbacV1().ClusterRoles()
+func (h *Harness) setRules(ctx context.Context,
+	change func([]rbacv1.PolicyRule) []rbacv1.PolicyRule) (func(context.Context) error, error) {
+	roles := h.Plane.Admin.RbacV1().ClusterRoles()
 	role, err := roles.Get(ctx, "metrics-server-prom", metav1.GetOptions{})
 	if err != nil {
 		return nil, err
@@ -266,8 +280,8 @@ func (b *Bench) setRules(ctx context.Context, change func([]rbacv1.PolicyRule) [
 
 // withoutRight takes away the right to the usage of a resource.
 func withoutRight(resource string) cause {
-	return func(ctx context.Context, b *Bench) (func(context.Context) error, error) {
-		return b.setRules(ctx, func(rules []rbacv1.PolicyRule) (left []rbacv1.PolicyRule) {
+	return func(ctx context.Context, h *Harness) (func(context.Context) error, error) {
+		return h.setRules(ctx, func(rules []rbacv1.PolicyRule) (left []rbacv1.PolicyRule) {
 			for _, rule := range rules {
 				if rule.APIGroups[0] != metricsv1beta1.GroupName || rule.Resources[0] != resource {
 					left = append(left, rule)
@@ -278,10 +292,10 @@ func withoutRight(resource string) cause {
 	}
 }
 
-// compactedEtcd takes the right to watch away, ends the watch with the API server, moves a pod, compacts etcd, and starts
-// the API server again, whose history begins after what the exporter has seen.
-func compactedEtcd(ctx context.Context, b *Bench) (func(context.Context) error, error) {
-	mend, err := b.setRules(ctx, func(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+// compactedEtcd takes the right to watch away, ends the watch with the API server, moves a pod, compacts etcd, and
+// starts the API server again, whose history begins after what the exporter has seen.
+func compactedEtcd(ctx context.Context, h *Harness) (func(context.Context) error, error) {
+	mend, err := h.setRules(ctx, func(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 		for i := range rules {
 			if rules[i].APIGroups[0] == "" {
 				rules[i].Verbs = []string{"list"}
@@ -293,44 +307,47 @@ func compactedEtcd(ctx context.Context, b *Bench) (func(context.Context) error, 
 		return nil, err
 	}
 	restart := func() error {
-		b.Plane.APIServer.Kill()
-		return b.Plane.APIServer.Start(ctx)
+		h.Plane.APIServer.Kill()
+		return h.Plane.APIServer.Start(ctx)
 	}
 	if err := restart(); err != nil {
 		return nil, err
 	}
-	if err := b.Plane.DeletePod(ctx, "shop", "web-11"); err != nil {
+	if err := h.Plane.DeletePod(ctx, "shop", "web-11"); err != nil {
 		return nil, err
 	}
-	if err := b.Plane.CreatePods(ctx, controlplane.Pod{Namespace: "shop", Name: "web-11", Node: "node-0", Containers: []controlplane.Container{
-		{Name: "app", CPU: "77m", Memory: "77Mi"}, {Name: "proxy", CPU: "78m", Memory: "78Mi"}}}); err != nil {
+	if err := h.Plane.CreatePods(ctx, controlplane.Pod{Namespace: "shop", Name: "web-11", Node: "node-0",
+		Containers: []controlplane.Container{
+			{Name: "app", CPU: "77m", Memory: "77Mi"}, {Name: "proxy", CPU: "78m", Memory: "78Mi"}}}); err != nil {
 		return nil, err
 	}
-	return mend, errors.Join(b.Plane.Compact(ctx), restart())
+	return mend, errors.Join(h.Plane.Compact(ctx), restart())
 }
 
 // tokenExpired makes the token of now worthless, as after its expiry; a new one comes on disk.
-func tokenExpired(ctx context.Context, b *Bench) (func(context.Context) error, error) {
-	return b.writeToken, b.Plane.Admin.CoreV1().ServiceAccounts(accountNamespace).Delete(ctx, account, metav1.DeleteOptions{})
+func tokenExpired(ctx context.Context, h *Harness) (func(context.Context) error, error) {
+	return h.writeToken, h.Plane.Admin.CoreV1().ServiceAccounts(accountNamespace).Delete(ctx, account,
+		metav1.DeleteOptions{})
 }
 
 // certificateExpired waits for the end of the certificate that the exporter began with; a new one comes on disk.
-func certificateExpired(ctx context.Context, b *Bench) (func(context.Context) error, error) {
+func certificateExpired(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	select {
-	case <-time.After(time.Until(b.ends)):
+	case <-time.After(time.Until(h.ends)):
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	return func(context.Context) error { return b.writePair(time.Hour) }, nil
+	return func(context.Context) error { return h.writePair(time.Hour) }, nil
 }
 
 // anotherCluster replaces the kubeconfig, and puts it back.
-func anotherCluster(ctx context.Context, b *Bench) (func(context.Context) error, error) {
-	old, err := os.ReadFile(b.config)
+func anotherCluster(ctx context.Context, h *Harness) (func(context.Context) error, error) {
+	old, err := os.ReadFile(h.config)
 	if err != nil {
 		return nil, err
 	}
-	server, err := standin.New(standin.Options{Nodes: 4, Pods: 30, Resolution: interval, Seed: 99, Log: slog.New(slog.DiscardHandler)})
+	server, err := standin.New(standin.Options{Nodes: 4, Pods: 30, Resolution: interval, Seed: 99,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -339,36 +356,36 @@ func anotherCluster(ctx context.Context, b *Bench) (func(context.Context) error,
 		return nil, err
 	}
 	use := func(cluster *standin.Server, kubeconfig []byte) error {
-		b.looking.Lock()
-		b.other = cluster
-		b.looking.Unlock()
-		if err := b.Look(ctx); err != nil {
+		h.looking.Lock()
+		h.other = cluster
+		h.looking.Unlock()
+		if err := h.Look(ctx); err != nil {
 			return err
 		}
-		return replace(b.config, kubeconfig)
+		return replace(h.config, kubeconfig)
 	}
-	b.closers = append(b.closers, server.Close) // the exporter goes on with it until it has seen the change
+	h.closers = append(h.closers, server.Close) // the exporter goes on with it until it has seen the change
 	return func(context.Context) error {
 		server.SetBehavior(standin.Behavior{FreezeMetrics: true}) // what comes from now on nobody looks at
-		return errors.Join(b.Look(ctx), use(nil, old))
+		return errors.Join(h.Look(ctx), use(nil, old))
 	}, use(server, text)
 }
 
 // oneCluster looks that a page has nodes of one cluster only, in the end of the other one.
-func oneCluster(b *Bench, page *exporter.Page) error {
+func oneCluster(h *Harness, page *exporter.Page) error {
 	nodes := page.Family(check.NodeCPU)
 	others := 0
-	for _, name := range b.other.Nodes() {
+	for _, name := range h.other.Nodes() {
 		if _, ok := nodes[check.NodeCPU+`{node="`+name+`"}`]; ok {
 			others++
 		}
 	}
 	if others > 0 && others < len(nodes) {
-		b.checker.mu.Lock()
-		defer b.checker.mu.Unlock()
-		b.checker.blame(time.Now(), "a page has nodes of two clusters")
+		h.checker.mu.Lock()
+		defer h.checker.mu.Unlock()
+		h.checker.blame(time.Now(), "a page has nodes of two clusters")
 	}
-	if others != len(b.other.Nodes()) {
+	if others != len(h.other.Nodes()) {
 		return fmt.Errorf("the page has %d nodes of the other cluster", others)
 	}
 	return nil

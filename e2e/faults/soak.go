@@ -2,13 +2,10 @@ package faults
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,37 +22,30 @@ type figures struct {
 	goroutines int
 }
 
-func (b *Bench) figures(ctx context.Context) (f figures, err error) {
-	page, err := b.Exporter.Scrape(ctx)
+func (h *Harness) figures(ctx context.Context) (f figures, err error) {
+	page, err := h.Exporter.Scrape(ctx)
 	if err != nil {
 		return f, err
 	}
 	f.goroutines = int(page.Samples["go_goroutines"])
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.Exporter.PID()))
-	if err != nil {
-		return f, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-			f.memory = kib << 10
-			return f, err
-		}
-	}
-	return f, errors.New("no VmRSS in the process' status")
+	memory, err := h.Exporter.Memory()
+	f.memory = memory.Now
+	return f, err
 }
 
 // Soak runs an exporter for that long on a simulated cluster that changes all the time, with scrapers and with one
 // random fault of the table after the other. It prints a summary, and fails where anything was wrong, the exporter
 // ended, or its memory or goroutines grew.
 func Soak(ctx context.Context, length time.Duration, seed uint64, out io.Writer) error {
-	b, err := Simulated(ctx, Options{Pods: 300, Env: []string{"GOMEMLIMIT=" + memoryLimit}})
+	h, err := Simulated(ctx, Options{Pods: 300, Env: []string{"GOMEMLIMIT=" + memoryLimit}})
 	if err != nil {
 		return err
 	}
-	defer b.Close()
-	faults := slices.DeleteFunc(slices.Concat(Simulatable, Bodies), func(f Fault) bool { return f.Alone || f.MaxAge != 0 })
-	return b.soak(ctx, length, seed, faults, func(ctx context.Context) { b.Churn(ctx, 5) }, out)
+	defer h.Close()
+	faults := slices.DeleteFunc(slices.Concat(Simulatable, Bodies), func(f Fault) bool {
+		return f.Alone || f.MaxAge != 0 || f.Plugin || f.FromStart || len(f.Namespaces) > 0
+	})
+	return h.soak(ctx, length, seed, faults, func(ctx context.Context) { h.Churn(ctx, 5) }, out)
 }
 
 // SoakReal does so on a real control plane, which gets the rights of the manifests.
@@ -65,15 +55,15 @@ func SoakReal(ctx context.Context, manifests string, length time.Duration, seed 
 		return err
 	}
 	defer plane.Stop()
-	b, err := Real(ctx, plane, Options{Env: []string{"GOMEMLIMIT=" + memoryLimit}})
+	h, err := Real(ctx, plane, Options{Env: []string{"GOMEMLIMIT=" + memoryLimit}})
 	if err != nil {
 		return err
 	}
-	defer b.Close()
+	defer h.Close()
 	if err := plane.CreateNamespaces(ctx, "", churned); err != nil {
 		return err
 	}
-	return b.soak(ctx, length, seed, slices.Clone(RealFaults), b.churnReal, out)
+	return h.soak(ctx, length, seed, slices.Clone(RealFaults), h.churnReal, out)
 }
 
 // churned is the namespace of the pods that come and go in a real cluster.
@@ -81,14 +71,15 @@ const churned = "churn"
 
 // churnReal deletes pods and creates others of the same name elsewhere, one after the other, until ctx ends. What fails
 // while the API server is down is tried again later.
-func (b *Bench) churnReal(ctx context.Context) {
+func (h *Harness) churnReal(ctx context.Context) {
 	for i := 0; ctx.Err() == nil; i++ {
 		name := fmt.Sprint("job-", i%10)
 		if i >= 10 {
-			_ = b.Plane.DeletePod(ctx, churned, name)
+			_ = h.Plane.DeletePod(ctx, churned, name)
 		}
-		_ = b.Plane.CreatePods(ctx, controlplane.Pod{Namespace: churned, Name: name, Node: fmt.Sprint("node-", i/10%2), Containers: []controlplane.Container{
-			{Name: "job", CPU: fmt.Sprintf("%dm", 100+i), Memory: fmt.Sprintf("%dMi", 100+i)}}})
+		_ = h.Plane.CreatePods(ctx, controlplane.Pod{Namespace: churned, Name: name, Node: fmt.Sprint("node-", i/10%2),
+			Containers: []controlplane.Container{
+				{Name: "job", CPU: fmt.Sprintf("%dm", 100+i), Memory: fmt.Sprintf("%dMi", 100+i)}}})
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
@@ -97,7 +88,8 @@ func (b *Bench) churnReal(ctx context.Context) {
 }
 
 // soak brings about one of the faults after the other for that long.
-func (b *Bench) soak(ctx context.Context, length time.Duration, seed uint64, faults []Fault, churn func(context.Context), out io.Writer) error {
+func (h *Harness) soak(ctx context.Context, length time.Duration, seed uint64, faults []Fault,
+	churn func(context.Context), out io.Writer) error {
 	random := rand.New(rand.NewPCG(seed, 0))
 	busy, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
@@ -105,43 +97,44 @@ func (b *Bench) soak(ctx context.Context, length time.Duration, seed uint64, fau
 	defer cancel()
 	work.Go(func() { churn(busy) })
 	for range 8 {
-		work.Go(func() { b.scrape(busy) })
+		work.Go(func() { h.scrape(busy) })
 	}
 
 	began, end := time.Now(), time.Now().Add(length)
 	var first figures
 	var problems []string
 	made := 0
-	for i := 0; time.Now().Before(end) && ctx.Err() == nil && b.alive() == nil; i++ {
+	for i := 0; time.Now().Before(end) && ctx.Err() == nil && h.alive() == nil; i++ {
 		if i%len(faults) == 0 {
 			random.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
 		}
 		f := faults[i%len(faults)]
-		if err := f.Run(ctx, b, false); err != nil {
+		if err := f.Run(ctx, h, false); err != nil {
 			problems = append(problems, fmt.Sprintf("%s: %v", f.Name, err))
 			fmt.Fprintln(out, problems[len(problems)-1])
 		}
 		made++
-		now, err := b.figures(ctx)
+		now, err := h.figures(ctx)
 		if err != nil {
 			return err
 		}
 		if i == 0 { // what a first fault needs is not what one more needs
 			first = now
 		}
-		_, samples, wrong, _ := b.checker.verdict()
-		fmt.Fprintf(out, "%6s  %-60s %9d samples, %d wrong, RSS %.1f MiB, %d goroutines\n", time.Since(began).Round(time.Second), f.Name, samples, wrong, mib(now.memory), now.goroutines)
+		_, samples, wrong, _ := h.checker.verdict()
+		fmt.Fprintf(out, "%6s  %-60s %9d samples, %d wrong, RSS %.1f MiB, %d goroutines\n",
+			time.Since(began).Round(time.Second), f.Name, samples, wrong, mib(now.memory), now.goroutines)
 	}
 	cancel()
 	work.Wait()
-	if err := b.alive(); err != nil {
+	if err := h.alive(); err != nil {
 		fmt.Fprintln(out, "restarts 1:", err)
 		return err
 	}
 	// Without the work of the moment the figures are those that stay.
 	if err := within(ctx, 2*time.Minute, "its goroutines end", func(ctx context.Context) error {
 		return await(ctx, func(ctx context.Context) error {
-			last, err := b.figures(ctx)
+			last, err := h.figures(ctx)
 			if err == nil && last.goroutines > first.goroutines+5 {
 				err = fmt.Errorf("%d goroutines, %d at first", last.goroutines, first.goroutines)
 			}
@@ -150,16 +143,18 @@ func (b *Bench) soak(ctx context.Context, length time.Duration, seed uint64, fau
 	}); err != nil {
 		problems = append(problems, err.Error())
 	}
-	last, err := b.figures(ctx)
+	last, err := h.figures(ctx)
 	if err != nil {
 		return err
 	}
 	if last.memory > first.memory+first.memory/4+(4<<20) {
 		problems = append(problems, "its memory has grown")
 	}
-	pages, samples, wrong, which := b.checker.verdict()
-	fmt.Fprintf(out, "\nsoak of %s, %d faults, GOMEMLIMIT %s\npages checked    %d\nsamples checked  %d\nwrong            %d\nrestarts         0\nRSS              %.1f MiB first, %.1f MiB last\ngoroutines       %d first, %d last\n",
-		time.Since(began).Round(time.Second), made, memoryLimit, pages, samples, wrong, mib(first.memory), mib(last.memory), first.goroutines, last.goroutines)
+	pages, samples, wrong, which := h.checker.verdict()
+	fmt.Fprintf(out, "\nsoak of %s, %d faults, GOMEMLIMIT %s\npages checked    %d\nsamples checked  %d\nwrong            "+
+		"%d\nrestarts         0\nRSS              %.1f MiB first, %.1f MiB last\ngoroutines       %d first, %d last\n",
+		time.Since(began).Round(time.Second), made, memoryLimit, pages, samples, wrong, mib(first.memory),
+		mib(last.memory), first.goroutines, last.goroutines)
 	if wrong > 0 {
 		problems = append(problems, which...)
 	}
@@ -172,9 +167,9 @@ func (b *Bench) soak(ctx context.Context, length time.Duration, seed uint64, fau
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 // scrape scrapes until ctx ends, without looking at what comes.
-func (b *Bench) scrape(ctx context.Context) {
+func (h *Harness) scrape(ctx context.Context) {
 	for tick := time.NewTicker(200 * time.Millisecond); ; {
-		_, _ = b.Exporter.Fetch(ctx) // that the pages are right is the checker's work
+		_, _ = h.Exporter.Fetch(ctx) // that the pages are right is the checker's work
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -21,13 +21,14 @@ import (
 	"metrics-server-prom/e2e/exporter"
 )
 
-// TestTruncatedAtEveryByte cuts a small list of the pods' usage at each of its bytes. An exporter asks again after a second
-// at the earliest, so many of them share the bytes. Usage that came before the cut must never be on a page.
+// TestTruncatedAtEveryByte cuts a small list of the pods' usage at each of its bytes. An exporter asks again after a
+// second at the earliest, so many of them share the bytes. Usage that came before the cut must never be on a page.
 func TestTruncatedAtEveryByte(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	server, err := standin.New(standin.Options{Nodes: 1, Pods: 2, Resolution: interval, Seed: 7, Log: slog.New(slog.DiscardHandler)})
+	server, err := standin.New(standin.Options{Nodes: 1, Pods: 2, Resolution: interval, Seed: 7,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,8 @@ func TestTruncatedAtEveryByte(t *testing.T) {
 
 	var exporters []*exporter.Exporter
 	for range 16 {
-		e, err := exporter.Start(ctx, exporter.Options{Args: []string{"--kubeconfig=" + kubeconfig, "--refresh-interval=1s"}})
+		e, err := exporter.Start(ctx, exporter.Options{Args: []string{"--kubeconfig=" + kubeconfig,
+			"--refresh-interval=1s"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -110,14 +110,15 @@ func scrape(ctx context.Context, client *http.Client, url string, zip bool, cont
 		return err
 	}
 	io.Copy(io.Discard, response.Body)
-	if n := strings.Count(string(text), "\nkube_metrics_server_pod_cpu{"); response.StatusCode != 200 || n != containers {
+	if n := strings.Count(string(text), "\nkube_metrics_server_pod_cpu{"); response.StatusCode != 200 ||
+		n != containers {
 		return fmt.Errorf("status %d and %d samples", response.StatusCode, n)
 	}
 	return nil
 }
 
-// slowReaders ask for a page and then take one byte a second of it. The exporter has to cut them off, while they are still
-// reading, and must not keep a copy of the page for each of them in the meantime.
+// slowReaders ask for a page and then take one byte a second of it. The exporter has to cut them off, while they are
+// still reading, and must not keep a copy of the page for each of them in the meantime.
 func slowReaders(t *testing.T, e *exporter.Exporter, before figures) {
 	const readers = 200
 	page, err := e.ScrapePlain(within(t, 10*time.Second))
@@ -132,7 +133,8 @@ func slowReaders(t *testing.T, e *exporter.Exporter, before figures) {
 		}
 		t.Cleanup(func() { conn.Close() })
 		encoding := []string{"gzip", "identity"}[i%2]
-		fmt.Fprintf(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept-Encoding: %s\r\nX-Prometheus-Scrape-Timeout-Seconds: 1\r\n\r\n", encoding)
+		fmt.Fprintf(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept-Encoding: "+
+			"%s\r\nX-Prometheus-Scrape-Timeout-Seconds: 1\r\n\r\n", encoding)
 		go func() {
 			tick := time.NewTicker(time.Second)
 			defer tick.Stop()
@@ -168,7 +170,8 @@ func scrapersThatLeave(t *testing.T, e *exporter.Exporter, _ figures) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: %s\r\n\r\n", []string{"gzip", "identity"}[i%2])
+		fmt.Fprintf(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: %s\r\n\r\n",
+			[]string{"gzip", "identity"}[i%2])
 		if _, err := io.ReadFull(conn, make([]byte, 300)); err != nil {
 			t.Errorf("scraper %d: %v", i, err)
 		}
@@ -291,7 +294,8 @@ func hugeHeaders(t *testing.T, e *exporter.Exporter, before figures) {
 		"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Huge: " + strings.Repeat("x", size) + "\r\n\r\n",
 		"GET /metrics HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X-Huge: x\r\n", size/11) + "\r\n",
 		"GET /" + strings.Repeat("x", size) + " HTTP/1.1\r\nHost: x\r\n\r\n",
-		"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: " + strings.Repeat("gzip;q=0.5,", size/11) + "identity\r\n\r\n",
+		"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: " + strings.Repeat("gzip;q=0.5,", size/11) +
+			"identity\r\n\r\n",
 	}
 	var all sync.WaitGroup
 	for i := range 20 {
@@ -318,11 +322,11 @@ func hugeHeaders(t *testing.T, e *exporter.Exporter, before figures) {
 		})
 	}
 	all.Wait()
-	peak, err := e.PeakMemory()
+	memory, err := e.Memory()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if more := peak - before.memory; more > 20<<20 {
+	if more := memory.Peak - before.memory; more > 20<<20 {
 		t.Errorf("%d bytes more for requests of %d bytes", more, size)
 	}
 }

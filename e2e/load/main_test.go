@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -131,7 +130,7 @@ func address(e *exporter.Exporter) string { return strings.TrimPrefix(e.URL, "ht
 
 // figures are what an exporter uses at a moment.
 type figures struct {
-	memory     int64 // resident, and in files in memory, in bytes
+	memory     int64 // resident bytes
 	goroutines float64
 	files      int // open files: with each connection comes one
 }
@@ -151,44 +150,17 @@ func measure(ctx context.Context, e *exporter.Exporter) (f figures, err error) {
 		return f, errors.New("the page has no go_goroutines")
 	}
 	f.goroutines = goroutines
-	if f.memory, err = resident(e); err != nil {
+	memory, err := e.Memory()
+	if err != nil {
 		return f, err
 	}
-	folder := fmt.Sprintf("/proc/%d/fd", e.PID())
-	files, err := os.ReadDir(folder)
+	f.memory = memory.Now
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", e.PID()))
 	if err != nil {
 		return f, err
 	}
 	f.files = len(files)
-	pages := map[uint64]int64{} // files in memory, which are not part of what is resident
-	for _, file := range files {
-		path := filepath.Join(folder, file.Name())
-		if target, _ := os.Readlink(path); strings.HasPrefix(target, "/memfd:") {
-			if info, err := os.Stat(path); err == nil { // it may be closed by now
-				stat := info.Sys().(*syscall.Stat_t)
-				pages[stat.Ino] = stat.Blocks * 512
-			}
-		}
-	}
-	for _, size := range pages {
-		f.memory += size
-	}
 	return f, nil
-}
-
-// resident is the memory that the exporter has resident, in bytes.
-func resident(e *exporter.Exporter) (int64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", e.PID()))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
-			return kib * 1024, err
-		}
-	}
-	return 0, errors.New("no VmRSS in the process' status")
 }
 
 // settled are the figures of an exporter that has had 20 scrapes and nothing else.
@@ -212,8 +184,9 @@ func settled(t *testing.T, e *exporter.Exporter) figures {
 	return before
 }
 
-// backTo waits until the exporter, scraped as usual, uses no more than before a load, but for what noise there is in these
-// figures, and what Go keeps of it. Without scrapes the garbage collector has no reason to run within the next two minutes.
+// backTo waits until the exporter, scraped as usual, uses no more than before a load, but for what noise there is in
+// these figures, and what Go keeps of it. Without scrapes the garbage collector has no reason to run within the next
+// two minutes.
 func backTo(t *testing.T, e *exporter.Exporter, before figures, kept int64) {
 	t.Helper()
 	const someMemory, someGoroutines, someFiles = 16 << 20, 6, 4
@@ -227,7 +200,8 @@ func backTo(t *testing.T, e *exporter.Exporter, before figures, kept int64) {
 		if after, err = measure(ctx, e); err != nil {
 			return err
 		}
-		if after.memory > before.memory+someMemory+kept || after.goroutines > before.goroutines+someGoroutines || after.files > before.files+someFiles {
+		if after.memory > before.memory+someMemory+kept || after.goroutines > before.goroutines+someGoroutines ||
+			after.files > before.files+someFiles {
 			return fmt.Errorf("not back to %s: %s", before, after)
 		}
 		return nil

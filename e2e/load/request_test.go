@@ -21,7 +21,8 @@ type answered struct {
 
 // converse sends the bytes of requests on one connection and reads this many answers. closed tells whether the exporter
 // has ended the connection behind the last of them.
-func converse(t *testing.T, e *exporter.Exporter, requests string, methods ...string) (answers []answered, closed bool) {
+func converse(t *testing.T, e *exporter.Exporter, requests string, methods ...string) (answers []answered,
+	closed bool) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address(e))
 	if err != nil {
@@ -63,7 +64,8 @@ func checkHeader(t *testing.T, a answered) {
 			t.Errorf("status %d with %s %q, want %q", a.StatusCode, name, got, want)
 		}
 	}
-	if contentType := a.Header.Get("Content-Type"); !strings.HasPrefix(contentType, "text/") || !strings.HasSuffix(contentType, "; charset=utf-8") {
+	if contentType := a.Header.Get("Content-Type"); !strings.HasPrefix(contentType, "text/") ||
+		!strings.HasSuffix(contentType, "; charset=utf-8") {
 		t.Errorf("status %d with Content-Type %q", a.StatusCode, contentType)
 	}
 	for _, name := range []string{"Server", "X-Powered-By", "Access-Control-Allow-Origin", "Set-Cookie"} {
@@ -129,7 +131,8 @@ func TestRequests(t *testing.T) {
 				switch allow := a.Header.Get("Allow"); {
 				case a.StatusCode == http.StatusMethodNotAllowed && allow != "GET, HEAD":
 					t.Errorf("answer %d: Allow %q", i, allow)
-				case a.StatusCode == http.StatusOK && a.Uncompressed, a.StatusCode == http.StatusOK && a.ContentLength <= 0:
+				case a.StatusCode == http.StatusOK && a.Uncompressed, a.StatusCode == http.StatusOK &&
+					a.ContentLength <= 0:
 					t.Errorf("answer %d: a length of %d", i, a.ContentLength)
 				case methods[i] == "" && int64(len(a.body)) != a.ContentLength:
 					t.Errorf("answer %d: %d bytes, announced were %d", i, len(a.body), a.ContentLength)
@@ -142,8 +145,8 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestRequestsThatAreNone is for what Go's server refuses itself, with a header of its own: the connection must end, and
-// nothing of the request be repeated.
+// TestRequestsThatAreNone is for what Go's server refuses itself, with a header of its own: the connection must end,
+// and nothing of the request be repeated.
 func TestRequestsThatAreNone(t *testing.T) {
 	t.Parallel()
 	e := startReady(t, 10)
@@ -162,10 +165,11 @@ func TestRequestsThatAreNone(t *testing.T) {
 		"a folded header":         {"GET /metrics HTTP/1.1\r\nHost: x\r\n X: repeated\r\n\r\n", 400},
 		"a NUL in a header":       {"GET /metrics HTTP/1.1\r\nHost: x\r\nX: repeated\x00\r\n\r\n", 400},
 		"an escape that is none":  {"GET /repeated%zz HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		"two lengths":             {"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400},
-		"a negative length":       {"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400},
-		"an unknown transfer":     {"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: repeated\r\n\r\n", 501},
-		"an expectation":          {"GET /metrics HTTP/1.1\r\nHost: x\r\nExpect: repeated\r\n\r\n", 417},
+		"two lengths": {"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: " +
+			"2\r\n\r\nxx", 400},
+		"a negative length":   {"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400},
+		"an unknown transfer": {"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: repeated\r\n\r\n", 501},
+		"an expectation":      {"GET /metrics HTTP/1.1\r\nHost: x\r\nExpect: repeated\r\n\r\n", 417},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -229,7 +233,8 @@ func TestHeadersOfFailures(t *testing.T) {
 	t.Parallel()
 	e := start(t, exporter.Options{Args: []string{"--kubeconfig=/does/not/exist"}})
 	for _, path := range []string{"/metrics", "/healthz", "/-/ready"} {
-		answers, _ := converse(t, e, "GET "+path+" HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 0.1\r\n\r\n", "GET")
+		answers, _ := converse(t, e, "GET "+path+" HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: "+
+			"0.1\r\n\r\n", "GET")
 		if a := answers[0]; a.StatusCode != http.StatusServiceUnavailable {
 			t.Errorf("%s: status %d", path, a.StatusCode)
 		} else {

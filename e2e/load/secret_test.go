@@ -96,7 +96,8 @@ func (a access) write(t *testing.T) string {
 
 // accessTo is access to the server with the secret as the token.
 func accessTo(server *standin.Server) access {
-	return access{clientcmdapi.Cluster{Server: server.URL(), CertificateAuthorityData: server.CAData()}, clientcmdapi.AuthInfo{Token: secret}}
+	return access{clientcmdapi.Cluster{Server: server.URL(), CertificateAuthorityData: server.CAData()},
+		clientcmdapi.AuthInfo{Token: secret}}
 }
 
 // intercepted is a stand-in that takes the secret as the token and answers all requests with this.
@@ -112,7 +113,8 @@ func intercepted(t *testing.T, answer http.HandlerFunc) *standin.Server {
 // said is all that a request says of who is asking: as it is, taken apart, and decoded.
 func said(r *http.Request) string {
 	user, password, _ := r.BasicAuth()
-	return fmt.Sprintf("%s %q for you, %s with %s; url %s; %s", r.Header.Get("Authorization"), r.Header, user, password, r.URL, strings.Repeat("x", 180)+r.Header.Get("Authorization"))
+	return fmt.Sprintf("%s %q for you, %s with %s; url %s; %s", r.Header.Get("Authorization"), r.Header, user, password,
+		r.URL, strings.Repeat("x", 180)+r.Header.Get("Authorization"))
 }
 
 // status answers with a metav1.Status that repeats the request's credentials.
@@ -120,7 +122,8 @@ func status(code int) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(code)
-		json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: int32(code), Message: said(r)})
+		json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+			Status: metav1.StatusFailure, Code: int32(code), Message: said(r)})
 	}
 }
 
@@ -164,8 +167,8 @@ func refused(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// TestSecretsAreNeverShown plants secrets, makes something go wrong, and searches all that the exporter says at its most
-// talkative.
+// TestSecretsAreNeverShown plants secrets, makes something go wrong, and searches all that the exporter says at its
+// most talkative.
 func TestSecretsAreNeverShown(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -194,7 +197,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		}, "401 Unauthorized"},
 		{"401 that repeats the password of the server's URL", func(t *testing.T) string {
 			a := accessTo(intercepted(t, status(401)))
-			a.user.Token, a.cluster.Server = "", strings.Replace(a.cluster.Server, "https://", "https://me:"+secret+"@", 1)
+			a.user.Token, a.cluster.Server = "",
+				strings.Replace(a.cluster.Server, "https://", "https://me:"+secret+"@", 1)
 			return a.write(t)
 		}, "401 Unauthorized"},
 		{"403 that repeats the token", func(t *testing.T) string { return accessTo(intercepted(t, status(403))).write(t) }, "403 Forbidden"},
@@ -210,7 +214,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 					return
 				}
 				w.Header().Set("Content-Type", "application/json")
-				object, _ := json.Marshal(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: 500, Message: said(r)})
+				object, _ := json.Marshal(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+					Status: metav1.StatusFailure, Code: 500, Message: said(r)})
 				json.NewEncoder(w).Encode(metav1.WatchEvent{Type: "ERROR", Object: runtime.RawExtension{Raw: object}})
 			})).write(t)
 		}, "500 Internal"},
@@ -239,17 +244,21 @@ func TestSecretsAreNeverShown(t *testing.T) {
 					}()
 				}
 			}()
-			a := access{clientcmdapi.Cluster{Server: "http://" + l.Addr().String()}, clientcmdapi.AuthInfo{Token: secret}}
+			a := access{clientcmdapi.Cluster{Server: "http://" + l.Addr().String()},
+				clientcmdapi.AuthInfo{Token: secret}}
 			return a.write(t)
 		}, "malformed HTTP"},
 		{"connection refused, password in the URL", func(t *testing.T) string {
-			return access{clientcmdapi.Cluster{Server: "https://me:" + secret + "@" + refused(t)}, clientcmdapi.AuthInfo{Token: secret}}.write(t)
+			return access{clientcmdapi.Cluster{Server: "https://me:" + secret + "@" + refused(t)},
+				clientcmdapi.AuthInfo{Token: secret}}.write(t)
 		}, "connection refused"},
 		{"a name that does not exist, password in the URL", func(t *testing.T) string {
-			return access{clientcmdapi.Cluster{Server: "https://me:" + secret + "@no-such-cluster.invalid"}, clientcmdapi.AuthInfo{Token: secret}}.write(t)
+			return access{clientcmdapi.Cluster{Server: "https://me:" + secret + "@no-such-cluster.invalid"},
+				clientcmdapi.AuthInfo{Token: secret}}.write(t)
 		}, "cannot resolve"},
 		{"a URL that is none, password in it", func(t *testing.T) string {
-			return access{clientcmdapi.Cluster{Server: "https://me:" + secret + "@host:%zz/"}, clientcmdapi.AuthInfo{Token: secret}}.write(t)
+			return access{clientcmdapi.Cluster{Server: "https://me:" + secret + "@host:%zz/"},
+				clientcmdapi.AuthInfo{Token: secret}}.write(t)
 		}, "cluster: failing"},
 		{"a proxy that refuses, password in its URL", func(t *testing.T) string {
 			a := accessTo(intercepted(t, nil))
@@ -272,7 +281,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		}, "x509: "},
 		{"TLS to a server that has none", func(t *testing.T) string {
 			server := plain(t, text(400))
-			return access{clientcmdapi.Cluster{Server: strings.Replace(server.URL, "http:", "https:", 1)}, clientcmdapi.AuthInfo{Token: secret}}.write(t)
+			return access{clientcmdapi.Cluster{Server: strings.Replace(server.URL, "http:", "https:", 1)},
+				clientcmdapi.AuthInfo{Token: secret}}.write(t)
 		}, "server gave HTTP response to HTTPS client"},
 		{"a token with a newline in it", func(t *testing.T) string {
 			a := accessTo(intercepted(t, nil))
@@ -286,7 +296,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		}, "/does/not/exist"},
 		{"a client key that is none", func(t *testing.T) string {
 			a := accessTo(intercepted(t, nil))
-			a.user.ClientCertificateData, a.user.ClientKeyData = []byte(secret), []byte("-----BEGIN PRIVATE KEY-----\n"+secret)
+			a.user.ClientCertificateData, a.user.ClientKeyData = []byte(secret),
+				[]byte("-----BEGIN PRIVATE KEY-----\n"+secret)
 			return a.write(t)
 		}, "cluster: failing"},
 		{"a kubeconfig that is no YAML", func(t *testing.T) string {
@@ -305,7 +316,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		}, "exec plugin"},
 		{"an exec plugin that prints another kind of object", func(t *testing.T) string {
 			a := accessTo(intercepted(t, nil))
-			a.user.Token, a.user.Exec = "", plugin(t, `echo '{"apiVersion":"client.authentication.k8s.io/'$SECRET'","kind":"'$SECRET'"}'`)
+			a.user.Token, a.user.Exec = "", plugin(t,
+				`echo '{"apiVersion":"client.authentication.k8s.io/'$SECRET'","kind":"'$SECRET'"}'`)
 			return a.write(t)
 		}, "exec plugin"},
 		{"an exec plugin that is not installed", func(t *testing.T) string {
@@ -377,7 +389,8 @@ func TestSecretsOfRunningSettingsAreNeverShown(t *testing.T) {
 		t.Parallel()
 		server := simulate(t, standin.Options{Pods: 3})
 		web := file(t, "web.yml", "basic_auth_users:\n  me: "+hash+"\n")
-		e, err := exporter.Launch(exporter.Options{Args: []string{"--kubeconfig=" + kubeconfig(t, server), "--log.level=debug", "--web.config.file=" + web}})
+		e, err := exporter.Launch(exporter.Options{Args: []string{"--kubeconfig=" + kubeconfig(t, server),
+			"--log.level=debug", "--web.config.file=" + web}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -397,7 +410,8 @@ func TestSecretsOfRunningSettingsAreNeverShown(t *testing.T) {
 	})
 }
 
-// TestWrongSettingsEndTheStartWithoutSecrets holds the start's one line against the mistakes that are made with secrets.
+// TestWrongSettingsEndTheStartWithoutSecrets holds the start's one line against the mistakes that are made with
+// secrets.
 func TestWrongSettingsEndTheStartWithoutSecrets(t *testing.T) {
 	t.Parallel()
 	kubeconfigText := "apiVersion: v1\nkind: Config\nusers:\n- name: u\n  user: {token: " + secret + "}\n"
@@ -432,7 +446,8 @@ func TestWrongSettingsEndTheStartWithoutSecrets(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			code, output, err := exporter.Run(within(t, 10*time.Second), append(c.args, "--log.level=debug", "--web.listen-address=127.0.0.1:0"), c.env)
+			code, output, err := exporter.Run(within(t, 10*time.Second),
+				append(c.args, "--log.level=debug", "--web.listen-address=127.0.0.1:0"), c.env)
 			if err != nil || code != 2 {
 				t.Errorf("exit code %d, error %v; want 2: %s", code, err, output)
 			}

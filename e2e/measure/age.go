@@ -19,38 +19,47 @@ import (
 
 // age measures, with the exporter's defaults, how much later than the metrics API its page has new values, what full
 // lists that costs, and the memory over all of it; and holds every sample against the API.
-func (m *measurement) age(ctx context.Context) ([]result, error) {
-	e, _, err := m.launch(ctx)
+func (r *real) age(ctx context.Context) ([]result, error) {
+	cgroup, without := process.NewCgroup()
+	if cgroup != nil {
+		defer cgroup.Remove()
+	}
+	e, _, _, err := r.launch(ctx, exporter.Options{Cgroup: cgroup})
 	if err != nil {
 		return nil, err
 	}
 	defer e.Close()
-	if err := awaitRhythm(ctx, m.plane, 3); err != nil {
+	if err := awaitPeriod(ctx, r.plane, 3); err != nil {
 		return nil, err
 	}
 
-	listsBefore, err := m.podLists()
+	listsBefore, err := r.podLists()
 	if err != nil {
 		return nil, err
 	}
 	var ages []time.Duration
 	for range *ticks {
-		age, err := m.ageAdded(ctx, e)
+		age, err := r.ageAdded(ctx, e)
 		if err != nil {
 			return nil, err
 		}
 		progress("new values are on the page %s after they were in the API", age.Round(time.Millisecond))
 		ages = append(ages, age)
 	}
-	listsAfter, err := m.podLists()
+	listsAfter, err := r.podLists()
 	if err != nil {
 		return nil, err
 	}
-	values, err := m.values(ctx, e)
+	values, err := r.values(ctx, e)
 	if err != nil {
 		return nil, err
 	}
-	peak, err := e.PeakMemory()
+	memory, err := e.Memory()
+	if err != nil {
+		return nil, err
+	}
+	when := fmt.Sprintf("over %d readings", *ticks+3)
+	peak, err := cgroupPeak(cgroup, without, when, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -59,13 +68,14 @@ func (m *measurement) age(ctx context.Context) ([]result, error) {
 		values,
 		{fmt.Sprintf("age added to a sample, p95 of %d readings", *ticks), "≤ 2 s",
 			fmt.Sprintf("%.2f s (median %.2f s)", high.Seconds(), median(ages).Seconds()), high <= 2*time.Second},
-		{"full pod lists for each of metrics-server's readings", "≤ 1.1", fmt.Sprintf("%.2f", perTick), perTick <= 1.1},
-		{fmt.Sprintf("peak resident memory over %d readings", *ticks+3), "< 80 MiB", fmt.Sprintf("%.1f MiB", float64(peak)/(1<<20)), peak < 80<<20},
+		{"full lists of the pods' usage for each of metrics-server's readings", "≤ 1.1", fmt.Sprintf("%.2f", perTick), perTick <= 1.1},
+		{"peak resident memory " + when, "< 80 MiB", size(memory.Peak), memory.Peak < 80<<20},
+		peak,
 	}, nil
 }
 
-func (m *measurement) podLists() (lists int, err error) {
-	requests, err := m.plane.Requests(namespace, account)
+func (r *real) podLists() (lists int, err error) {
+	requests, err := r.plane.Requests(namespace, account)
 	for _, request := range requests {
 		if request.Verb == "list" && request.Group == "metrics.k8s.io" && request.Resource == "pods" {
 			lists++
@@ -79,18 +89,18 @@ func (m *measurement) podLists() (lists int, err error) {
 type witness struct{ containerCPU, nodeCPU float64 }
 
 func usageOf(ctx context.Context, plane *controlplane.ControlPlane) (witness, error) {
-	pod := pod(0)
-	pods, err := plane.Metrics.MetricsV1beta1().PodMetricses(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	pods, err := plane.Metrics.MetricsV1beta1().PodMetricses(firstPod.Namespace).Get(ctx, firstPod.Name,
+		metav1.GetOptions{})
 	if err != nil {
 		return witness{}, err
 	}
-	node, err := plane.Metrics.MetricsV1beta1().NodeMetricses().Get(ctx, pod.Node, metav1.GetOptions{})
+	node, err := plane.Metrics.MetricsV1beta1().NodeMetricses().Get(ctx, firstPod.Node, metav1.GetOptions{})
 	if err != nil {
 		return witness{}, err
 	}
 	var seen witness
 	for _, container := range pods.Containers {
-		if container.Name == pod.Containers[0].Name {
+		if container.Name == firstPod.Containers[0].Name {
 			seen.containerCPU = check.Number(container.Usage[corev1.ResourceCPU])
 		}
 	}
@@ -100,10 +110,10 @@ func usageOf(ctx context.Context, plane *controlplane.ControlPlane) (witness, er
 
 // ageAdded waits for metrics-server's next reading and then for the page that has it, pods and nodes. The time counts
 // from the last moment at which the API did not have it.
-func (m *measurement) ageAdded(ctx context.Context, e *exporter.Exporter) (time.Duration, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 3*m.plane.MetricResolution(), errors.New("not within three readings"))
+func (r *real) ageAdded(ctx context.Context, e *exporter.Exporter) (time.Duration, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*r.plane.MetricResolution(), errors.New("not within three readings"))
 	defer cancel()
-	old, err := usageOf(ctx, m.plane)
+	old, err := usageOf(ctx, r.plane)
 	if err != nil {
 		return 0, err
 	}
@@ -113,7 +123,7 @@ func (m *measurement) ageAdded(ctx context.Context, e *exporter.Exporter) (time.
 	)
 	err = process.Await(ctx, 50*time.Millisecond, func(ctx context.Context) error {
 		asked := time.Now()
-		if now, err = usageOf(ctx, m.plane); err != nil {
+		if now, err = usageOf(ctx, r.plane); err != nil {
 			return err
 		}
 		// Both must have changed: the two questions may be on either side of the moment.
@@ -139,8 +149,9 @@ func (m *measurement) ageAdded(ctx context.Context, e *exporter.Exporter) (time.
 		if err != nil {
 			return err
 		}
-		if !served(text, fmt.Sprintf(`%s{node="%s",pod="%s",`, check.PodCPU, pod(0).Node, pod(0).Name), now.containerCPU) ||
-			!served(text, fmt.Sprintf(`%s{node="%s"} `, check.NodeCPU, pod(0).Node), now.nodeCPU) {
+		if !served(text, fmt.Sprintf(`%s{node="%s",pod="%s",`, check.PodCPU, firstPod.Node, firstPod.Name),
+			now.containerCPU) ||
+			!served(text, fmt.Sprintf(`%s{node="%s"} `, check.NodeCPU, firstPod.Node), now.nodeCPU) {
 			return errors.New("the page has not the new reading")
 		}
 		return nil
@@ -151,14 +162,21 @@ func (m *measurement) ageAdded(ctx context.Context, e *exporter.Exporter) (time.
 // served tells whether a page has a sample with this value among those whose line begins like this.
 func served(text, begin string, value float64) bool {
 	for {
-		i := strings.Index(text, begin)
-		if i < 0 {
-			return false
+		got, ok := valueOf(text, begin)
+		if !ok || got == value {
+			return ok
 		}
-		line, rest, _ := strings.Cut(text[i:], "\n")
-		if v, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64); err == nil && v == value {
-			return true
-		}
-		text = rest
+		_, text, _ = strings.Cut(text, begin)
 	}
+}
+
+// valueOf is the value of the first sample whose line begins like this.
+func valueOf(text, begin string) (float64, bool) {
+	_, rest, ok := strings.Cut("\n"+text, "\n"+begin)
+	if !ok {
+		return 0, false
+	}
+	line, _, _ := strings.Cut(begin+rest, "\n")
+	value, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
+	return value, err == nil
 }

@@ -1,52 +1,66 @@
-// Command measure holds the exporter against its goals on a real control plane with a large cluster, prints what it
-// measured, and ends with exit code 1 if a goal was missed:
+// Command measure holds the exporter against its goals, prints what it measured, and ends with exit code 1 if a goal
+// was missed. All load goes to this machine's loopback.
 //
-//	go -C e2e run ./measure
+//	go -C e2e run ./measure                          # on a real control plane with 10,000 pods
+//	go -C e2e run ./measure -simulated               # on simulated clusters of 100, 10,000 and 150,000 pods
+//	go -C e2e run ./measure -simulated -pods 10000
+//
+// The real one tells what is served and how soon, the simulated ones what that costs at sizes that this machine could
+// not run otherwise. Ratios are taken in one run, in turns, so that whatever else the machine does hits both sides.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
 
-	"metrics-server-prom/e2e/check"
-	"metrics-server-prom/e2e/controlplane"
+	"k8s.io/client-go/rest"
+
 	"metrics-server-prom/e2e/exporter"
 	"metrics-server-prom/e2e/process"
 )
 
 var (
-	nodes      = flag.Int("nodes", 100, "nodes of the cluster")
-	pods       = flag.Int("pods", 10_000, "pods of the cluster; KWOK and metrics-server manage up to about 20,000 on two cores")
-	containers = flag.Int("containers", 2, "containers of each pod")
-	starts     = flag.Int("starts", 5, "starts of the exporter, of whose times the medians count")
-	scrapes    = flag.Int("scrapes", 1000, "scrapes of an unchanged page")
-	ticks      = flag.Int("ticks", 12, "readings of metrics-server over which the age added is measured")
+	simulatedFlag = flag.Bool("simulated", false, "simulated clusters in place of a real control plane")
+	podsFlag      = flag.Int("pods", 0, "pods of the cluster; by default 10000 or, simulated, 100, 10000 and 150000 "+
+		"one after the other. KWOK and metrics-server manage up to about 20,000 on two cores")
+	nodesFlag      = flag.Int("nodes", 0, "nodes of the cluster; by default 100 or, simulated, one for 30 pods")
+	containers     = flag.Int("containers", 2, "containers of each pod")
+	starts         = flag.Int("starts", 5, "starts of the exporter, of whose times the medians count")
+	scrapes        = flag.Int("scrapes", 1000, "scrapes of an unchanged page of a real cluster")
+	ticks          = flag.Int("ticks", 12, "readings of a real metrics-server over which the age added is measured")
+	resolutionFlag = flag.Duration("resolution", 15*time.Second, "how often a simulated cluster has new values")
 )
 
-// The account that deploy/kubernetes makes for the exporter.
-const namespace, account = "metrics-server-prom", "metrics-server-prom"
-
-// result is one row of the table that is printed at the end.
+// result is one row of the table that is printed at the end. One without a goal is reached.
 type result struct {
 	what, goal, measured string
 	reached              bool
+}
+
+// fact is a result without a goal.
+func fact(what, format string, args ...any) result {
+	return result{what, "", fmt.Sprintf(format, args...), true}
 }
 
 func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	reached, err := run(ctx)
+	reached, err := run(ctx, flag.Args())
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(os.Stderr, "measure:", err)
 	}
 	if err != nil || !reached {
 		stop()
@@ -54,28 +68,49 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) (reached bool, err error) {
-	m, err := newMeasurement(ctx)
-	if err != nil {
+func run(ctx context.Context, args []string) (reached bool, err error) {
+	if len(args) > 0 {
+		return true, serveChild(args)
+	}
+	if _, err := exporter.Binary(); err != nil {
 		return false, err
 	}
-	defer m.plane.Stop()
-
-	var results []result
-	for _, part := range []func(context.Context) ([]result, error){m.start, m.scrape, m.age} {
-		rows, err := part(ctx)
-		if err != nil {
-			return false, fmt.Errorf("%w\n%s", err, m.plane.Logs(10))
-		}
-		results = append(results, rows...)
+	sizes := []int{10_000}
+	if *simulatedFlag {
+		sizes = []int{100, 10_000, 150_000}
 	}
-
+	if *podsFlag != 0 {
+		sizes = []int{*podsFlag}
+	}
 	reached = true
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "\n%d nodes, %d pods, %d containers, metrics-server every %s\n\nwhat\tgoal\tmeasured\t\n", *nodes, *pods, *pods**containers, m.plane.MetricResolution())
+	for _, pods := range sizes {
+		measure, nodes := measureReal, 100
+		if *simulatedFlag {
+			measure, nodes = measureSimulated, max(3, pods/30)
+		}
+		title, results, err := measure(ctx, cmp.Or(*nodesFlag, nodes), pods)
+		if err != nil {
+			return false, err
+		}
+		ok, err := printTable(os.Stdout, title, results)
+		if err != nil {
+			return false, err
+		}
+		reached = reached && ok
+	}
+	return reached, nil
+}
+
+func printTable(to io.Writer, title string, results []result) (reached bool, err error) {
+	reached = true
+	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "\n%s\n%s\n\nwhat\tgoal\tmeasured\t\n", title, machine())
 	for _, row := range results {
 		verdict := "reached"
-		if !row.reached {
+		switch {
+		case row.goal == "":
+			verdict = ""
+		case !row.reached:
 			verdict, reached = "MISSED", false
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", row.what, row.goal, row.measured, verdict)
@@ -83,125 +118,121 @@ func run(ctx context.Context) (reached bool, err error) {
 	return reached, table.Flush()
 }
 
-// measurement is a control plane with the cluster that is measured on.
-type measurement struct {
-	plane      *controlplane.ControlPlane
-	kubeconfig string
-	samples    int // of a complete page
-}
-
-// newMeasurement starts the control plane and creates the cluster.
-func newMeasurement(ctx context.Context) (*measurement, error) {
-	if _, err := exporter.Binary(); err != nil {
-		return nil, err
-	}
-	plane, err := controlplane.Start(ctx, controlplane.Options{})
-	if err != nil {
-		return nil, err
-	}
-	m := &measurement{plane: plane, samples: 2**nodes + 2**pods**containers}
-	if err := m.populate(ctx); err != nil {
-		err = fmt.Errorf("%w\n%s", err, plane.Logs(10))
-		plane.Stop()
-		return nil, err
-	}
-	return m, nil
-}
-
-func (m *measurement) populate(ctx context.Context) error {
-	root, err := controlplane.ModuleDir()
-	if err != nil {
-		return err
-	}
-	if _, err := m.plane.ApplyManifests(ctx, filepath.Join(root, "..", "deploy", "kubernetes")); err != nil {
-		return err
-	}
-	token, err := m.plane.Token(ctx, namespace, account)
-	if err != nil {
-		return err
-	}
-	if m.kubeconfig, err = m.plane.Kubeconfig(controlplane.Credentials{Token: token}); err != nil {
-		return err
-	}
-
-	begin := time.Now()
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("the cluster was not there within 10 minutes; is the machine busy with other things?"))
-	defer cancel()
-	if err := m.plane.CreateNodes(ctx, *nodes); err != nil {
-		return err
-	}
-	cluster := make([]controlplane.Pod, *pods)
-	for i := range cluster {
-		cluster[i] = pod(i)
-	}
-	for i := range min(*pods, namespaces) {
-		if err := m.plane.CreateNamespaces(ctx, "", cluster[i].Namespace); err != nil {
-			return err
+// machine describes what this runs on.
+func machine() string {
+	model := "unknown CPU"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
 		}
 	}
-	if err := m.plane.CreatePods(ctx, cluster...); err != nil {
-		return err
-	}
-	progress("created %d nodes and %d pods in %s", *nodes, *pods, since(begin))
-	begin = time.Now()
-	if err := m.plane.AwaitUsage(ctx); err != nil {
-		return err
-	}
-	progress("the metrics API has all usage after %s more", since(begin))
-	return nil
+	return fmt.Sprintf("%d cores, %s, %s/%s, %s", runtime.NumCPU(), model, runtime.GOOS, runtime.GOARCH,
+		runtime.Version())
 }
 
-// namespaces is how many the pods are spread over.
-const namespaces = 20
-
-// pod is the cluster's pod number i: names, labels and usage as a Deployment's pods have them, each container's usage
-// unlike the others'.
-func pod(i int) controlplane.Pod {
-	app := fmt.Sprintf("service-%d", i%100)
-	pod := controlplane.Pod{
-		Namespace: fmt.Sprintf("team-%d", i%namespaces), Name: fmt.Sprintf("%s-5d8f7c9b6d-%05d", app, i), Node: fmt.Sprintf("node-%d", i%*nodes),
-		Labels: map[string]string{"app.kubernetes.io/name": app, "app.kubernetes.io/part-of": "shop", "pod-template-hash": "5d8f7c9b6d"},
-	}
-	for c := range *containers {
-		pod.Containers = append(pod.Containers, controlplane.Container{
-			Name: fmt.Sprintf("container-%d", c), CPU: fmt.Sprintf("%dm", 1+(i*7+c*13)%900), Memory: fmt.Sprintf("%dKi", 10_000+i*5+c),
-		})
-	}
-	return pod
+// cluster is what exporters are started for.
+type cluster struct {
+	config     *rest.Config // of somebody who may read all
+	kubeconfig string       // the exporter's
+	samples    int          // of a complete page
 }
 
-// launch starts the exporter with the deployed account's rights and returns its first complete page.
-func (m *measurement) launch(ctx context.Context, args ...string) (*exporter.Exporter, *exporter.Page, error) {
-	e, err := exporter.Launch(exporter.Options{Args: append([]string{"--kubeconfig=" + m.kubeconfig}, args...)})
+// launch starts an exporter and returns its first page, which must be complete, and how long that took from exec to the
+// page's last byte.
+func (c *cluster) launch(ctx context.Context, o exporter.Options) (*exporter.Exporter, *exporter.Page, time.Duration,
+	error) {
+	o.Args = append([]string{"--kubeconfig=" + c.kubeconfig}, o.Args...)
+	e, err := exporter.Launch(o)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("no complete page within a minute"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("no page within 5 minutes"))
 	defer cancel()
 	var page *exporter.Page
 	err = process.Await(ctx, 2*time.Millisecond, func(ctx context.Context) (err error) {
 		page, err = e.Fetch(ctx)
 		return err
 	})
-	if err != nil {
-		err = fmt.Errorf("%w\nend of the exporter's log:\n%s", err, process.Tail(e.Log(), 10))
-		e.Close()
-		return nil, nil, err
+	took := time.Since(e.Started)
+	if err == nil {
+		err = c.complete(page)
 	}
-	return e, page, nil
+	if err != nil {
+		err = fmt.Errorf("first page: %w\nend of the exporter's log:\n%s", err, process.Tail(e.Log(), 10))
+		e.Close()
+		return nil, nil, 0, err
+	}
+	return e, page, took, nil
 }
 
-// complete is an error for a page that has not a sample of each container and node.
-func (m *measurement) complete(page *exporter.Page) error {
-	if err := page.Parse(); err != nil {
+// complete is an error for a page without a sample for each node and container, with its node.
+func (c *cluster) complete(page *exporter.Page) error {
+	text, err := page.Decompress()
+	if err != nil {
 		return err
 	}
-	if got := len(check.Served(page)); got != m.samples {
-		return fmt.Errorf("the page has %d samples, the cluster has %d", got, m.samples)
+	if n := countSamples(text); n != c.samples {
+		return fmt.Errorf("the page has %d complete samples, the cluster has %d", n, c.samples)
 	}
 	return nil
+}
+
+// countSamples counts the samples of a page whose node is known.
+func countSamples(text string) (n int) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "kube_metrics_server_") && !strings.Contains(line, `{node=""`) {
+			n++
+		}
+	}
+	return n
+}
+
+// cgroupPeak is the row of the most memory that a cgroup has had; c is nil where there is none, for the reason why.
+func cgroupPeak(c *process.Cgroup, why error, when string, goal int64) (result, error) {
+	if c == nil {
+		return fact("peak of the exporter's cgroup", "not available: %s", strings.ReplaceAll(why.Error(), "\n", "; ")),
+			nil
+	}
+	peak, err := c.Peak()
+	r := fact(fmt.Sprintf("peak of the exporter's cgroup (%s) %s", c.Kind, when), "%s", size(peak))
+	if goal > 0 {
+		r.goal, r.reached = fmt.Sprintf("≤ %d MiB", goal), peak <= goal<<20
+	}
+	return r, err
 }
 
 func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "measure: "+format+"\n", args...) }
 
 func since(begin time.Time) time.Duration { return time.Since(begin).Round(10 * time.Millisecond) }
+
+func median[T cmp.Ordered](values []T) T { return quantile(values, 0.5) }
+
+// quantile is the smallest of the values that this share of them does not exceed; zero for none.
+func quantile[T cmp.Ordered](values []T, share float64) (zero T) {
+	if len(values) == 0 {
+		return zero
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[min(len(sorted)-1, int(share*float64(len(sorted))))]
+}
+
+// size writes bytes in MiB, or KiB below one.
+func size(bytes int64) string {
+	if bytes < 1<<20 {
+		return fmt.Sprintf("%.1f KiB", float64(bytes)/(1<<10))
+	}
+	return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20))
+}
+
+// short rounds a duration to what it is worth.
+func short(d time.Duration) time.Duration {
+	for unit := time.Second; unit > time.Microsecond; unit /= 10 {
+		if d >= unit {
+			return d.Round(unit / 100)
+		}
+	}
+	return d
+}

@@ -15,17 +15,17 @@ import (
 // scrape measures a scrape of an unchanged page, and counts the requests that reach the API server meanwhile. The long
 // refresh interval keeps the background refresh out of the count; what it leaves is the question for the source's next
 // tick, around the tick only, so the scrapes begin right after one.
-func (m *measurement) scrape(ctx context.Context) ([]result, error) {
-	e, _, err := m.launch(ctx, "--refresh-interval=10m", "--max-age=1h")
+func (r *real) scrape(ctx context.Context) ([]result, error) {
+	e, _, _, err := r.launch(ctx, exporter.Options{Args: []string{"--refresh-interval=10m", "--max-age=1h"}})
 	if err != nil {
 		return nil, err
 	}
 	defer e.Close()
-	if err := awaitRhythm(ctx, m.plane, 3); err != nil {
+	if err := awaitPeriod(ctx, r.plane, 3); err != nil {
 		return nil, err
 	}
 
-	before, err := m.requests(ctx, e)
+	before, err := r.requests(ctx, e)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (m *measurement) scrape(ctx context.Context) ([]result, error) {
 		durations[i] = page.Took
 	}
 	progress("%d scrapes took %s", *scrapes, since(begin))
-	after, err := m.requests(ctx, e)
+	after, err := r.requests(ctx, e)
 	if err != nil {
 		return nil, err
 	}
@@ -49,9 +49,12 @@ func (m *measurement) scrape(ctx context.Context) ([]result, error) {
 	}
 	middle, slow := median(durations), quantile(durations, 0.99)
 	return []result{
-		{fmt.Sprintf("gzip scrape of an unchanged page, %.1f MB of text in %.2f MB: median", float64(len(page.Text))/1e6, float64(len(page.Wire))/1e6), "< 20 ms",
-			fmt.Sprintf("%.1f ms (p99 %.1f ms)", 1000*middle.Seconds(), 1000*slow.Seconds()), middle < 20*time.Millisecond},
-		{fmt.Sprintf("API requests during %d scrapes, counted by the API server", *scrapes), "0", fmt.Sprint(after.server - before.server), after.server == before.server},
+		{fmt.Sprintf("gzip scrape of an unchanged page, %.1f MB of text in %.2f MB: median",
+			float64(len(page.Text))/1e6, float64(len(page.Wire))/1e6), "< 20 ms",
+			fmt.Sprintf("%.1f ms (p99 %.1f ms)", 1000*middle.Seconds(), 1000*slow.Seconds()),
+			middle < 20*time.Millisecond},
+		{fmt.Sprintf("API requests during %d scrapes, counted by the API server", *scrapes), "0",
+			fmt.Sprint(after.server - before.server), after.server == before.server},
 		{"the same, counted by the exporter", "0", fmt.Sprint(after.own - before.own), after.own == before.own},
 	}, nil
 }
@@ -59,8 +62,8 @@ func (m *measurement) scrape(ctx context.Context) ([]result, error) {
 // requestCount is the exporter's requests so far, by two counts.
 type requestCount struct{ server, own int }
 
-func (m *measurement) requests(ctx context.Context, e *exporter.Exporter) (requestCount, error) {
-	seen, err := m.plane.Requests(namespace, account)
+func (r *real) requests(ctx context.Context, e *exporter.Exporter) (requestCount, error) {
+	seen, err := r.plane.Requests(namespace, account)
 	if err != nil {
 		return requestCount{}, err
 	}
@@ -70,14 +73,15 @@ func (m *measurement) requests(ctx context.Context, e *exporter.Exporter) (reque
 	}
 	own, series := page.Sum("metrics_server_prom_api_requests_total", nil)
 	if len(seen) == 0 || series == 0 || own == 0 {
-		return requestCount{}, fmt.Errorf("the API server has counted %d requests, the exporter %v in %d series: one of the counts does not work", len(seen), own, series)
+		return requestCount{}, fmt.Errorf("the API server has counted %d requests, the exporter %v in %d series: "+
+			"one of the counts does not work", len(seen), own, series)
 	}
 	return requestCount{len(seen), int(own)}, nil
 }
 
-// awaitRhythm returns after so many new readings of metrics-server, by when the exporter knows their rhythm, and not sooner
-// than two seconds after the last, when it has dealt with that.
-func awaitRhythm(ctx context.Context, plane *controlplane.ControlPlane, ticks int) error {
+// awaitPeriod returns after so many new readings of metrics-server, by when the exporter knows their period, and not
+// sooner than two seconds after the last, when it has dealt with that.
+func awaitPeriod(ctx context.Context, plane *controlplane.ControlPlane, ticks int) error {
 	for range ticks {
 		if err := awaitNewUsage(ctx, plane); err != nil {
 			return err
@@ -107,13 +111,14 @@ func awaitNewUsage(ctx context.Context, plane *controlplane.ControlPlane) error 
 }
 
 // values checks that a page has exactly what the API has.
-func (m *measurement) values(ctx context.Context, e *exporter.Exporter) (result, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 3*m.plane.MetricResolution(), errors.New("not within three readings"))
+func (r *real) values(ctx context.Context, e *exporter.Exporter) (result, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*r.plane.MetricResolution(), errors.New("not within three readings"))
 	defer cancel()
-	page, err := check.Equal(ctx, m.plane, e, check.Scope{})
+	page, err := check.Equal(ctx, r.plane, e, check.Scope{})
 	if err != nil {
 		return result{}, err
 	}
 	right := len(check.Served(page))
-	return result{"samples that are bit for bit what the API says", fmt.Sprint(m.samples), fmt.Sprint(right), right == m.samples}, nil
+	return result{"samples that are bit for bit what the API says", fmt.Sprint(r.samples),
+		fmt.Sprintf("%d of %d", right, r.samples), right == r.samples}, nil
 }

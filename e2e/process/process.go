@@ -24,6 +24,8 @@ type Command struct {
 	Args []string // without the program's name
 	Env  []string // the whole environment; nil: that of the test
 	Log  string   // file that stdout and stderr are appended to
+	// Cgroup, if not nil, is what the program runs in.
+	Cgroup *Cgroup
 }
 
 // Process is a started program.
@@ -56,7 +58,11 @@ func Start(c Command) (*Process, error) {
 	}
 	defer log.Close()
 
-	cmd := exec.Command(c.Path, c.Args...)
+	path, args := c.Path, c.Args
+	if c.Cgroup != nil {
+		path, args = c.Cgroup.command(path, args)
+	}
+	cmd := exec.Command(path, args...)
 	cmd.Env = c.Env
 	cmd.Stdout, cmd.Stderr = log, log
 	// Ctrl-C in a terminal goes to a process group: the program shall end by what the test does, not by that.
@@ -116,7 +122,8 @@ func Tail(log string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// Await asks every 50 ms until ready says nil. It fails when ctx ends, with ready's last answer, or when the program ends.
+// Await asks every 50 ms until ready says nil. It fails when ctx ends, with ready's last answer, or when the program
+// ends.
 func (p *Process) Await(ctx context.Context, ready func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

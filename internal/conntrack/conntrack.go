@@ -1,10 +1,10 @@
-// Package conntrack stands in the build for github.com/mwitkow/go-conntrack (see replace in the project's go.mod), of which
-// it has what prometheus/common needs to compile: a dialer, without that package's tracing.
+// Package conntrack stands in the build for github.com/mwitkow/go-conntrack (see replace in the project's go.mod), of
+// which it has what prometheus/common needs to compile: a dialer, without that package's tracing.
 //
-// The exporter-toolkit brings prometheus/common's HTTP client, and with it go-conntrack and golang.org/x/net/trace, whose
-// debug pages are HTML templates. Templates call methods by name, so that a program in which they can be reached must keep
-// every exported method of every type: a quarter of this one. This program makes no connection by that client, and has
-// no debug pages.
+// The exporter-toolkit brings prometheus/common's HTTP client, and with it go-conntrack and golang.org/x/net/trace,
+// whose debug pages are HTML templates. Templates call methods by name, so that a program in which they can be reached
+// must keep every exported method of every type: a quarter of this one. This program makes no connection by that
+// client, and has no debug pages.
 package conntrack
 
 import (

@@ -1,10 +1,10 @@
-// Package page makes one gzip member (RFC 1952) out of parts that were compressed at different times, so that only what has
-// changed is rendered and compressed anew.
+// Package page makes one gzip member (RFC 1952) out of parts that were compressed at different times, so that only
+// what has changed is rendered and compressed anew.
 //
-// A part is a run of deflate blocks (RFC 1951) ended by a sync flush, which leaves the stream at a byte boundary with no
-// reference back into it from what follows. Parts can therefore be put one after the other behind one gzip header; the
-// trailer's CRC-32 of the whole follows from the parts' own CRCs and lengths. It has to be one member: curl prints the
-// first member of a gzip file and fails on the rest.
+// A part is a run of deflate blocks (RFC 1951) ended by a sync flush, which leaves the stream at a byte boundary with
+// no reference back into it from what follows. Parts can therefore be put one after the other behind one gzip header;
+// the trailer's CRC-32 of the whole follows from the parts' own CRCs and lengths. It has to be one member: curl prints
+// the first member of a gzip file and fails on the rest.
 package page
 
 import (
@@ -49,8 +49,8 @@ func (p *Part) Len() (n int) {
 	return n
 }
 
-// Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (0.4 MB) is
-// kept between parts. The zero value is ready to use; it is not for concurrent use.
+// Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (0.4 MB)
+// is kept between parts. The zero value is ready to use; it is not for concurrent use.
 type Compressor struct {
 	deflate *flate.Writer
 	buf     []byte // collects the small writes of a text, because the deflate writer and the CRC are slow at those
@@ -186,8 +186,8 @@ func (p *Page) WriteGzip(w io.Writer) error {
 	return nil
 }
 
-// WriteText writes the page as plain text, decompressing as it goes, in memory that does not depend on the page's size. It
-// fails as w does.
+// WriteText writes the page as plain text, decompressing as it goes, in memory that does not depend on the page's
+// size. It fails as w does.
 func (p *Page) WriteText(w io.Writer) error {
 	pieces := make([]io.Reader, len(p.pieces))
 	for i, piece := range p.pieces {
@@ -201,8 +201,8 @@ func (p *Page) WriteText(w io.Writer) error {
 	return err
 }
 
-// combine returns the CRC-32 of a‖b from those of a and b and b's length, as zlib's crc32_combine does: appending n zero
-// bytes to a multiplies its CRC polynomial by x^(8n).
+// combine returns the CRC-32 of a‖b from those of a and b and b's length, as zlib's crc32_combine does: appending n
+// zero bytes to a multiplies its CRC polynomial by x^(8n).
 func combine(a, b uint32, lenB int64) uint32 {
 	shift := uint32(1) << 31 // the polynomial 1; bit 31 is x^0 in the reflected form
 	for k := 3; lenB > 0; k++ {

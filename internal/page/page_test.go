@@ -20,7 +20,8 @@ func exposition(n int) string {
 	var b strings.Builder
 	r := rand.New(rand.NewSource(int64(n)))
 	for i := range n {
-		fmt.Fprintf(&b, "kube_metrics_server_pod_cpu{node=\"node-%d\",pod=\"web-%x\",ip=\"10.0.%d.%d\",container=\"app\",namespace=\"shop\"} 0.%d\n",
+		fmt.Fprintf(&b, "kube_metrics_server_pod_cpu{node=\"node-%d\",pod=\"web-%x\",ip=\"10.0.%d.%d\",container=\"app\","+
+			"namespace=\"shop\"} 0.%d\n",
 			i/30, r.Int31(), i/250, i%250, r.Intn(1e9))
 	}
 	return b.String()

@@ -19,12 +19,12 @@ type Freshness struct {
 // Register registers the metrics that tell of it.
 func (f *Freshness) Register(self *selfmetrics.Scope) {
 	seconds := func(of *atomic.Int64) float64 { return float64(of.Load()) / 1e9 }
-	self.Gauge("source_period_seconds", "Time between two ticks of the metrics API at which it has new data; 0 while none is known.",
-		"", func() float64 { return seconds(&f.period) })
+	self.Gauge("source_period_seconds", "Time between two ticks of the metrics API at which it has new data; 0 while "+
+		"none is known.", "", func() float64 { return seconds(&f.period) })
 	self.Gauge("data_last_new_timestamp_seconds", "When a page first had newer pod samples than the page before.", "",
 		func() float64 { return seconds(&f.shown) })
-	self.Gauge("data_added_age_seconds", "How much later than the metrics API had them the present pod samples were first "+
-		"served, at most; absent where that is not known.", "", func() float64 {
+	self.Gauge("data_added_age_seconds", "How much later than the metrics API had them the present pod samples were "+
+		"first served, at most; absent where that is not known.", "", func() float64 {
 		if f.added.Load() == 0 {
 			return math.NaN()
 		}

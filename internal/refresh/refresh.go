@@ -54,13 +54,12 @@ type Loop struct {
 	woken Broadcast // after each change of wake
 	ended Broadcast // after each Publish
 
-	mu        sync.Mutex
-	wake      time.Time // when an attempt was asked for; zero where none was since the last began
-	due       time.Time // when the next attempt has to have begun or, while one runs, when that has to have ended
-	began     time.Time // beginning of the last attempt; zero before the first
-	running   bool
-	published bool  // an attempt that was not missed
-	still     still // the Pulse's at the beginning of that attempt or, before it, of the first
+	mu      sync.Mutex
+	wake    time.Time // when an attempt was asked for; zero where none was since the last began
+	due     time.Time // when the next attempt has to have begun or, while one runs, when that has to have ended
+	began   time.Time // beginning of the last attempt; zero before the first
+	running bool
+	still   still // the Pulse's at the beginning of the last attempt that was not missed or, before that, of the first
 }
 
 // Run makes attempts until ctx ends.
@@ -119,7 +118,7 @@ func (l *Loop) begin() (Attempt, still) {
 func (l *Loop) end(still still, due time.Time) {
 	l.mu.Lock()
 	if l.running = false; !due.IsZero() {
-		l.published, l.still, l.due = true, still, due
+		l.still, l.due = still, due
 	}
 	l.mu.Unlock()
 	l.ended.Send()
@@ -186,8 +185,9 @@ func (l *Loop) Began() time.Time {
 	return l.began
 }
 
-// Current waits until what is published is current: an attempt was made since the process last stood still, and none is
-// overdue. In regular operation that is so. Else it begins one, for however many callers, unless one is running.
+// Current waits until nothing that is published is old: since the process last stood still an attempt was made, and
+// none is overdue. In regular operation that is so, and before the first attempt nothing is published. Else it begins
+// one, for however many callers, unless one is running.
 func (l *Loop) Current(ctx context.Context) error {
 	for {
 		ended := l.ended.Wait()
@@ -212,7 +212,7 @@ func (l *Loop) current() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	overdue := now.Sub(l.due) > Grace || !expires.IsZero() && now.After(expires)
-	if l.published && l.still.thaws == still.thaws && !overdue {
+	if l.began.IsZero() || l.still.thaws == still.thaws && !overdue {
 		return true
 	}
 	if !l.running {

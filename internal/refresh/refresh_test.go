@@ -89,14 +89,6 @@ func after(d time.Duration) func(context.Context, int) error {
 	return func(context.Context, int) error { time.Sleep(d); return nil }
 }
 
-// thenHangs works once and then hangs.
-func thenHangs(ctx context.Context, n int) error {
-	if n == 0 {
-		return nil
-	}
-	return hangs(ctx, n)
-}
-
 func fails(context.Context, int) error { return errRefused }
 
 func TestWhenAttemptsBegin(t *testing.T) {
@@ -365,7 +357,7 @@ func TestCurrentReturnsAtOnceInRegularOperation(t *testing.T) {
 		"between attempts":                               {after(0), 0, 7 * time.Second},
 		"at the very moment of the next":                 {after(0), 0, 15 * time.Second},
 		"while one runs":                                 {after(4 * time.Second), 0, 17 * time.Second},
-		"while one hangs that will be cut off":           {thenHangs, 0, 24 * time.Second},
+		"while one hangs that will be cut off":           {hangs, 0, 9 * time.Second},
 		"while it backs off":                             {fails, 0, 5 * time.Second},
 		"while the server asked for a pause":             {fails, 4 * time.Minute, 2 * time.Minute},
 		"after an attempt that took all the time it has": {after(11 * time.Second), 0, 13 * time.Second},
@@ -527,28 +519,32 @@ func TestCurrentGivesUpWithItsContext(t *testing.T) {
 	})
 }
 
-func TestCurrentWaitsForTheFirstAttempt(t *testing.T) {
-	for name, c := range map[string]struct {
-		read func(context.Context, int) error
-		want time.Duration
-	}{
-		"that works": {after(4 * time.Second), 4 * time.Second},
-		"that fails": {fails, 0},
-		"that hangs": {hangs, 10 * time.Second},
-		"that is missed": {func(_ context.Context, n int) error {
-			if n == 0 {
-				time.Sleep(30 * time.Second)
-			}
-			return nil
-		}, 30 * time.Second},
-	} {
+func TestCurrentBeforeTheFirstAttemptReturnsAtOnce(t *testing.T) {
+	l := Loop{Pulse: NewPulse()}
+	if err := l.Current(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCurrentWaitsWhereTheFirstAttemptWasMissed(t *testing.T) {
+	const s = time.Second
+	for name, freeze := range map[string]time.Duration{"in a freeze": 30 * s, "in a process that runs": 0} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newTrial(t, c.read, nil)
-				returned := r.callers(1, 0, c.want/2)
-				r.runFor(c.want + time.Second)
-				if len(*returned) != 2 || (*returned)[0] != c.want || (*returned)[1] != c.want {
-					t.Errorf("returned at %v, want twice at %s", *returned, c.want)
+				r := newTrial(t, func(_ context.Context, n int) error {
+					return after([]time.Duration{31 * s, 2 * s}[n])(nil, n)
+				}, nil)
+				if freeze > 0 {
+					time.AfterFunc(s, func() { r.process.stop(freeze) })
+				}
+				returned := r.callers(1, 20*s, 32*s)
+				if got := r.runFor(34 * s); len(got) != 2 || len(*returned) != 2 {
+					t.Fatalf("attempts %v, callers returned at %v, want two of each", got, *returned)
+				}
+				for _, at := range *returned {
+					if at != 33*s {
+						t.Errorf("a caller returned at %s, want with the second attempt at 33s", at)
+					}
 				}
 			})
 		})

@@ -286,7 +286,8 @@ func (j *Joiner) container(item *metricsapi.Item, c *metricsapi.Container, p *st
 }
 
 // moment returns the item's timestamp and the moment from which its age counts: the same, but for a timestamp from the
-// future, which may stay in the future for hours however old the value gets. Its age counts from when it was first seen.
+// future, which may stay in the future for hours however old the value gets. Its age counts from when it was first
+// seen.
 func (j *Joiner) moment(id uint64, item *metricsapi.Item) (at, stamp int64) {
 	stamp = item.Timestamp.Unix()
 	if stamp <= j.now+maxAhead {
@@ -342,8 +343,8 @@ func (j *Joiner) drop(cause Cause, item *metricsapi.Item) {
 	j.batch.drop(cause, n, item)
 }
 
-// Expire takes the samples that have reached MaxAge out of the batch that Done returned last, whose Dropped is then that of
-// this call only.
+// Expire takes the samples that have reached MaxAge out of the batch that Done returned last, whose Dropped is then
+// that of this call only.
 func (j *Joiner) Expire(now time.Time) *Batch {
 	b, fresh := j.served, j.served.Samples[:0]
 	clear(b.Dropped[:])

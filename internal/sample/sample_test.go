@@ -16,8 +16,8 @@ import (
 	"metrics-server-prom/internal/store"
 )
 
-// join is a Joiner with what it has dropped. A pod's value is "namespace/name", with "?" behind it where only its name is
-// known.
+// join is a Joiner with what it has dropped. A pod's value is "namespace/name", with "?" behind it where only its name
+// is known.
 type join struct {
 	Joiner
 	t       testing.TB
@@ -316,8 +316,8 @@ func TestTimestamps(t *testing.T) {
 	}
 }
 
-// TestClockOfTheSourceIsAhead has a source whose clock is an hour ahead and which then stops measuring: what it says must
-// not stay for an hour and max-age.
+// TestClockOfTheSourceIsAhead has a source whose clock is an hour ahead and which then stops measuring: what it says
+// must not stay for an hour and max-age.
 func TestClockOfTheSourceIsAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j, one := newJoin(t), container("x", v(1), none)
@@ -512,8 +512,8 @@ func TestNothingIsAllocatedPerItem(t *testing.T) {
 	}
 }
 
-// FuzzJoin has a server send anything that can be decoded. Whatever it is: no series comes twice, each value is a number
-// that is not negative, nothing is older than max-age, and each value that was sent is served or counted.
+// FuzzJoin has a server send anything that can be decoded. Whatever it is: no series comes twice, each value is a
+// number that is not negative, nothing is older than max-age, and each value that was sent is served or counted.
 func FuzzJoin(f *testing.F) {
 	f.Add([]byte("two refreshes of a few pods, with names that come twice, and times from all ages"), false)
 	f.Add([]byte("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\xff\xfe\xfd\xfc"), false)

@@ -1,5 +1,6 @@
-// Package selfmetrics has the exporter's metrics of itself: whoever owns a fact registers it here, and the page is written
-// without asking anybody what there is. Every family has a HELP and a TYPE, as collectors of other vendors skip what has none.
+// Package selfmetrics has the exporter's metrics of itself: whoever owns a fact registers it here, and the page is
+// written without asking anybody what there is. Every family has a HELP and a TYPE, as collectors of other vendors
+// skip what has none.
 package selfmetrics
 
 import (
@@ -61,8 +62,8 @@ func (s *Scope) Close() {
 	}
 }
 
-// Counter returns the counter of that name (without Prefix) and those labels, such as result="ok"; a new one at the first
-// call.
+// Counter returns the counter of that name (without Prefix) and those labels, such as result="ok"; a new one at the
+// first call.
 func (s *Scope) Counter(name, help, labels string) *metrics.Counter {
 	return s.register(name, "counter", help, labels, func(of *sample, _ string) {
 		if of.counter == nil {
@@ -84,8 +85,8 @@ func (s *Scope) Histogram(name, help, labels string, bounds []float64) *metrics.
 	}).histogram
 }
 
-// Gauge registers a gauge, whose value is asked for whenever the page is written; NaN leaves the sample out. A gauge of the
-// same name and labels is replaced.
+// Gauge registers a gauge, whose value is asked for whenever the page is written; NaN leaves the sample out. A gauge
+// of the same name and labels is replaced.
 func (s *Scope) Gauge(name, help, labels string, value func() float64) {
 	s.register(name, "gauge", help, labels, func(of *sample, _ string) {
 		of.scope = s
@@ -175,9 +176,9 @@ func WriteSample(w io.Writer, name string, value float64) {
 	metrics.WriteGaugeFloat64(w, name, value)
 }
 
-// processKinds are the types of the families that the library writes of the Go runtime and the process. It tells them only
-// by a switch that would put a header before every sample of this program's pages, so that they are asked for once, before
-// there are any.
+// processKinds are the types of the families that the library writes of the Go runtime and the process. It tells them
+// only by a switch that would put a header before every sample of this program's pages, so that they are asked for
+// once, before there are any.
 var processKinds = func() map[string]string {
 	metrics.ExposeMetadata(true)
 	defer metrics.ExposeMetadata(false)
@@ -205,8 +206,8 @@ var processHelp = []struct{ prefix, help string }{
 	{"process_", "See proc_pid_stat(5) and proc_pid_status(5)."},
 }
 
-// WriteProcess writes the metrics of the Go runtime and of the process. That means some files below /proc and a stop of the
-// world.
+// WriteProcess writes the metrics of the Go runtime and of the process. That means some files below /proc and a stop
+// of the world.
 func WriteProcess(w io.Writer) {
 	var all strings.Builder
 	metrics.WriteGoMetrics(&all)

@@ -92,7 +92,8 @@ func TestProcessMetricsHaveHelpAndType(t *testing.T) {
 			t.Errorf("a counter by its name: %s", line)
 		}
 	}
-	for _, name := range []string{"go_goroutines", "go_gc_duration_seconds", "process_resident_memory_bytes", "process_io_read_bytes_total"} {
+	for _, name := range []string{"go_goroutines", "go_gc_duration_seconds", "process_resident_memory_bytes",
+		"process_io_read_bytes_total"} {
 		if !seen[name] {
 			t.Errorf("no %s", name)
 		}

@@ -1,13 +1,16 @@
-// Package serve is an HTTP server of pages to be read, as Kubernetes, Knative and Cloud Run expect it: bounded in all that a
-// client may make it hold, and ended without cutting off an answer.
+// Package serve is an HTTP server of pages to be read, as Kubernetes, Knative and Cloud Run expect it: bounded in all
+// that a client may make it hold, and ended without cutting off an answer.
 package serve
 
 import (
 	"context"
+	"fmt"
+	"html"
 	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/exporter-toolkit/web"
@@ -75,6 +78,26 @@ func Pages(pages map[string]http.HandlerFunc) http.Handler {
 			page(w, r)
 		}
 	})
+}
+
+// Landing writes a page for people: a name, a line below it, links, and a state of several lines.
+func Landing(w http.ResponseWriter, name, line string, links []string, state string) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	var anchors strings.Builder
+	for _, link := range links {
+		fmt.Fprintf(&anchors, "<a href=%q>%[1]s</a>\n", html.EscapeString(link))
+	}
+	fmt.Fprintf(w, `<!DOCTYPE html>
+<html lang="en">
+<head><title>%s</title></head>
+<body>
+<h1>%[1]s</h1>
+<p>%s</p>
+<p>%s</p>
+<pre>%s</pre>
+</body>
+</html>
+`, html.EscapeString(name), html.EscapeString(line), anchors.String(), html.EscapeString(state))
 }
 
 // Patience is how long a scrape may wait for data: the scraper's own timeout, as Prometheus sends it, less a margin for

@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/prometheus/exporter-toolkit/web"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // Row is one setting.
@@ -275,5 +276,28 @@ func LogLevel(p *slog.Level) func(string) string {
 			p.UnmarshalText([]byte(v))
 		}
 		return must
+	}
+}
+
+// LabelSelector sets p to a label selector of Kubernetes, or to "".
+func LabelSelector(p *string) func(string) string {
+	return func(v string) string {
+		*p = v
+		if _, err := labels.Parse(v); err != nil {
+			return "a label selector, such as app=shop,tier!=test"
+		}
+		return ""
+	}
+}
+
+// Path sets p to the path of a page that is not one of those that have a fixed path.
+func Path(p *string) func(string) string {
+	return func(v string) string {
+		*p = v
+		if !strings.HasPrefix(v, "/") || strings.ContainsAny(v, " ?#%{}") || v == "/" || v == "/healthz" ||
+			strings.HasPrefix(v, "/-/") {
+			return "a path that begins with / and is none of /, /healthz, /-/…"
+		}
+		return ""
 	}
 }

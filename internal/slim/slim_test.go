@@ -168,7 +168,7 @@ func TestEndlessBodiesEndInBoundedMemory(t *testing.T) {
 		return string(protowire.AppendVarint(protowire.AppendTag(head[:i], 2, protowire.BytesType), size))
 	}
 	then := func(head string, repeated []byte) io.Reader {
-		return io.MultiReader(strings.NewReader(head), &endless{bytes: repeated})
+		return io.MultiReader(strings.NewReader(head), &endless{bytes: bytes.Repeat(repeated, 1+4096/len(repeated))})
 	}
 	list := func(r io.Reader, each func()) error {
 		_, err := ReadList(r, "PodList", newPod, func(Object) error {

@@ -72,21 +72,15 @@ func (s *Store[V]) Put(e Entry[V]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch held := s.objects[e.Namespace][e.Name]; {
-	case held == nil:
-		if e.before(s.deleted[e.Key].state) {
-			return
-		}
-		delete(s.deleted, e.Key)
-	case e.before(held.state):
-		return
-	case held.Value == e.Value && held.Created == e.Created:
-		// Most changes are none to the value. Not even the key is written: it may be part of a text as large as the value's.
+	case held == nil && e.before(s.deleted[e.Key].state), held != nil && e.before(held.state):
+	case held != nil && held.Value == e.Value && held.Created == e.Created:
+		// Most changes are none to the value. Writing to the map would write its key too, which may be part of a text as
+		// large as the value's.
 		held.version = e.version
-		return
 	default:
-		delete(s.objects[e.Namespace], e.Name) // the key may be part of the old value, which it would keep alive
+		delete(s.deleted, e.Key)
+		put(s.objects, e)
 	}
-	put(s.objects, e)
 }
 
 func put[V comparable](objects map[string]map[string]*Object[V], e Entry[V]) {
@@ -115,7 +109,7 @@ func (s *Store[V]) Delete(e Entry[V]) {
 }
 
 // maxTombstones bounds what is kept of deleted objects, far above what any cluster deletes until it is forgotten.
-const maxTombstones = 1_000_000
+const maxTombstones = 250_000
 
 // bury keeps of an object that it was deleted. The key gets a copy of the name, which may be part of the value's text.
 func (s *Store[V]) bury(key Key, last state) {

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unique"
 	"unsafe"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -103,6 +102,8 @@ func TestWhatComesLateUndoesNothing(t *testing.T) {
 		"a list of a namespace whose name begins like its own": {[]event{told(1, "n1"), replace("aa")}, "n1"},
 		"a list of another namespace that has it": {
 			[]event{told(1, "n1"), replace("b", pod("a", "p", 9, "other"))}, "n1"},
+		"a list of another namespace that has it alone": {[]event{replace("b", pod("a", "p", 9, "x"))}, ""},
+		"a state from before a change that was none":    {[]event{told(1, "n1"), told(5, "n1"), told(3, "n3")}, "n1"},
 		"events of other pods": {
 			[]event{told(1, "n1"), func(c *Store[string]) {
 				c.Delete(pod("a", "q", 2, ""))
@@ -180,11 +181,7 @@ func TestNewEntry(t *testing.T) {
 }
 
 func TestObjectOfALabelTextTakes48Bytes(t *testing.T) {
-	type text struct {
-		node unique.Handle[string]
-		head string
-		tail unique.Handle[string]
-	}
+	type text [32]byte                                    // is what a pod's label text is: two handles and a string
 	if size := unsafe.Sizeof(Object[text]{}); size > 48 { // the allocator's next size is 64
 		t.Errorf("an object takes %d bytes", size)
 	}
@@ -345,7 +342,10 @@ func TestObjectsNeverChange(t *testing.T) {
 	held, _ := s.Find([]byte("a"), []byte("p"))
 	s.Put(born(10, pod("a", "p", 2, "n1")))
 	s.Put(born(10, pod("a", "p", 3, "n2")))
-	s.Put(born(20, pod("a", "p", 4, "n1")))
+	s.Put(born(20, pod("a", "p", 4, "n2")))
+	if now, _ := s.Find([]byte("a"), []byte("p")); now.Value != "n2" || now.Created != 20 {
+		t.Errorf("a pod that was created anew is %+v", *now)
+	}
 	s.Delete(born(20, pod("a", "p", 5, "n1")))
 	if held.Value != "n1" || held.Created != 10 {
 		t.Errorf("a pod that a sample points to has become %+v", *held)

@@ -1,5 +1,5 @@
-// Package usage keeps what a list of metrics.k8s.io says up to date: it reads the list again and again, joins it with the
-// pods' metadata, and tells of all that is lost on the way.
+// Package usage keeps what a list of metrics.k8s.io says up to date: it reads the list again and again, joins it with
+// the pods' metadata, and tells of all that is lost on the way.
 package usage
 
 import (
@@ -28,12 +28,13 @@ type Options struct {
 	Namespace string          // "" for all, and for nodes
 	Selector  string          // of labels, "" for none
 	Joiner    sample.Joiner
-	// Optional says that the list is not needed where the account may not have it; Absent that the account is not meant to.
+	// Optional says that the list is not needed where the account may not have it; Absent that the account is not meant
+	// to.
 	Optional, Absent bool
 	// Ready waits for what has to be there before the list is read; nil for nothing.
 	Ready func(context.Context) error
-	// Show makes what has become of the list visible: a batch, or nil where what was shown before stays. The batch is valid
-	// until Show is called the next time but one.
+	// Show makes what has become of the list visible: a batch, or nil where what was shown before stays. The batch is
+	// valid until Show is called the next time but one.
 	Show   func(*sample.Batch, Status)
 	Self   *selfmetrics.Scope // counters, which outlive the list
 	Health *health.Tracker
@@ -102,7 +103,8 @@ func (l *List) Working() bool { return l.status.Load().Failure == nil }
 
 // failed counts refreshes that failed.
 func (l *List) failed(reason string) *metrics.Counter {
-	return l.Self.Counter("refresh_errors_total", "Refreshes that failed.", fmt.Sprintf("resource=%q,reason=%q", l.Resource, reason))
+	return l.Self.Counter("refresh_errors_total", "Refreshes that failed.",
+		fmt.Sprintf("resource=%q,reason=%q", l.Resource, reason))
 }
 
 // dropped counts samples that are not shown.
@@ -113,8 +115,9 @@ func (l *List) dropped(cause sample.Cause) *metrics.Counter {
 
 // read reads the list and joins it; publish makes it visible.
 func (l *List) read(ctx context.Context, _ refresh.Attempt) error {
-	defer l.Self.Histogram("refresh_duration_seconds", "Time to read a resource and join it with its labels.",
-		fmt.Sprintf("resource=%q", l.Resource), []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}).UpdateDuration(time.Now())
+	took := l.Self.Histogram("refresh_duration_seconds", "Time to read a resource and join it with its labels.",
+		fmt.Sprintf("resource=%q", l.Resource), []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30})
+	defer took.UpdateDuration(time.Now())
 	if l.Ready != nil {
 		if err := l.Ready(ctx); err != nil {
 			return err
@@ -136,8 +139,8 @@ func (l *List) read(ctx context.Context, _ refresh.Attempt) error {
 	return nil
 }
 
-// publish shows the attempt's result. After a failure that is what was shown before, until it expires; not where the attempt
-// came late: then nobody knows how old it is.
+// publish shows the attempt's result. After a failure that is what was shown before, until it expires; not where the
+// attempt came late: then nobody knows how old it is.
 func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
 	old := *l.status.Load()
 	if err != nil {

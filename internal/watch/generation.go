@@ -217,24 +217,9 @@ func (g *generation[V]) watch(ctx context.Context, o metav1.ListOptions) (watch.
 
 // Decode returns the next event, or errDistrust, or io.EOF for a watch that the reflector opens again where it stopped.
 func (r *response[V]) Decode() (watch.EventType, runtime.Object, error) {
-	silence := watchSilence
-	if r.began == "" {
-		silence = min(initialSilence, time.Until(r.opened.Add(initialTime)))
-	}
-	r.silence.Reset(silence)
-	if r.events == nil {
-		// client-go does not tell the Content-Type. Protobuf begins with the highest byte of the first event's length.
-		body, contentType := bufio.NewReader(r.body), "application/json"
-		if first, _ := body.Peek(1); string(first) == "\x00" {
-			contentType = kube.Protobuf
-		}
-		r.events = slim.NewEvents(body, contentType, r.New)
-	}
-	event, err := r.events.Next()
-	r.silence.Stop() // a reader that is slow is no silence of the server
-
+	event, err := r.next()
 	object, ok := event.Object.(slim.Object)
-	if r.count++; ok && r.count <= r.maxObjects && !before(object.GetResourceVersion(), r.began) {
+	if ok && !before(object.GetResourceVersion(), r.began) {
 		if event.Type == watch.Bookmark && object.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true" {
 			r.began, r.opened, r.count = object.GetResourceVersion(), time.Now(), 0
 		}
@@ -244,7 +229,7 @@ func (r *response[V]) Decode() (watch.EventType, runtime.Object, error) {
 		return event.Type, object, nil
 	}
 	if err = r.explain(err); r.began == "" {
-		if _, r.listOnly = context.Cause(r.ctx).(*kube.Failure); ok { // it got stuck, or there are too many of them
+		if _, r.listOnly = context.Cause(r.ctx).(*kube.Failure); r.count > r.maxObjects { // it got stuck or goes on
 			err = r.endless("watch")
 		}
 	}
@@ -261,6 +246,28 @@ func (r *response[V]) Decode() (watch.EventType, runtime.Object, error) {
 	case <-r.ctx.Done():
 	}
 	return "", nil, io.EOF
+}
+
+// next reads the next event; it returns none where there were too many.
+func (r *response[V]) next() (event watch.Event, err error) {
+	silence := watchSilence
+	if r.began == "" {
+		silence = min(initialSilence, time.Until(r.opened.Add(initialTime)))
+	}
+	r.silence.Reset(silence)
+	defer r.silence.Stop() // a reader that is slow is no silence of the server
+	if r.count++; r.count > r.maxObjects {
+		return event, nil
+	}
+	if r.events == nil {
+		// client-go does not tell the Content-Type. Protobuf begins with the highest byte of the first event's length.
+		body, contentType := bufio.NewReader(r.body), "application/json"
+		if first, _ := body.Peek(1); string(first) == "\x00" {
+			contentType = kube.Protobuf
+		}
+		r.events = slim.NewEvents(body, contentType, r.New)
+	}
+	return r.events.Next()
 }
 
 // before compares resourceVersions. One that is not a number is before none, and none is before it.

@@ -99,7 +99,7 @@ func (w *Watch[V]) Ready(ctx context.Context, namespace string, maxAge time.Dura
 		case <-changed:
 		case <-ctx.Done():
 			return &kube.Failure{Reason: kube.Watch, Text: fmt.Sprintf("cannot watch %s: the first list of all %[1]s is not "+
-				"complete yet; if it never is, check the network and the API server's load", w.name)}
+				"complete yet; if it never is, check the network and the API server's load", w.Resource)}
 		}
 	}
 }

@@ -490,6 +490,17 @@ func TestWatchThatEndsAtOnceIsOpenedAgainWhereItStoppedAfterAPause(t *testing.T)
 	}
 }
 
+func TestWatchOfVeryManyMessagesIsBegunAnew(t *testing.T) {
+	watchPods(t, func(t *testing.T, w watching) {
+		w.maxObjects = 5
+		events := w.expect("watch-list").stream(t)
+		events.send("COMPLETE 5", "ADDED a/p@6", "ADDED a/q@7", "ADDED a/r@8", "ADDED a/s@9", "ADDED a/t@10")
+		w.wantState(true, "")
+		w.expect("watch-list").stream(t).send("ADDED a/t@10", "COMPLETE 10")
+		w.wantPods("a/t@10")
+	})
+}
+
 func TestServerWithoutRoomForAWatchIsNotAskedForAList(t *testing.T) {
 	for name, refuse := range map[string]func(q *request){
 		"429":                func(q *request) { q.fail(apierrors.NewTooManyRequestsError("")) },
@@ -696,7 +707,14 @@ func TestServerThatFallsSilent(t *testing.T) {
 		}, false, "watch-list", initialSilence},
 		"within a page": {func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)
-			io.WriteString(w.expect("list").stream(t), `{"kind":"PodList","apiVersion":"v1","items":[`)
+			page := w.expect("list").stream(t)
+			io.WriteString(page, `{"kind":"PodList","apiVersion":"v1","items":[{}`)
+			for range 5 {
+				time.Sleep(initialSilence * 9 / 10)
+				if _, err := io.WriteString(page, ",{}"); err != nil {
+					t.Errorf("a page that comes slowly was ended: %v", err)
+				}
+			}
 		}, false, "watch-list", initialSilence},
 		"before the header of a watch": {func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)

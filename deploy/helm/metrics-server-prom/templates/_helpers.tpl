@@ -15,8 +15,8 @@
 {{- end -}}
 
 {{- define "metrics-server-prom.selectorLabels" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "metrics-server-prom.labels" -}}
@@ -42,7 +42,48 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{- /* The handler of a probe for the path given: credentials and client certificates are not the kubelet's to have. */ -}}
+{{- /* The fields of a map that are not "". Null would do for that, but Helm drops it from a parent chart's own values. */ -}}
+{{- define "metrics-server-prom.nonEmpty" -}}
+{{- $fields := dict -}}
+{{- range $name, $value := . -}}
+{{- if ne (toString $value) "" -}}
+{{- $_ := set $fields $name $value -}}
+{{- end -}}
+{{- end -}}
+{{- with $fields -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+What a ServiceMonitor and a PodMonitor have in common: the fields beside the port of their one endpoint. "monitor" is
+.Values.serviceMonitor or .Values.podMonitor.
+*/ -}}
+{{- define "metrics-server-prom.endpoint" -}}
+{{- with .monitor.interval }}
+interval: {{ . }}
+{{- end }}
+{{- with .monitor.scrapeTimeout }}
+scrapeTimeout: {{ . }}
+{{- end }}
+honorLabels: true
+{{- with .root.Values.settings.telemetryPath }}
+path: {{ . | quote }}
+{{- end }}
+{{- with .monitor.relabelings }}
+relabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .monitor.metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.webConfig.scrape }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* The handler of a probe for a path: the kubelet has neither credentials nor a client certificate. */ -}}
 {{- define "metrics-server-prom.probe" -}}
 {{- $web := .root.Values.webConfig -}}
 {{- if and $web.existingSecret (eq $web.probe "tcp") -}}
