@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -212,6 +211,7 @@ func (g *generation[V]) watch(ctx context.Context, o metav1.ListOptions) (watch.
 	if err != nil {
 		return nil, err
 	}
+	r.events = slim.NewEvents(r.body, g.New)
 	return watch.NewStreamWatcher(r, apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "")), nil
 }
 
@@ -259,14 +259,6 @@ func (r *response[V]) next() (event watch.Event, err error) {
 	if r.count++; r.count > r.maxObjects {
 		return event, nil
 	}
-	if r.events == nil {
-		// client-go does not tell the Content-Type. Protobuf begins with the highest byte of the first event's length.
-		body, contentType := bufio.NewReader(r.body), "application/json"
-		if first, _ := body.Peek(1); string(first) == "\x00" {
-			contentType = kube.Protobuf
-		}
-		r.events = slim.NewEvents(body, contentType, r.New)
-	}
 	return r.events.Next()
 }
 
@@ -286,10 +278,10 @@ type response[V comparable] struct {
 	silence *time.Timer
 
 	// These are a watch's.
-	events *slim.Events // nil before the first
-	began  string       // the version from which it brings changes; "" while it brings initial events
-	opened time.Time    // when it was opened, or its initial events were complete
-	count  int          // of the events since then
+	events *slim.Events
+	began  string    // the version from which it brings changes; "" while it brings initial events
+	opened time.Time // when it was opened, or its initial events were complete
+	count  int       // of the events since then
 }
 
 // open sends a request. Its errors are those of client-go, or a Failure where no answer has begun in time.
