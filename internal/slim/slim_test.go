@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	corev1 "k8s.io/api/core/v1"
@@ -425,16 +426,28 @@ func FuzzEvents(f *testing.F) {
 
 // An event is returned as soon as it is there, whatever is still to come.
 func TestEventsAreNotHeldBack(t *testing.T) {
-	for contentType, cases := range map[string][]eventCase{protobufType: protobufEvents(t), jsonType: jsonEvents(t)} {
-		r, w := io.Pipe()
-		go w.Write(bytes.Repeat(cases[0].body, 2)) // and then nothing
-		events := NewEvents(r, newPod)
-		for range 2 * len(cases[0].events) {
-			if _, err := events.Next(); err != nil {
-				t.Errorf("%s: %v", contentType, err)
-			}
-		}
-		w.Close()
+	for name, event := range map[string]string{
+		"protobuf": string(frame(t, watch.Added, enveloped(t, "v1", "Pod", &corev1.Pod{}))),
+		"JSON":     `{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v1"}}` + "\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, w := io.Pipe()
+				go io.WriteString(w, event+event) // and then nothing
+				got := 0
+				go func() {
+					for events := NewEvents(r, newPod); ; got++ {
+						if _, err := events.Next(); err != nil {
+							return
+						}
+					}
+				}()
+				if synctest.Wait(); got != 2 {
+					t.Errorf("%d events of 2", got)
+				}
+				w.Close()
+			})
+		})
 	}
 }
 
