@@ -114,12 +114,9 @@ func (t *Tracker) SetHealthy(what string) {
 		clear(t.logged)
 		return
 	}
-	if !failed {
-		return // what was logged has another cause by now, which is not logged yet: its end is still to be told
-	}
 	before := len(t.logged)
 	maps.DeleteFunc(t.logged, func(reason string, _ bool) bool { return !reasons[reason] })
-	if len(t.logged) < before {
+	if failed && len(t.logged) < before {
 		slices.Sort(failing)
 		slog.Info(what+" works again", "still failing", strings.Join(failing, ", "))
 	}
