@@ -35,6 +35,15 @@ func (f *Freshness) Register(self *selfmetrics.Scope) {
 // Period is the time between two ticks of the source, 0 while none is known.
 func (f *Freshness) Period() time.Duration { return time.Duration(f.period.Load()) }
 
+// Interval is the most time between two full lists: what is configured or, where the source has new data less often, its
+// period. A list is read right after a tick; the slack keeps it from being read just before.
+func (f *Freshness) Interval(configured time.Duration) time.Duration {
+	if period := f.Period(); period > 0 {
+		return max(configured, period) + 2*time.Second
+	}
+	return configured
+}
+
 // Lost forgets the period.
 func (f *Freshness) Lost() { f.period.Store(0) }
 

@@ -191,7 +191,7 @@ func (l *Loop) Began() time.Time {
 func (l *Loop) Current(ctx context.Context) error {
 	for {
 		ended := l.ended.Wait()
-		if l.current() {
+		if l.IsCurrent() {
 			return nil
 		}
 		select {
@@ -202,8 +202,8 @@ func (l *Loop) Current(ctx context.Context) error {
 	}
 }
 
-// current tells whether what is published is current. Where it is not, an attempt is running or begins.
-func (l *Loop) current() bool {
+// IsCurrent tells whether what is published is current, see Current. Where it is not, an attempt is running or begins.
+func (l *Loop) IsCurrent() bool {
 	still, now := l.Pulse.look(), time.Now()
 	expires := time.Time{}
 	if l.Expires != nil {
