@@ -60,10 +60,9 @@ type Events struct {
 	want   metav1.TypeMeta
 }
 
-// NewEvents returns a reader of the events in the body r of a response with the content type. Each object is made by
-// new.
-func NewEvents(r io.Reader, contentType string, new func() Object) *Events {
-	return &Events{wire.NewEvents(r, contentType), new, typeOf(new())}
+// NewEvents returns a reader of the events in the body r of a response. Each object is made by new.
+func NewEvents(r io.Reader, new func() Object) *Events {
+	return &Events{wire.NewEvents(r), new, typeOf(new())}
 }
 
 // Next returns the next event. The object of an event of type Error is a *metav1.Status, of any other it is one of the

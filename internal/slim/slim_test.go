@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	corev1 "k8s.io/api/core/v1"
@@ -177,15 +178,13 @@ func TestEndlessBodiesEndInBoundedMemory(t *testing.T) {
 		})
 		return err
 	}
-	events := func(contentType string) func(io.Reader, func()) error {
-		return func(r io.Reader, each func()) error {
-			e := NewEvents(r, contentType, newPod)
-			for {
-				if _, err := e.Next(); err != nil {
-					return err
-				}
-				each()
+	events := func(r io.Reader, each func()) error {
+		e := NewEvents(r, newPod)
+		for {
+			if _, err := e.Next(); err != nil {
+				return err
 			}
+			each()
 		}
 	}
 	jsonList := `{"kind":"PodList","apiVersion":"v1","items":[`
@@ -200,10 +199,10 @@ func TestEndlessBodiesEndInBoundedMemory(t *testing.T) {
 		"white space in a list":                {then(jsonList, []byte(" \n")), list, "over the limit of 4194304"},
 		"a list's key":                         {then(`{"`, []byte("x")), list, "over the limit of 4194304"},
 		"arrays in arrays":                     {then(jsonList, []byte("[")), list, "max depth"},
-		"an event of a watch":                  {then(`{"type":"ADDED","object":{"x":"`, []byte("x")), events(jsonType), "over the limit of 16777216"},
-		"white space between events":           {then(`{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v1"}}`, []byte(" ")), events(jsonType), "over the limit"},
-		"an event that says it has 4 GiB":      {then("\xff\xff\xff\xff", []byte("x")), events(protobufType), "over the limit of 16777216"},
-		"an event of 16 MiB that is not there": {strings.NewReader("\x01\x00\x00\x00"), events(protobufType), "unexpected EOF"},
+		"an event of a watch":                  {then(`{"type":"ADDED","object":{"x":"`, []byte("x")), events, "over the limit of 16777216"},
+		"white space between events":           {then(`{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v1"}}`, []byte(" ")), events, "over the limit"},
+		"an event that says it has 4 GiB":      {then("\xff\xff\xff\xff", []byte("x")), events, "neither Kubernetes protobuf nor"},
+		"an event of 16 MiB that is not there": {strings.NewReader("\x00\xff\xff\xff"), events, "unexpected EOF"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			items := 0
@@ -263,7 +262,7 @@ func readEvents(next func() (watch.Event, error)) (events []watch.Event, err err
 
 // decoded are the events of a body as this package reads them, and as client-go does.
 func decoded(t testing.TB, contentType string, body []byte) (got, want []watch.Event, gotErr, wantErr error) {
-	got, gotErr = readEvents(NewEvents(bytes.NewReader(body), contentType, newPod).Next)
+	got, gotErr = readEvents(NewEvents(bytes.NewReader(body), newPod).Next)
 	decoder := clientGo(t, contentType, bytes.NewReader(body))
 	want, wantErr = readEvents(func() (watch.Event, error) {
 		event, object, err := decoder.Decode()
@@ -383,7 +382,7 @@ func TestEventsAreReadAsClientGoReadsThem(t *testing.T) {
 					t.Errorf("read %q, want %q", types, c.events)
 				}
 				slow := iotest.OneByteReader(bytes.NewReader(c.body))
-				again, err2 := readEvents(NewEvents(slow, contentType, newPod).Next)
+				again, err2 := readEvents(NewEvents(slow, newPod).Next)
 				if !reflect.DeepEqual(again, got) || fmt.Sprint(err2) != fmt.Sprint(err) {
 					t.Errorf("byte by byte: %+v, %v; at once: %+v, %v", again, err2, got, err)
 				}
@@ -398,7 +397,7 @@ func TestEventsReturnWhatTheReaderFailsWith(t *testing.T) {
 		body := cases[0].body
 		for n := range body {
 			r := io.MultiReader(bytes.NewReader(body[:n]), iotest.ErrReader(broken))
-			if events, err := readEvents(NewEvents(r, contentType, newPod).Next); !errors.Is(err, broken) {
+			if events, err := readEvents(NewEvents(r, newPod).Next); !errors.Is(err, broken) {
 				t.Fatalf("%s, broken after %d bytes: %v, %v", contentType, n, events, err)
 			}
 		}
@@ -425,13 +424,40 @@ func FuzzEvents(f *testing.F) {
 	})
 }
 
+// An event is returned as soon as it is there, whatever is still to come.
+func TestEventsAreNotHeldBack(t *testing.T) {
+	for name, event := range map[string]string{
+		"protobuf": string(frame(t, watch.Added, enveloped(t, "v1", "Pod", &corev1.Pod{}))),
+		"JSON":     `{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v1"}}` + "\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, w := io.Pipe()
+				go io.WriteString(w, event+event) // and then nothing
+				got := 0
+				go func() {
+					for events := NewEvents(r, newPod); ; got++ {
+						if _, err := events.Next(); err != nil {
+							return
+						}
+					}
+				}()
+				if synctest.Wait(); got != 2 {
+					t.Errorf("%d events of 2", got)
+				}
+				w.Close()
+			})
+		})
+	}
+}
+
 // BenchmarkEvents compares an event of a watch decoded in place with what client-go does.
 func BenchmarkEvents(b *testing.B) {
 	p := full(12345)
 	body := &endless{bytes: frame(b, "ADDED", enveloped(b, "v1", "Pod", &p))}
 	b.Run("read", func(b *testing.B) {
 		b.ReportAllocs()
-		events := NewEvents(body, protobufType, newPod)
+		events := NewEvents(body, newPod)
 		for b.Loop() {
 			if _, err := events.Next(); err != nil {
 				b.Fatal(err)

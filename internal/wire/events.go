@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -19,15 +17,14 @@ const maxFrame = 16 << 20
 
 // Events reads the events of a watch's body. The body has no limit: a watch lasts for as long as its server lets it.
 type Events struct {
-	r        Reader
-	protobuf bool
-	json     *jsonDecoder // Made when the first event in JSON is read.
+	r    Reader
+	json *jsonDecoder // Made when the first event in JSON is read.
 }
 
-// NewEvents returns a reader of the events in the body of a response with the content type. What does not say that it
-// is protobuf is read as JSON.
-func NewEvents(body io.Reader, contentType string) *Events {
-	e := &Events{protobuf: strings.HasPrefix(contentType, runtime.ContentTypeProtobuf)}
+// NewEvents returns a reader of the events in the body of a response. As in a list, protobuf is told from JSON by the
+// first byte, whatever the content type says.
+func NewEvents(body io.Reader) *Events {
+	e := &Events{}
 	e.r.reset(body, math.MaxInt64)
 	return e
 }
@@ -37,8 +34,14 @@ func NewEvents(body io.Reader, contentType string) *Events {
 // could not be read, and wraps io.ErrUnexpectedEOF where the body ends within it.
 func (e *Events) Next(want metav1.TypeMeta) (watch.EventType, Object, error) {
 	read, object := e.readJSON, jsonObject
-	if e.protobuf {
-		read, object = e.readProtobuf, protobufObject
+	if e.json == nil {
+		first, err := e.r.peek(1)
+		if err != nil {
+			return "", Object{}, fmt.Errorf("reading an event of a watch: %w", err)
+		}
+		if string(first) == "\x00" { // the highest of a length below maxFrame
+			read, object = e.readProtobuf, protobufObject
+		}
 	}
 	event, raw, err := read()
 	if err == io.EOF {
