@@ -6,7 +6,7 @@ export LC_ALL=C.UTF-8 # characters, not bytes
 cd "$(dirname "$0")/.."
 
 # What is still being rewritten. Take each out when it is done, and then this list.
-unfinished=':!README.md :(exclude,glob)*.go'
+unfinished=':(exclude,glob)*.go'
 for package in watch wire slim metricsapi kube push setting sample; do
   unfinished="$unfinished :!internal/$package"
 done
