@@ -434,7 +434,7 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, n := newTestServer(t, settings{})
 		run(t, n, input{})
-		now := func() *page.Page { return s.render(s.clusters[0].snapshots()) }
+		now := func() *page.Page { return s.pages.page(s.clusters[0].snapshots(), &s.registry) }
 		first := now()
 		if time.Sleep(selfAge - 1); now() != first {
 			t.Error("two scrapes of one second are rendered twice")
@@ -485,7 +485,7 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 func TestReplacedSnapshotIsReleased(t *testing.T) {
 	s, n := newTestServer(t, settings{})
 	run(t, n, bigCluster(50, 2))
-	former := weak.Make(s.render(s.clusters[0].snapshots()))
+	former := weak.Make(s.pages.page(s.clusters[0].snapshots(), &s.registry))
 	run(t, n, bigCluster(60, 2))
 	if runtime.GC(); former.Value() != nil {
 		t.Error("the page of the former snapshot is kept until the next scrape")

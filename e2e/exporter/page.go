@@ -64,7 +64,7 @@ func (e *Exporter) Fetch(ctx context.Context) (*Page, error) {
 func (e *Exporter) Scrape(ctx context.Context) (*Page, error) {
 	page, err := e.Fetch(ctx)
 	if err != nil {
-		return nil, err
+		return page, err
 	}
 	return page, page.Parse()
 }

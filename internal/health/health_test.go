@@ -258,3 +258,24 @@ func TestManyAtOnce(t *testing.T) {
 		t.Error(f)
 	}
 }
+
+// TestOutageWhoseReasonChangesEndsWithALine has nodes recover while pods go on failing, for a reason that is too young
+// to be logged.
+func TestOutageWhoseReasonChangesEndsWithALine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		defer slog.SetDefault(slog.Default())
+		slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+		var tracker Tracker
+		timeout := &kube.Failure{Reason: kube.Timeout, Text: "no answer"}
+		tracker.SetUnhealthy("pods", timeout, false)
+		tracker.SetUnhealthy("nodes", timeout, false)
+		time.Sleep(settle)
+		tracker.SetUnhealthy("pods", &kube.Failure{Reason: kube.Content, Text: "cut off"}, false)
+		tracker.SetHealthy("nodes")
+		tracker.SetHealthy("pods")
+		if !strings.Contains(log.String(), "everything works again") {
+			t.Errorf("log:\n%s", log.String())
+		}
+	})
+}

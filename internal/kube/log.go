@@ -2,10 +2,22 @@ package kube
 
 import (
 	"context"
+	"io"
 	"log/slog"
 
 	"k8s.io/klog/v2"
 )
+
+// SetLog has everything logged to w, without the credentials of requests, and client-go's own log at debug level only.
+func SetLog(w io.Writer, level slog.Level, json bool) {
+	options := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler = slog.NewTextHandler(WithoutCredentials(w), options)
+	if json {
+		handler = slog.NewJSONHandler(WithoutCredentials(w), options)
+	}
+	slog.SetDefault(slog.New(handler))
+	QuietClientLog(handler)
+}
 
 // QuietClientLog sends client-go's own log to the handler at debug level. client-go logs every attempt; what matters of
 // it is reported as a Failure, once per change of state and with the way out.

@@ -1,5 +1,5 @@
-// Package redact takes secrets out of texts that others have written: servers, and proxies before them, repeat what a request
-// had in what they answer, and their answers are shown.
+// Package redact takes secrets out of texts that others have written: servers, and proxies before them, repeat in
+// their answers what a request contained, and these answers are shown.
 package redact
 
 import "strings"
