@@ -259,8 +259,8 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestOutageWhoseReasonChangesEndsWithALine has nodes recover while pods go on failing, for a reason that is too young to
-// be logged.
+// TestOutageWhoseReasonChangesEndsWithALine has nodes recover while pods go on failing, for a reason that is too young
+// to be logged.
 func TestOutageWhoseReasonChangesEndsWithALine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

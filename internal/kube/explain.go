@@ -194,8 +194,8 @@ func explainConnection(err error) (reason, why, wayOut string) {
 		{authority, Network, why, "set certificate-authority-data of the cluster in the kubeconfig to the authority " +
 			"of the server's certificate"},
 		{certificate.Reason == x509.Expired, Network, why, "renew the server's certificate, or correct the clock here"},
-		{noTLS || is(err, http.ErrSchemeMismatch), Configuration, why, "the server does not speak TLS: check the port in the kubeconfig's address, or " +
-			"have it begin with http://, to which no credentials are sent"},
+		{noTLS || is(err, http.ErrSchemeMismatch), Configuration, why, "the server does not speak TLS: check the port " +
+			"in the kubeconfig's address, or have it begin with http://, to which no credentials are sent"},
 		{says(err, "malformed HTTP response", "malformed HTTP status code"), Configuration, why, "the server does not " +
 			"speak HTTP there: check the port in the kubeconfig's address, and that it begins with https://"},
 		{says(err, "x509: ", "tls: "), Network, why,

@@ -449,7 +449,8 @@ func TestBodyError(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := BodyError(c.ctx, c.err)
-			if f, ok := errors.AsType[*fault](err); (ok && f.reason == Content) != c.content || c.is != nil && !errors.Is(err, c.is) {
+			f, ok := errors.AsType[*fault](err)
+			if (ok && f.reason == Content) != c.content || c.is != nil && !errors.Is(err, c.is) {
 				t.Errorf("%v (%T)", err, err)
 			}
 		})

@@ -135,16 +135,13 @@ func (p *plugin) run() *pluginRun {
 	p.last = run
 	go func() {
 		defer close(run.done)
-		var status *clientauthentication.ExecCredentialStatus
-		if status, run.err = p.execute(run); run.err == nil {
-			run.err = p.use(run, status)
-		}
+		run.err = p.execute(run)
 	}()
 	return run
 }
 
-// execute runs the plugin and returns what it has printed. Nothing of that is in the error.
-func (p *plugin) execute(run *pluginRun) (*clientauthentication.ExecCredentialStatus, error) {
+// execute runs the plugin and uses what it prints. Nothing of that is in the error.
+func (p *plugin) execute(run *pluginRun) error {
 	ctx, cancel := context.WithTimeout(p.life, p.time)
 	defer cancel()
 	var out limitedBuffer
@@ -159,24 +156,24 @@ func (p *plugin) execute(run *pluginRun) (*clientauthentication.ExecCredentialSt
 	switch {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 	case len(out) > maxPluginOutput:
-		return nil, p.fault("run it by hand to see what, or "+useToken, "prints more than %d bytes", maxPluginOutput)
+		return p.fault("run it by hand to see what", "prints more than %d bytes", maxPluginOutput)
 	case ctx.Err() != nil:
-		return nil, p.hangs(run)
+		return p.hangs(run)
 	case is(err, exec.ErrNotFound, fs.ErrNotExist):
-		return nil, &fault{Configuration, errors.New("the kubeconfig's credentials come from an exec plugin that is " +
-			"not installed here: " + shown(p.config.Command)), useToken}
+		return &fault{Configuration, errors.New("the kubeconfig's credentials come from an exec plugin that is not " +
+			"installed here: " + shown(p.config.Command)), useToken}
 	case exit != nil && exit.Exited():
-		return nil, p.fault("run it by hand to see why, or "+useToken, "failed with exit code %d", exit.ExitCode())
+		return p.fault("run it by hand to see why", "failed with exit code %d", exit.ExitCode())
 	default:
-		return nil, p.fault("check the kubeconfig's exec plugin, or "+useToken, "failed: %s", err)
+		return p.fault("check the kubeconfig's exec plugin", "failed: %s", err)
 	}
 	var printed clientauthentication.ExecCredential
 	if yaml.Unmarshal(out, &printed) != nil || printed.Kind != "ExecCredential" ||
 		printed.APIVersion != p.config.APIVersion || printed.Status == nil {
-		return nil, p.fault("update the plugin or the apiVersion in the kubeconfig, or "+useToken,
+		return p.fault("update the plugin or the apiVersion in the kubeconfig",
 			"prints no ExecCredential of %s with a status", p.config.APIVersion)
 	}
-	return printed.Status, nil
+	return p.use(run, printed.Status)
 }
 
 // use takes in what a run has brought.
@@ -213,14 +210,14 @@ func (p *plugin) clientCertificate() (*tls.Certificate, error) {
 }
 
 func (p *plugin) hangs(run *pluginRun) error {
-	return p.fault("run it by hand to see what it waits for (here it has no terminal), or "+useToken,
+	return p.fault("run it by hand to see what it waits for (here it has no terminal)",
 		"has not answered within %s", time.Since(run.began).Round(time.Second))
 }
 
 // fault says what the plugin does. What it prints is not shown: it is meant to print a token.
 func (p *plugin) fault(wayOut, format string, args ...any) error {
 	what := fmt.Errorf("the exec plugin %s %s", shown(p.config.Command), fmt.Sprintf(format, args...))
-	return &fault{Configuration, what, wayOut}
+	return &fault{Configuration, what, wayOut + ", or " + useToken}
 }
 
 // limitedBuffer keeps what is written to it, and fails once that is more than maxPluginOutput.

@@ -68,9 +68,9 @@ func OneLine(text string, most int) string {
 // content is how a token begins, and a key or certificate as it is and in base64.
 var content = regexp.MustCompile(`-----BEGIN |(^|[/:])(LS0tLS1CRUdJTi|eyJ)`)
 
-// IsName tells whether a text can be the name of a file or of something else, rather than what is in a file, plain or as
-// base64. No file system has names above 255 bytes (NAME_MAX) and no system call takes a path above 4096 (PATH_MAX);
-// base64 of a text decodes to text.
+// IsName tells whether a text can be the name of a file or of something else, rather than what is in a file, plain or
+// as base64. No file system has names above 255 bytes (NAME_MAX) and no system call takes a path above 4096
+// (PATH_MAX); base64 of a text decodes to text.
 func IsName(s string) bool {
 	for part := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '/' || r == ':' }) {
 		if len(part) > 255 {
