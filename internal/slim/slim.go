@@ -41,16 +41,14 @@ func typeOf(o Object) (is metav1.TypeMeta) {
 func ReadList(r io.Reader, kind string, new func() Object, each func(Object) error) (metav1.ListMeta, error) {
 	want := typeOf(new())
 	want.Kind = kind
-	var meta metav1.ListMeta
 	var body wire.Reader
-	err := body.Read(r, want, &meta, func(item wire.Object) error {
+	return body.Read(r, want, func(item wire.Object) error {
 		object := new()
 		if err := item.Decode(object); err != nil {
 			return fmt.Errorf("%.100q: %w", object.GetName(), err)
 		}
 		return each(object)
 	})
-	return meta, err
 }
 
 // Events reads the events of a watch's body.
