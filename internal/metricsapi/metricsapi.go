@@ -5,13 +5,10 @@
 // what a sample is made of is read: namespace, name, timestamp, window, container names, and the usage of cpu and
 // memory. Labels, annotations and everything else are skipped unread.
 //
-// What is read has the meaning that the generated types of k8s.io/metrics give it, with these exceptions, all of them
-// on the careful side:
+// What is read means what the generated types of k8s.io/metrics take it for, with these exceptions:
 //   - A quantity that the generated types cannot parse fails their whole list. Here that one Value is Invalid. So is
 //     one that is missing or empty, which they take for zero.
-//   - What is skipped unread is not checked either, so it cannot fail a list.
-//   - The kind and the apiVersion must be there, must be the expected ones, and must come once: no body is taken for an
-//     empty list because it is some other object.
+//   - What is skipped unread is not checked either, so it cannot fail a list. A window of null is none.
 package metricsapi
 
 import (
@@ -67,8 +64,7 @@ type Item struct {
 	// Window is the length of that interval, of either sign; HasWindow is false where none was sent.
 	Window    time.Duration
 	HasWindow bool
-	// Containers are those of a pod, in the order of the body and as often as it names them. A NodeMetrics has exactly
-	// one.
+	// Containers are those of a pod, in the order of the body and as often as it names them; one of a NodeMetrics.
 	Containers []Container
 }
 

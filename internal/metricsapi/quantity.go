@@ -2,14 +2,13 @@ package metricsapi
 
 import (
 	"math"
-	"math/bits"
 	"regexp"
 	"strconv"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// maxQuantity bounds, in bytes, what is left to apimachinery. It leaves room for every float64 in any way of writing it.
+// maxQuantity bounds, in bytes, what is left to apimachinery. It has room for every float64 in any way of writing it.
 const maxQuantity = 1024
 
 // grammar is that of resource.Quantity's documentation, except that an exponent has at most three digits, whatever
@@ -50,14 +49,8 @@ func valueOf(quantity []byte) Value {
 	return Value{State: Invalid}
 }
 
-var (
-	fractions = map[string]float64{"n": 1e9, "u": 1e6, "m": 1e3}
-	multiples = map[string]uint64{"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
-		"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50, "Ei": 1 << 60}
-)
-
-// parsePlain reads digits followed by at most one suffix, where one rounding gives the result: it is false where the
-// number does not fit, and for every other form.
+// parsePlain reads digits and one of the suffixes that metrics-server writes, or none, where one rounding gives the
+// result: it is false where the number does not fit, and for every other form.
 func parsePlain(b []byte) (float64, bool) {
 	var n uint64
 	i := 0
@@ -70,10 +63,21 @@ func parsePlain(b []byte) (float64, bool) {
 	if i == 0 {
 		return 0, false
 	}
-	if by, ok := fractions[string(b[i:])]; ok {
-		return float64(n) / by, n <= 1<<53 // Up to there both are exact.
+	switch string(b[i:]) {
+	case "n":
+		return float64(n) / 1e9, n <= 1<<53 // Up to there both are exact.
+	case "u":
+		return float64(n) / 1e6, n <= 1<<53
+	case "m":
+		return float64(n) / 1e3, n <= 1<<53
+	case "":
+		return float64(n), true
+	case "Ki":
+		return float64(n << 10), n <= math.MaxInt64>>10 // Above is apimachinery's cap.
+	case "Mi":
+		return float64(n << 20), n <= math.MaxInt64>>20
+	case "Gi":
+		return float64(n << 30), n <= math.MaxInt64>>30
 	}
-	by, ok := multiples[string(b[i:])]
-	high, low := bits.Mul64(n, by)
-	return float64(low), ok && high == 0 && low <= math.MaxInt64 // Above is apimachinery's cap.
+	return 0, false
 }

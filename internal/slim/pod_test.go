@@ -203,8 +203,8 @@ func TestMessagesThatAreNone(t *testing.T) {
 	}
 }
 
-// FuzzPod holds the pod against the generated type: what both accept they read alike. It may accept more, as it does not
-// look into what it steps over, and refuse odd encodings, but never what the generated type writes.
+// FuzzPod holds the pod against the generated type: what both accept they read alike. It may accept more, as it does
+// not look into what it steps over, and refuse odd encodings, but never what the generated type writes.
 func FuzzPod(f *testing.F) {
 	for _, p := range []corev1.Pod{
 		{}, full(1), {Spec: corev1.PodSpec{NodeName: "n"}},

@@ -34,12 +34,11 @@ func NewEvents(body io.Reader, contentType string) *Events {
 // wanted in all others. It returns io.EOF where the body ends after an event. Every other error says that the event
 // could not be read, and wraps io.ErrUnexpectedEOF where the body ends within it.
 func (e *Events) Next(want metav1.TypeMeta) (event watch.EventType, o Object, err error) {
-	var raw []byte
+	read := e.readJSON
 	if e.protobuf {
-		event, raw, err = e.readProtobuf()
-	} else {
-		event, raw, err = e.readJSON()
+		read = e.readProtobuf
 	}
+	event, raw, err := read()
 	switch {
 	case err == io.EOF:
 		return "", o, err

@@ -1,10 +1,8 @@
 // Package wire reads what Kubernetes' API servers send: objects and lists of them, and the events of watches, in
-// protobuf or JSON, as streams. One item at a time is in memory, and of that only what the caller reads is turned into
-// anything.
+// protobuf or JSON, as streams. One item at a time is in memory, and of that only what the caller asks for is decoded.
 //
-// What is accepted has the meaning that the generated code of Kubernetes' types (protobuf) and apimachinery's decoder
-// (JSON, whose keys are case-sensitive) give it. Protobuf that google.golang.org/protobuf/encoding/protowire refuses is
-// an error, although the generated code puts up with some of it.
+// What is accepted means what the generated code of Kubernetes' types (protobuf) and apimachinery's decoder (JSON, with
+// case-sensitive keys) take it for. Protobuf that protowire refuses is an error, even if the generated code reads it.
 package wire
 
 import (
@@ -24,8 +22,6 @@ import (
 //		}
 //	}
 //	return m.Err()
-//
-// Fields that are not asked for are stepped over.
 type Message struct {
 	Num protowire.Number // That of the current field.
 
@@ -65,15 +61,15 @@ func (m *Message) Next() bool {
 }
 
 // Bytes returns the current field, a string or message. It aliases the message. A field of another type is an error.
-func (m *Message) Bytes() []byte { return m.of(protowire.BytesType) }
-
-func (m *Message) of(typ protowire.Type) []byte {
-	if m.typ != typ {
-		m.Check(errWireType(m.name, m.Num, m.typ))
+func (m *Message) Bytes() []byte {
+	if m.typ != protowire.BytesType {
+		m.wrongType()
 		return nil
 	}
 	return m.value
 }
+
+func (m *Message) wrongType() { m.Check(errWireType(m.name, m.Num, m.typ)) }
 
 // Check ends the message with an error of its caller's, unless that is nil or there was an earlier one.
 func (m *Message) Check(err error) {
@@ -105,8 +101,10 @@ func Read[T string | []byte](b []byte, name string, first protowire.Number, into
 func ReadInt(b []byte, name string, into *int64) error {
 	m := NewMessage(b, name)
 	for m.Next() {
-		if m.Num == 1 {
-			v, _ := protowire.ConsumeVarint(m.of(protowire.VarintType))
+		if m.Num == 1 && m.typ != protowire.VarintType {
+			m.wrongType()
+		} else if m.Num == 1 {
+			v, _ := protowire.ConsumeVarint(m.value)
 			*into = int64(v)
 		}
 	}

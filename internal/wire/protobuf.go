@@ -21,8 +21,8 @@ import (
 // and all lists are {metadata=1 items=2}.
 const magic = "k8s\x00"
 
-// errEnvelope also refuses what the generated code, which holds the whole body, would put up with: the last object
-// counts there, and a TypeMeta may come after it.
+// errEnvelope also refuses a TypeMeta or another object behind the first, which the generated code, having held all of
+// the body, takes for the one that counts.
 var errEnvelope = errors.New("the envelope is not a TypeMeta and after it one object")
 
 // open takes an object out of what it is sent in, and verifies what that says.
@@ -32,26 +32,24 @@ func open(b []byte, want metav1.TypeMeta) (Object, error) {
 		return openJSON(b, want)
 	}
 	var typeMeta, raw []byte
+	if err := Read(envelope, "Unknown", 1, &typeMeta, &raw); err != nil {
+		return Object{}, err
+	}
+	if raw == nil {
+		return Object{}, errEnvelope
+	}
 	var is metav1.TypeMeta
-	err := Read(envelope, "Unknown", 1, &typeMeta, &raw)
-	if err == nil && raw == nil {
-		err = errEnvelope
+	if err := readTypeMeta(typeMeta, &is); err != nil {
+		return Object{}, err
 	}
-	if err == nil {
-		err = readTypeMeta(typeMeta, &is)
-	}
-	if err == nil {
-		err = verifyProtobuf(want, is, raw)
-	}
-	return Object{Protobuf: raw}, err
+	return Object{Protobuf: raw}, verifyProtobuf(want, is, raw)
 }
 
 func readTypeMeta(b []byte, is *metav1.TypeMeta) error {
 	return Read(b, "TypeMeta", 1, &is.APIVersion, &is.Kind)
 }
 
-// verifyProtobuf verifies what the envelope of an object says. The message of a Status is a help if it can be read, and
-// no further trouble if not.
+// verifyProtobuf verifies what an envelope says. The message of a Status is quoted where it can be read.
 func verifyProtobuf(want, is metav1.TypeMeta, status []byte) error {
 	var message string
 	if is.Kind == "Status" {

@@ -13,19 +13,12 @@ import (
 )
 
 const (
-	// defaultMaxBody is twelve times the usage list of Kubernetes' own limit of 150,000 pods.
-	defaultMaxBody = 1 << 30
-
 	// maxItem bounds one item, or another value that must be held as a whole. An object in etcd has at most 1.5 MiB.
 	maxItem = 4 << 20
 
-	// bufferSize holds some hundred pods' usage, so that few of them are moved to the buffer's front for their second
-	// half.
+	// bufferSize holds some hundred pods' usage, so that few of them are moved to the front for their second half.
 	bufferSize = 64 << 10
 )
-
-// Unmarshaler is what decodes itself from protobuf.
-type Unmarshaler interface{ Unmarshal([]byte) error }
 
 // Object is one object as it was sent, either in protobuf or in JSON.
 type Object struct {
@@ -34,7 +27,7 @@ type Object struct {
 }
 
 // Decode decodes the object.
-func (o Object) Decode(into Unmarshaler) error {
+func (o Object) Decode(into interface{ Unmarshal([]byte) error }) error {
 	if o.JSON != nil {
 		return o.JSON(into)
 	}
@@ -44,7 +37,8 @@ func (o Object) Decode(into Unmarshaler) error {
 // Reader reads bodies. Its buffer is kept from one to the next, so that a list of any length allocates the same. The
 // zero value is ready for use, by one goroutine at a time.
 type Reader struct {
-	// MaxBody is the largest body in bytes that is read; a larger one is an error. 0 means 1 GiB.
+	// MaxBody is the largest body in bytes that is read; a larger one is an error. 0 means 1 GiB, twelve times the
+	// usage list of Kubernetes' own limit of 150,000 pods.
 	MaxBody int64
 
 	body io.LimitedReader // Lets one more byte through than the limit, to tell that it was passed.
@@ -63,7 +57,7 @@ type Reader struct {
 // read to its end after an error.
 func (r *Reader) Read(body io.Reader, want metav1.TypeMeta, visit func(Object) error) (metav1.ListMeta, error) {
 	isList := strings.HasSuffix(want.Kind, "List")
-	limit := cmp.Or(r.MaxBody, defaultMaxBody)
+	limit := cmp.Or(r.MaxBody, 1<<30)
 	if !isList {
 		limit = min(limit, maxItem)
 	}
@@ -87,7 +81,14 @@ func (r *Reader) Read(body io.Reader, want metav1.TypeMeta, visit func(Object) e
 	case isList:
 		err = r.readJSONList(want, &meta, item)
 	default:
-		err = r.readObject(want, visit)
+		var b []byte
+		var o Object
+		if b, err = io.ReadAll(r.buf); err == nil {
+			o, err = open(b, want)
+		}
+		if err == nil {
+			err = visit(o)
+		}
 	}
 	if r.body.N <= 0 {
 		err = fmt.Errorf("the body is larger than the limit of %d bytes", limit)
@@ -108,20 +109,7 @@ func (r *Reader) reset(body io.Reader, n int64) {
 	r.buf.Reset(&r.body)
 }
 
-func (r *Reader) readObject(want metav1.TypeMeta, visit func(Object) error) error {
-	b, err := io.ReadAll(r.buf)
-	if err != nil {
-		return err
-	}
-	o, err := open(b, want)
-	if err != nil {
-		return err
-	}
-	return visit(o)
-}
-
-// sniff tells protobuf from JSON, and skips white space before the latter's {. It returns io.EOF where nothing else
-// comes.
+// sniff tells protobuf from JSON, before whose { it skips white space. It returns io.EOF where nothing else comes.
 func (r *Reader) sniff() (isProtobuf bool, err error) {
 	if b, err := r.buf.Peek(len(magic)); string(b) == magic || err != nil && err != io.EOF {
 		return true, err
@@ -143,15 +131,14 @@ func (r *Reader) sniff() (isProtobuf bool, err error) {
 
 // verify checks what an object says it is. statusMessage is that of a Status.
 func verify(want, got metav1.TypeMeta, statusMessage string) error {
-	const maxQuoted = 300
 	switch {
 	case got == want:
 		return nil
 	case got.Kind == "Status":
-		return fmt.Errorf("the server sent a Status with the message %.*q", maxQuoted, statusMessage)
+		return fmt.Errorf("the server sent a Status with the message %.300q", statusMessage)
 	}
-	return fmt.Errorf("the server sent something else: its kind is %.*q and its apiVersion %.*q, for %q and %q",
-		maxQuoted, got.Kind, maxQuoted, got.APIVersion, want.Kind, want.APIVersion)
+	return fmt.Errorf("the server sent something else: its kind is %.300q and its apiVersion %.300q, for %q and %q",
+		got.Kind, got.APIVersion, want.Kind, want.APIVersion)
 }
 
 // left is how many bytes of the body may still come. What it changes by is how many were consumed.
