@@ -32,6 +32,8 @@ type Pusher struct {
 	Page func(context.Context, io.Writer) error
 	// Done is told how each push ended: ok is that the receiver took the whole page.
 	Done func(ok bool)
+
+	extraNames []string // of ExtraLabels
 }
 
 const (

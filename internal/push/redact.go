@@ -1,7 +1,6 @@
 package push
 
 import (
-	"cmp"
 	"encoding/base64"
 	"net/url"
 	"slices"
@@ -24,12 +23,9 @@ var wellKnown = []string{"import", "insert", "instance", "metrics", "prometheus"
 
 // secrets is what a request holds that is not to be shown.
 func (p *Pusher) secrets() (secrets []string) {
-	var credentials []string
 	for _, values := range p.Headers {
 		for _, value := range values {
-			_, token, _ := strings.Cut(value, " ") // "Bearer TOKEN"
-			secrets = append(secrets, value)
-			credentials = append(credentials, cmp.Or(token, value))
+			secrets = append(append(secrets, value), redact.Credentials(value)...)
 		}
 	}
 	if u, err := url.Parse(p.URL); err == nil {
@@ -40,23 +36,11 @@ func (p *Pusher) secrets() (secrets []string) {
 			secrets = append(secrets, piece, unescaped, path)
 		}
 		password, _ := u.User.Password()
-		credentials = append(credentials, base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
-	}
-	for _, token := range credentials {
-		secrets = append(secrets, token)
-		if basic, err := base64.StdEncoding.DecodeString(token); err == nil {
-			user, password, _ := strings.Cut(string(basic), ":")
-			secrets = append(secrets, user, password)
-		}
+		basic := base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password))
+		secrets = append(secrets, redact.Credentials(basic)...)
 	}
 	return slices.DeleteFunc(secrets, func(s string) bool { return slices.Contains(wellKnown, s) })
 }
 
 // redact takes out of a text what a receiver may have repeated of the request, and makes it short and one line.
-func (p *Pusher) redact(s string) string {
-	s = redact.Text(s, p.secrets())
-	if s = strings.Join(strings.Fields(s), " "); len(s) > 300 {
-		s = strings.ToValidUTF8(s[:300], "") + "…"
-	}
-	return s
-}
+func (p *Pusher) redact(s string) string { return redact.OneLine(redact.Text(s, p.secrets()), 300) }
