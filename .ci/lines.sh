@@ -6,7 +6,10 @@ export LC_ALL=C.UTF-8 # characters, not bytes
 cd "$(dirname "$0")/.."
 
 # What is still being rewritten. Take each out when it is done, and then this list.
-unfinished=':!README.md :(exclude,glob)*.go :!demo :!e2e :!internal'
+unfinished=':(exclude,glob)*.go'
+for package in watch wire slim metricsapi kube push setting sample; do
+  unfinished="$unfinished :!internal/$package"
+done
 # The words are patterns of git's.
 # shellcheck disable=SC2086
 long=$(git ls-files '*.go' '*.md' '*.sh' '*.yml' '*.yaml' .ci/run $unfinished | xargs grep -HnE '^.{121,}' |

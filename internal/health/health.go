@@ -40,8 +40,8 @@ const settle = 5 * time.Second
 
 // SetUnhealthy says that an attempt failed. A failure for the same cause as another that is already logged is the same
 // outage and not logged again; one for a new cause is, once that has stayed, so that what a restarting server answers
-// on its way up is not. Where the whole of a resource is optional and merely forbidden, that does no harm to the
-// health; it is logged once, and if the resource worked before only after it has stayed.
+// on its way up is not. Where the whole of a resource is optional and merely forbidden, health is not
+// affected; it is logged once and, if the resource worked before, only after it has stayed.
 func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -115,7 +115,7 @@ func (t *Tracker) SetHealthy(what string) {
 }
 
 // SetUnknown drops the state and the notices of things of which nothing is known any more, or nothing yet, as when
-// another cluster is configured. An outage does not end before each of them has been told of.
+// another cluster is configured. An outage does not end before each of them has been reported again.
 func (t *Tracker) SetUnknown(what ...string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -124,7 +124,7 @@ func (t *Tracker) SetUnknown(what ...string) {
 	}
 }
 
-// SetNotice says something that the operator should know and that does no harm to the health, such as what is left out
+// SetNotice says something that the operator should know and that does not affect health, such as what is left out
 // of the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text; "" ends it.
 func (t *Tracker) SetNotice(what, text string) {
 	t.mu.Lock()

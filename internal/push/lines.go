@@ -31,7 +31,7 @@ func (l *lineWriter) end() error {
 
 // appendLines appends the lines of a page with the labels added to each sample, in the way of VictoriaMetrics' library
 // (addExtraLabels in its push.go). The metrics of the process are left out: a Pushgateway shows everything it was sent
-// on one page with its own metrics, and refuses a push with the names of those.
+// on one page with the metrics of itself, and refuses a push with the names of those.
 func appendLines(to, page []byte, labels string) []byte {
 	for line := range bytes.Lines(page) {
 		line = bytes.TrimSpace(line)

@@ -1,5 +1,6 @@
-// Package redact takes secrets out of texts that others have written: servers, and proxies before them, repeat what a
-// request had in what they answer, and their answers are shown. So is what somebody has set in the wrong place.
+// Package redact takes secrets out of texts that others have written: servers, and proxies before them, repeat in
+// their answers what a request contained, and these answers are shown. So is what somebody has set in the
+// wrong place.
 package redact
 
 import (

@@ -23,8 +23,8 @@ const (
 	maxPause = 5 * time.Minute
 )
 
-// ErrMissed is what an attempt fails with, whatever Read returned, in which the process stood still or which took
-// longer than its cut-off: what it read may be as old as that lasted. It is made again at once.
+// ErrMissed is what an attempt fails with, whatever Read returned, if the process stood still meanwhile or the attempt
+// took longer than its cut-off: what it read may be as old as that lasted. The attempt is made again at once.
 var ErrMissed = errors.New("the process was not running while the answer arrived")
 
 // Attempt is one attempt, as told to Read and Publish.
@@ -124,7 +124,7 @@ func (l *Loop) end(still still, due time.Time) {
 	l.ended.Send()
 }
 
-// sleep waits until due, or until woken but not before the given moment, and lets expire meanwhile what expires.
+// sleep waits until due, or until woken but not before the given moment, and calls Expire meanwhile when that is due.
 func (l *Loop) sleep(ctx context.Context, due, notBefore time.Time) {
 	for {
 		woken := l.woken.Wait()

@@ -1,6 +1,6 @@
-// Package selfmetrics has the exporter's metrics of itself: whoever owns a fact registers it here, and the page is
-// written without asking anybody what there is. Every family has a HELP and a TYPE, as collectors of other vendors
-// skip what has none.
+// Package selfmetrics holds the exporter's metrics about itself: whoever owns a fact registers it here, and the page
+// is written without asking the owners which metrics there are. Every family has a HELP and a TYPE, as collectors of
+// other vendors skip what has none.
 package selfmetrics
 
 import (

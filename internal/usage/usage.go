@@ -1,5 +1,5 @@
 // Package usage keeps what a list of metrics.k8s.io says up to date: it reads the list again and again, joins it with
-// the pods' metadata, and tells of all that is lost on the way.
+// the pods' metadata, and reports all that is lost on the way.
 package usage
 
 import (
@@ -28,12 +28,12 @@ type Options struct {
 	Namespace string         // "" for all, and for nodes
 	Selector  string         // of labels, "" for none
 	Joiner    sample.Joiner
-	// Optional says that the list is not needed where the account may not have it; Absent that the account is not meant
-	// to.
+	// Optional says that the list is not needed where the account has no right to it; Absent that the account is not
+	// meant to have that right.
 	Optional, Absent bool
 	// Ready waits for what has to be there before the list is read; nil for nothing.
 	Ready func(context.Context) error
-	// Show makes what has become of the list visible: a batch, or nil where what was shown before stays. The batch is
+	// Show makes the result of an attempt visible: a batch, or nil where what was shown before stays. The batch is
 	// valid until Show is called the next time but one.
 	Show   func(*sample.Batch, Status)
 	Self   *selfmetrics.Scope // counters, which outlive the list
@@ -212,7 +212,7 @@ func (l *List) show(b *sample.Batch, s Status) {
 	l.Show(b, s)
 }
 
-// notice tells of samples that are dropped for a cause that lasts: in two lists one after the other.
+// notice reports samples that are dropped for a cause that lasts: in two lists one after the other.
 func (l *List) notice(cause sample.Cause, d sample.Dropped) {
 	text := ""
 	if d.Samples > 0 && l.before[cause] && cause != sample.Gone {
