@@ -85,7 +85,7 @@ func Landing(w http.ResponseWriter, name, line string, links []string, state str
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	var anchors strings.Builder
 	for _, link := range links {
-		fmt.Fprintf(&anchors, "<a href=%q>%[1]s</a>\n", html.EscapeString(link))
+		fmt.Fprintf(&anchors, "<a href=\"%s\">%[1]s</a>\n", html.EscapeString(link))
 	}
 	fmt.Fprintf(w, `<!DOCTYPE html>
 <html lang="en">
