@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -27,7 +30,12 @@ import (
 	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"metrics-server-prom/internal/kube"
@@ -39,6 +47,14 @@ import (
 	"metrics-server-prom/internal/setting"
 	"metrics-server-prom/internal/slim"
 )
+
+// TestMain keeps client-go quiet, as the program does.
+func TestMain(m *testing.M) {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	// They keep the moment of the last error of the whole process, which in a synctest bubble is of another clock.
+	utilruntime.ErrorHandlers = nil
+	os.Exit(m.Run())
+}
 
 // input is what goes in: pods by way of the watch, usage as the metrics API writes it.
 type input struct {
@@ -935,6 +951,695 @@ func bigCluster(n, containers int) (c input) {
 		c.usage.Items = append(c.usage.Items, u)
 	}
 	return c
+}
+
+// apiServer is the API server of a cluster inside a synctest bubble. Each namespace has a pod p with one container;
+// where all are asked for there is one, a. The cluster has nodes n1 and n2, of which n2's usage is the newer. What
+// anything uses is as many bytes as seconds have passed since the beginning.
+type apiServer struct {
+	began time.Time
+	stamp func(time.Time) time.Time // of the newest usage that there is at a moment
+
+	mu       sync.Mutex
+	requests []string            // "watch a/pods", "page a/pods" (of the core API), "list nodes", "get a/pods/p"
+	answers  map[string]answerer // what to do in place of the regular answer, by request
+}
+
+type answerer func(*http.Request) (*http.Response, error)
+
+func (a *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
+	path, usage := strings.CutPrefix(r.URL.Path, "/apis/metrics.k8s.io/v1beta1/")
+	path = strings.TrimPrefix(strings.TrimPrefix(path, "/api/v1/"), "namespaces/")
+	namespace, object, found := strings.Cut(path, "/"+pods)
+	if !found {
+		namespace, object = "", strings.TrimPrefix(strings.TrimPrefix(path, pods), nodes)
+	}
+	verb := "list"
+	switch {
+	case r.URL.Query().Get("watch") != "":
+		verb = "watch"
+	case !usage:
+		verb = "page"
+	case object != "":
+		verb = "get"
+	}
+	a.mu.Lock()
+	a.requests = append(a.requests, verb+" "+path)
+	answer := a.answers[verb+" "+path]
+	a.mu.Unlock()
+	switch {
+	case answer != nil:
+		return answer(r)
+	case verb == "watch":
+		return a.watch(r, namespace)
+	}
+	kind, of := "PodMetrics", []any{a.usage(cmp.Or(namespace, "a"), "p", 0)}
+	if strings.HasPrefix(path, nodes) {
+		kind, of = "NodeMetrics", []any{a.usage("", "n2", 0), a.usage("", "n1", 5*time.Second)}
+	}
+	if verb == "get" {
+		return answerJSON(r, http.StatusOK, kind, of[0].(map[string]any))
+	}
+	return answerJSON(r, http.StatusOK, kind+"List", map[string]any{"items": of})
+}
+
+// usage is that of a node or pod, so much older than the newest.
+func (a *apiServer) usage(namespace, name string, older time.Duration) map[string]any {
+	used := corev1.ResourceList{corev1.ResourceMemory: *quantity.NewQuantity(int64(time.Since(a.began).Seconds()), "")}
+	return map[string]any{"metadata": metav1.ObjectMeta{Namespace: namespace, Name: name},
+		"timestamp": metav1.NewTime(a.stamp(time.Now()).Add(-older)), "window": "15s", "usage": used,
+		"containers": []any{map[string]any{"name": "c", "usage": used}}}
+}
+
+func answerJSON(r *http.Request, status int, kind string, object map[string]any) (*http.Response, error) {
+	object["kind"], object["apiVersion"] = kind, kube.Metrics.String()
+	body, err := json.Marshal(object)
+	header := http.Header{"Content-Type": {"application/json"}}
+	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(body)), Request: r}, err
+}
+
+// watch answers with the namespace's pod, and nothing more until the request ends.
+func (a *apiServer) watch(r *http.Request, namespace string) (*http.Response, error) {
+	answer, err := hangsLater(r)
+	answer.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(a.initialEvents(r, namespace), answer.Body), answer.Body}
+	return answer, err
+}
+
+// initialEvents are those that a watch begins with, where it is asked for them.
+func (a *apiServer) initialEvents(r *http.Request, namespace string) io.Reader {
+	var events bytes.Buffer
+	if r.URL.Query().Get("sendInitialEvents") == "" {
+		return &events
+	}
+	pod := corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, Spec: corev1.PodSpec{NodeName: "n"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: cmp.Or(namespace, "a"), Name: "p", ResourceVersion: "1"}}
+	listed := pod
+	listed.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+	json.NewEncoder(&events).Encode(map[string]any{"type": "ADDED", "object": pod})
+	json.NewEncoder(&events).Encode(map[string]any{"type": "BOOKMARK", "object": listed})
+	return &events
+}
+
+// answer has a request answered so from now on; nil for as ever.
+func (a *apiServer) answer(request string, as answerer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answers[request] = as
+}
+
+// asked is the requests since the last call that begin with this.
+func (a *apiServer) asked(prefix string) []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	asked := slices.DeleteFunc(a.requests, func(r string) bool { return !strings.HasPrefix(r, prefix) })
+	a.requests = nil
+	return asked
+}
+
+// forbids refuses a request for lack of rights.
+func forbids(r *http.Request) (*http.Response, error) {
+	return answerJSON(r, http.StatusForbidden, "Status", map[string]any{"status": "Failure", "code": 403})
+}
+
+// breaks is a connection that is refused.
+func breaks(*http.Request) (*http.Response, error) { return nil, syscall.ECONNREFUSED }
+
+// hangs never answers.
+func hangs(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// hangsLater begins an answer that does not go on.
+func hangsLater(r *http.Request) (*http.Response, error) {
+	out, in := io.Pipe()
+	context.AfterFunc(r.Context(), func() { in.CloseWithError(r.Context().Err()) })
+	header := http.Header{"Content-Type": {"application/json"}}
+	return &http.Response{StatusCode: http.StatusOK, Header: header, Body: out, Request: r}, nil
+}
+
+// bubble is a server and its connection to an apiServer, inside a synctest bubble. Of it, only the pulse runs.
+type bubble struct {
+	*server
+	*connection
+	t     *testing.T
+	api   *apiServer
+	begin func(func(context.Context)) // begins what goes on until the end of the test
+	pulse context.CancelFunc          // ends the pulse
+}
+
+func inBubble(t *testing.T, set settings, do func(t *testing.T, b *bubble)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bubble{t: t, api: &apiServer{began: time.Now(), answers: map[string]answerer{},
+			stamp: func(now time.Time) time.Time { return now }}}
+		var running sync.WaitGroup
+		ctx, stop := context.WithCancel(t.Context())
+		b.begin = func(do func(context.Context)) { running.Go(func() { do(ctx) }) }
+		var none *connection
+		if b.server, none = newTestServer(t, set); set.refreshInterval != 0 {
+			b.server.set.refreshInterval = set.refreshInterval
+		}
+		b.clusters[0].leave(none)
+		b.connection = b.clusters[0].connect(b.client(kube.Core, "/api"), b.client(kube.Metrics, "/apis"))
+		b.unfreeze()
+		do(t, b)
+		stop()
+		running.Wait()
+	})
+}
+
+// client is a client of the API, as package kube makes it.
+func (b *bubble) client(group schema.GroupVersion, path string) rest.Interface {
+	scheme := kruntime.NewScheme()
+	metav1.AddToGroupVersion(scheme, kube.Core)
+	config := &rest.Config{Host: "http://cluster", APIPath: path, QPS: -1}
+	config.GroupVersion, config.NegotiatedSerializer = &group, serializer.NewCodecFactory(scheme).WithoutConversion()
+	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: b.api})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return c
+}
+
+// freeze has the process stand still for so long: nobody looks at its clocks. Nothing that does may go on meanwhile,
+// which are probes, and attempts to refresh that begin or end then.
+func (b *bubble) freeze(length time.Duration) {
+	b.pulse()
+	time.Sleep(length)
+	b.unfreeze()
+}
+
+func (b *bubble) unfreeze() {
+	running, stop := context.WithCancel(b.t.Context())
+	b.pulse = stop
+	b.begin(func(ctx context.Context) { defer context.AfterFunc(ctx, stop)(); b.server.pulse.Run(running) })
+}
+
+// scrape is one by a scraper whose timeout is 10 s: what is answered, and after how long.
+func (b *bubble) scrape() (status int, body string, took time.Duration) {
+	b.t.Helper()
+	began := time.Now()
+	resp := get(b.t, b.server, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "10")
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return resp.StatusCode, string(text), time.Since(began)
+}
+
+// age is how long ago the usage of a namespace's pod was read that is on the page; false where there is none.
+func (b *bubble) age(page, namespace string) (time.Duration, bool) {
+	b.t.Helper()
+	name := fmt.Sprintf(`pod_mem{node="n",pod="p",ip="",container="c",namespace=%q} `, namespace)
+	_, line, found := strings.Cut(page, name)
+	line, _, _ = strings.Cut(line, "\n")
+	at, err := strconv.Atoi(line)
+	if found && err != nil {
+		b.t.Error(err)
+	}
+	return time.Since(b.api.began) - time.Duration(at)*time.Second, found
+}
+
+// TestNamespacesFailOneByOne is fault 3: of two namespaces one does not work, in each way that there is.
+func TestNamespacesFailOneByOne(t *testing.T) {
+	const scrapeTimeout, regular = 10 * time.Second, 17 * time.Second
+	for name, broken := range map[string]map[string]answerer{
+		"its usage is refused": {"list b/pods": forbids},
+		"its usage is slow":    {"list b/pods": hangs},
+		"its usage gets stuck": {"list b/pods": hangsLater},
+		"its pods are refused": {"watch b/pods": forbids, "page b/pods": forbids},
+		"its pods are slow":    {"watch b/pods": hangs, "page b/pods": hangs},
+		"its pods get stuck":   {"watch b/pods": hangsLater, "page b/pods": hangsLater},
+		"all of it is refused": {"watch b/pods": forbids, "page b/pods": forbids, "list b/pods": forbids},
+	} {
+		// serves checks that a page comes in time, has what namespace a has, and tells whether it has something of b.
+		serves := func(b *bubble, within time.Duration) bool {
+			b.t.Helper()
+			status, page, took := b.scrape()
+			age, found := b.age(page, "a")
+			if status != http.StatusOK || took > within || !found || age > regular {
+				b.t.Errorf("%s after the start: status %d after %s, a is there (%t) and %s old, want it within %s:\n%s",
+					time.Since(b.api.began), status, took, found, age, within, page)
+			}
+			age, found = b.age(page, "b")
+			if found && age >= b.server.set.maxAge {
+				b.t.Errorf("what is served of b is %s old", age)
+			}
+			return found
+		}
+		breakB := func(b *bubble) {
+			for request, as := range broken {
+				b.api.answer(request, as)
+			}
+		}
+		set := settings{namespaces: []string{"a", "b"}}
+		t.Run(name+" at a start", func(t *testing.T) {
+			inBubble(t, set, func(t *testing.T, b *bubble) {
+				breakB(b)
+				b.begin(b.run)
+				has := serves(b, scrapeTimeout-time.Second/2)
+				time.Sleep(time.Minute)
+				for range 30 {
+					has = serves(b, 0) || has
+					time.Sleep(7 * time.Second)
+				}
+				if has {
+					t.Error("there was something of b")
+				}
+				_, page, _ := b.scrape()
+				for _, up := range []string{`up{resource="pods",namespace="a"} 1`, `up{resource="pods",namespace="b"} 0`} {
+					if !strings.Contains(page, selfmetrics.Prefix+up+"\n") {
+						t.Errorf("no %s on the page:\n%s", up, page)
+					}
+				}
+				health, _ := io.ReadAll(get(t, b.server, "/healthz").Body)
+				if !strings.Contains(string(health), " of namespace b: failing") ||
+					strings.Contains(string(health), "namespace a:") {
+					t.Errorf("the health page does not tell what fails: %s", health)
+				}
+			})
+		})
+		t.Run(name+" later", func(t *testing.T) {
+			inBubble(t, set, func(t *testing.T, b *bubble) {
+				b.begin(b.run)
+				has := serves(b, 0)
+				time.Sleep(time.Minute)
+				breakB(b)
+				for range 60 {
+					if !has {
+						t.Fatal("what was read of b is gone before it is old")
+					}
+					time.Sleep(4 * time.Second)
+					has = serves(b, 0)
+				}
+				time.Sleep(2 * time.Minute)
+				_, refused := broken["list b/pods"]
+				if has = serves(b, 0); has == refused {
+					t.Errorf("after max-age something of b is served: %t", has)
+				}
+			})
+		})
+	}
+}
+
+// TestPodsAreListedAnewAfterAFreeze has each list of usage ask, some time after a freeze, whether the pods are watched.
+// Their watch may be dead without having been told.
+func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
+	anew := []string{"watch a/pods", "watch b/pods"}
+	for name, c := range map[string]struct {
+		freezes []time.Duration
+		want    []string
+	}{
+		"a process that runs": {nil, nil},
+		"a short one":         {[]time.Duration{4 * time.Second}, nil},
+		"a long one":          {[]time.Duration{5500 * time.Millisecond}, anew},
+		"several short ones":  {[]time.Duration{4 * time.Second, 4 * time.Second}, anew},
+		"two minutes":         {[]time.Duration{2 * time.Minute}, anew},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, settings{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
+				b.begin(b.watch.Run)
+				ready := func() {
+					t.Helper()
+					for _, l := range b.lists[1:] {
+						if err := l.Ready(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				ready()
+				time.Sleep(10 * time.Second)
+				ready()
+				if asked := b.api.asked("watch"); !slices.Equal(slices.Sorted(slices.Values(asked)), anew) {
+					t.Fatalf("the watch begins with %q", asked)
+				}
+				for _, length := range c.freezes {
+					b.freeze(length)
+					time.Sleep(time.Second)
+				}
+				for range 3 {
+					ready() // once for all lists
+					time.Sleep(10 * time.Second)
+				}
+				if asked := b.api.asked("watch"); !slices.Equal(slices.Sorted(slices.Values(asked)), c.want) {
+					t.Errorf("asks for %q, want %q", asked, c.want)
+				}
+			})
+		})
+	}
+}
+
+// TestShortFreezesBetweenAttemptsDoNotAddUp has each of them followed by an attempt.
+func TestShortFreezesBetweenAttemptsDoNotAddUp(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+		b.begin(b.watch.Run)
+		for range 5 {
+			if err := b.lists[1].Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			b.freeze(4 * time.Second)
+		}
+		if asked := b.api.asked("watch"); len(asked) != 1 {
+			t.Errorf("asks for %q", asked)
+		}
+	})
+}
+
+// TestUsageIsNotJoinedWithPodsOfLongAgo has a watch that breaks once it has its list, and cannot be opened again.
+func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
+	inBubble(t, settings{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+		b.api.answer("page pods", breaks)
+		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
+			b.api.answer("watch pods", breaks)
+			answer, err := hangsLater(r)
+			answer.Body = io.NopCloser(b.api.initialEvents(r, ""))
+			return answer, err
+		})
+		b.begin(b.watch.Run)
+		ready := func() error { return b.lists[1].Ready(t.Context()) }
+		if err := ready(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := ready(); err != nil {
+			t.Errorf("broken for less than max-age: %v", err)
+		}
+		time.Sleep(5 * time.Second) // a watch that ends at once is opened again after 2 s
+		if f, _ := ready().(*kube.Failure); f == nil || f.Reason != kube.Network {
+			t.Errorf("broken for longer than max-age: %v", f)
+		}
+		b.api.answer("watch pods", nil)
+		b.api.answer("page pods", nil)
+		time.Sleep(7 * time.Second)
+		if err := ready(); err != nil {
+			t.Errorf("mended: %v", err)
+		}
+	})
+}
+
+// TestUsageIsReadAsSoonAsThePodsAreThere has pods that are refused at first.
+func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+		b.api.answer("watch pods", forbids)
+		b.api.answer("page pods", forbids)
+		b.begin(b.run)
+		time.Sleep(time.Minute)
+		var allowed, read time.Time
+		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
+			allowed = time.Now()
+			return b.api.watch(r, "")
+		})
+		b.api.answer("list pods", func(r *http.Request) (*http.Response, error) {
+			read = time.Now()
+			return hangs(r)
+		})
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if allowed.IsZero() || !read.Equal(allowed) {
+			t.Errorf("pods at %s, their usage at %s", allowed, read)
+		}
+	})
+}
+
+// TestDeletedPodsAreForgottenInTime deletes a pod of which there may be usage as long as that is served.
+func TestDeletedPodsAreForgottenInTime(t *testing.T) {
+	inBubble(t, settings{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+		gone := testPod("a", "gone", "n", "i", time.Now(), nil)
+		b.store.Put(b.keep(&gone))
+		b.store.Delete(b.keep(&gone))
+		b.begin(b.watch.Run)
+		for _, step := range []struct {
+			after time.Duration
+			known bool
+		}{{0, true}, {time.Minute, true}, {1, false}} {
+			time.Sleep(step.after)
+			if err := b.lists[1].Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, known := b.store.Find([]byte("a"), []byte("gone")); known != step.known {
+				t.Errorf("%s later it is known that the pod was deleted: %t", step.after, known)
+			}
+		}
+	})
+}
+
+// TestProbesAreOfWhatTheShippedRolesAllow is of fault 1. The ClusterRole has get of nodes, the Roles that of pods.
+func TestProbesAreOfWhatTheShippedRolesAllow(t *testing.T) {
+	for name, c := range map[string]struct {
+		namespaces []string
+		answers    map[string]answerer
+		want       []string
+	}{
+		"the cluster: the node whose usage is the newest": {nil, nil, []string{"get nodes/n2"}},
+		"the cluster, and no right to nodes: nothing":     {nil, map[string]answerer{"list nodes": forbids}, nil},
+		"namespaces: a pod":                               {[]string{"a"}, nil, []string{"get a/pods/p"}},
+		"namespaces, of which one has no usage: another's pod": {[]string{"a", "b"},
+			map[string]answerer{"list a/pods": forbids}, []string{"get b/pods/p"}},
+		"namespaces without usage: nothing": {[]string{"a"}, map[string]answerer{"list a/pods": forbids}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, settings{namespaces: c.namespaces}, func(t *testing.T, b *bubble) {
+				b.api.stamp = func(now time.Time) time.Time { return now.Truncate(15 * time.Second) }
+				for request, as := range c.answers {
+					b.api.answer(request, as)
+				}
+				b.begin(b.run)
+				time.Sleep(5 * time.Minute)
+				asked := b.api.asked("get")
+				if got := slices.Compact(slices.Sorted(slices.Values(asked))); !slices.Equal(got, c.want) {
+					t.Errorf("probes of %q, want %q", got, c.want)
+				}
+				if period := b.fresh.Period().Round(time.Second); (period == 15*time.Second) != (c.want != nil) {
+					t.Errorf("the period is %s", period)
+				}
+			})
+		})
+	}
+}
+
+// TestTick is when the lists are read after a tick, counted from the read before.
+func TestTick(t *testing.T) {
+	const s = time.Second
+	for name, c := range map[string]struct {
+		refresh, period time.Duration   // 0 for a period that is not known
+		ticks           []time.Duration // after the first read
+		want            time.Duration   // the second
+	}{
+		"no tick":                                      {15 * s, 0, nil, 15 * s},
+		"one in time":                                  {15 * s, 15 * s, []time.Duration{10 * s}, 10 * s},
+		"one right after a read is put off":            {15 * s, 15 * s, []time.Duration{s}, 3 * s},
+		"one at once":                                  {15 * s, 15 * s, []time.Duration{0}, 3 * s},
+		"one after three seconds is not":               {15 * s, 15 * s, []time.Duration{3 * s}, 3 * s},
+		"of a source that nobody knows":                {15 * s, 0, []time.Duration{2 * s}, 3 * s},
+		"of several within the interval, the last":     {15 * s, 5 * s, []time.Duration{4 * s, 9 * s, 14 * s}, 14 * s},
+		"the last may be as late as the next interval": {15 * s, 5 * s, []time.Duration{5 * s, 10 * s, 15 * s}, 15 * s},
+		"of a slow source, each":                       {15 * s, 60 * s, []time.Duration{5 * s}, 5 * s},
+		"where the last does not come":                 {15 * s, 5 * s, []time.Duration{4 * s, 9 * s}, 17 * s},
+		"of a fast source and a long interval":         {60 * s, 15 * s, []time.Duration{14 * s, 29 * s, 44 * s, 59 * s}, 59 * s},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, settings{refreshInterval: c.refresh}, func(t *testing.T, b *bubble) {
+				began := time.Now()
+				if b.fresh.Tick(began, c.period); c.period == 0 {
+					b.fresh.Lost()
+				}
+				reads := make([][]time.Duration, len(b.lists))
+				for i, l := range b.lists {
+					l.Loop.Read = func(context.Context, refresh.Attempt) error {
+						l.Joiner.Begin()
+						reads[i] = append(reads[i], time.Since(began))
+						return nil
+					}
+					b.begin(l.Loop.Run)
+				}
+				synctest.Wait()
+				for _, tick := range c.ticks {
+					time.Sleep(time.Until(began.Add(tick)))
+					b.ticked(began, c.period)
+				}
+				time.Sleep(time.Until(began.Add(c.want)))
+				synctest.Wait()
+				for i, l := range b.lists {
+					if want := []time.Duration{0, c.want}; !slices.Equal(reads[i], want) {
+						t.Errorf("%s are read after %s, want %s", l.What, reads[i], want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestInterval is the most time between two reads, for sources of each period.
+func TestInterval(t *testing.T) {
+	const s = time.Second
+	for _, c := range []struct{ refresh, period, want time.Duration }{
+		{15 * s, s, 15 * s}, // no period is worth following
+		{15 * s, 15 * s, 17 * s},
+		{15 * s, 60 * s, 62 * s},
+		{60 * s, 15 * s, 62 * s},
+		{15 * s, 130 * s, 122 * s},
+		{15 * s, 600 * s, 15 * s},
+		{600 * s, 60 * s, 602 * s},
+	} {
+		t.Run(fmt.Sprintf("%s of a source of %s", c.refresh, c.period), func(t *testing.T) {
+			inBubble(t, settings{refreshInterval: c.refresh, maxAge: time.Hour}, func(t *testing.T, b *bubble) {
+				b.api.stamp = func(now time.Time) time.Time { return now.Truncate(c.period) }
+				b.begin(b.run)
+				longest := time.Duration(0)
+				for range 1800 {
+					time.Sleep(time.Second)
+					longest = max(longest, b.fresh.Interval(c.refresh))
+				}
+				most := max(c.refresh, 2*time.Minute) + 2*s
+				if longest > most || (longest-c.want).Abs() > 2*s || longest < c.want-s {
+					t.Errorf("%s, want %s and never more than %s", longest, c.want, most)
+				}
+			})
+		})
+	}
+}
+
+// TestNewestSampleOfAClockThatIsAhead is fault 9: what alerts on the age of the newest sample must be able to. One of
+// two pods is on a node whose clock is ahead. The list is read every 15 seconds, for two minutes.
+func TestNewestSampleOfAClockThatIsAhead(t *testing.T) {
+	const half, end = 30 * time.Second, 2 * time.Minute
+	until := func(stop time.Duration) func(time.Duration) time.Duration {
+		return func(now time.Duration) time.Duration { return min(now, stop) }
+	}
+	for name, c := range map[string]struct {
+		pod, other  func(time.Duration) time.Duration // when they were measured, since the start; nil for no such pod
+		ahead       time.Duration                     // of the other's clock
+		newest, new time.Duration                     // what the page says at the end, since the start
+	}{
+		"both are measured":                {until(end), until(end), time.Hour, end, end},
+		"the one that is ahead stops":      {until(end), until(half), time.Hour, end, end},
+		"the other stops":                  {until(half), until(end), time.Hour, end, end},
+		"both stop":                        {until(half), until(half), time.Hour, half, half},
+		"there is only that one":           {nil, until(end), time.Hour, end, end},
+		"there is only that one, it stops": {nil, until(half), time.Hour, half, half},
+		"a clock that is a little ahead":   {nil, until(half), half, half + half, half},
+		"no clock is ahead, both stop":     {until(half), until(half), 0, half, half},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+				began := time.Now()
+				told := func(name string) time.Duration {
+					_, page, _ := b.scrape()
+					_, value, _ := strings.Cut(page, "\n"+selfmetrics.Prefix+name+" ")
+					value, _, _ = strings.Cut(value, "\n")
+					stamp, err := strconv.ParseFloat(value, 64)
+					if err != nil {
+						t.Fatalf("no %s on the page:\n%s", name, page)
+					}
+					return time.Unix(int64(stamp), 0).Sub(began)
+				}
+				newest := func() time.Duration { return told(`newest_sample_timestamp_seconds{resource="pods"}`) }
+				for now := time.Since(began); now <= end; now = time.Since(began) {
+					var items []metricsv1beta1.PodMetrics
+					if c.pod != nil {
+						items = append(items, podUsage("a", "p", began.Add(c.pod(now)), "x", "1 1"))
+					}
+					items = append(items, podUsage("a", "other", began.Add(c.other(now)+c.ahead), "x", "1 1"))
+					run(t, b.connection, input{usage: metricsv1beta1.PodMetricsList{Items: items}})
+					if got := newest(); got > now {
+						t.Errorf("after %s the newest sample is of the future: %s", now, got)
+					}
+					time.Sleep(15 * time.Second)
+				}
+				if got := newest(); got != c.newest {
+					t.Errorf("the newest sample is of %s after the start, want %s", got, c.newest)
+				}
+				if got := told("data_last_new_timestamp_seconds"); got != c.new {
+					t.Errorf("there were new data %s after the start, want %s", got, c.new)
+				}
+			})
+		})
+	}
+}
+
+// TestPageMadeAcrossAThawIsNotServed has the process stand still while a page is made of what was current.
+func TestPageMadeAcrossAThawIsNotServed(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+		b.begin(b.watch.Run)
+		for _, l := range b.lists {
+			b.begin(l.Loop.Run)
+		}
+		b.scrape()
+		time.Sleep(2 * time.Second)
+		made := 0
+		b.server.self.Gauge("asked_for_whenever_a_page_is_made", "", "", func() float64 {
+			if made++; made == 1 {
+				b.freeze(5 * time.Second)
+			}
+			return 0
+		})
+		status, page, took := b.scrape()
+		age, found := b.age(page, "a")
+		if status != http.StatusOK || !found || age != 0 || took != 5*time.Second || made != 2 {
+			t.Errorf("status %d after %s with a sample (%t) %s old, of page %d; want what was read after the thaw:\n%s",
+				status, took, found, age, made, page)
+		}
+	})
+}
+
+// TestHealthPage is the original tool's page, with lines below it.
+func TestHealthPage(t *testing.T) {
+	failure := &kube.Failure{Reason: kube.Network, Text: "cannot list nodes.metrics.k8s.io: refused; mend it"}
+	for name, c := range map[string]struct {
+		tell   func(*cluster)
+		status int
+		want   string // a regular expression
+	}{
+		"nothing to tell": {func(*cluster) {}, 200, `ok`},
+		"a notice does no harm": {func(c *cluster) { c.health.SetNotice("pods (3)", "7 samples") }, 200,
+			"ok\npods \\(3\\): since .*: 7 samples\n"},
+		"a failure": {func(c *cluster) { c.health.SetUnhealthy(nodes, failure, false) }, 503,
+			"failed\nnodes: failing since .*: cannot list .*; mend it\n"},
+		"both": {func(c *cluster) {
+			c.health.SetNotice("a notice", "7 samples")
+			c.health.SetUnhealthy(nodes, failure, false)
+		}, 503, "failed\nnodes: .*\na notice: .*\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, n := newTestServer(t, settings{})
+			before, _ := io.ReadAll(get(t, s, "/healthz").Body)
+			if want := "failed\npods, nodes: not read yet\n"; string(before) != want {
+				t.Errorf("before the first data: %q, want %q", before, want)
+			}
+			run(t, n, input{})
+			c.tell(s.clusters[0])
+			resp := get(t, s, "/healthz")
+			body, _ := io.ReadAll(resp.Body)
+			if !regexp.MustCompile(`^`+c.want+`$`).Match(body) || resp.StatusCode != c.status {
+				t.Errorf("status %d, want %d:\n%q, want %q", resp.StatusCode, c.status, body, c.want)
+			}
+		})
+	}
+}
+
+func TestEncodingThatThereIsNotIsAnsweredWithThoseThatThereAre(t *testing.T) {
+	s, n := newTestServer(t, settings{})
+	run(t, n, input{})
+	resp := get(t, s, "/metrics", "Accept-Encoding", "br, identity;q=0")
+	body, _ := io.ReadAll(resp.Body)
+	if string(body) != "available encodings: gzip, identity\n" || resp.StatusCode != http.StatusNotAcceptable ||
+		resp.Header.Get("Vary") != "Accept-Encoding" {
+		t.Errorf("status %d, Vary %q: %q", resp.StatusCode, resp.Header.Get("Vary"), body)
+	}
+}
+
+// TestStopLetsGoOfScrapesThatWait has one wait for first data that do not come.
+func TestStopLetsGoOfScrapesThatWait(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+		time.AfterFunc(time.Second, b.stop)
+		if status, body, took := b.scrape(); status != http.StatusServiceUnavailable || took != time.Second {
+			t.Errorf("status %d after %s: %s", status, took, body)
+		}
+	})
 }
 
 // benchmarked are the numbers of pods that every stage is measured at, each pod having two containers.

@@ -86,7 +86,8 @@ type Batch struct {
 	Samples []Sample
 	Names   []string // names of containers or nodes, made label values; shared by all samples that have them
 	Unknown int      // pods without metadata
-	// Oldest and Newest are the samples' own timestamps in Unix seconds, 0 where there are none.
+	// Oldest and Newest are the samples' own timestamps in Unix seconds, 0 where there are none. One that is from the
+	// future counts as of when it was first seen.
 	Oldest, Newest int64
 	NewestOf       store.Key // the pod, or the node without a namespace, that has the newest
 	// Dropped is what the list had that is not in Samples, by Cause.
@@ -246,9 +247,9 @@ func (j *Joiner) Join(item *metricsapi.Item) error {
 		j.container(item, &item.Containers[i], p, at)
 	}
 	if b := j.batch; len(b.Samples) > before {
-		b.Oldest = min(cmp.Or(b.Oldest, stamp), stamp)
-		if stamp > b.Newest {
-			b.Newest, b.NewestOf = stamp, store.Key{Namespace: string(item.Namespace), Name: string(item.Name)}
+		b.Oldest = min(cmp.Or(b.Oldest, at), at)
+		if at > b.Newest {
+			b.Newest, b.NewestOf = at, store.Key{Namespace: string(item.Namespace), Name: string(item.Name)}
 		}
 	}
 	return nil

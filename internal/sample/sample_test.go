@@ -310,9 +310,9 @@ func TestTimestamps(t *testing.T) {
 				item("a", "q", now.Add(-10*time.Second), one), item("b", "p", now.Add(-30*time.Second), one),
 				item("b", "old", now.Add(-time.Hour), one)}
 		}, false, stamps{-30 * time.Second, -10 * time.Second, "a/q", maxAge - 30*time.Second}},
-		"from the future expire from when they were seen": {func(now time.Time) []metricsapi.Item {
+		"from the future are of when they were seen": {func(now time.Time) []metricsapi.Item {
 			return []metricsapi.Item{item("a", "p", now.Add(time.Hour), one)}
-		}, false, stamps{time.Hour, time.Hour, "a/p", maxAge}},
+		}, false, stamps{0, 0, "a/p", maxAge}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -341,9 +341,17 @@ func TestClockOfTheSourceIsAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j, one := newJoin(t), container("x", v(1), none)
 		stuck := item("a", "p", time.Now().Add(time.Hour), one)
+		began := time.Now()
 		for age := time.Duration(0); age < maxAge; age += 15 * time.Second {
-			if b := j.refresh(stuck); len(b.Samples) != 1 {
+			b := j.refresh(stuck)
+			if len(b.Samples) != 1 {
 				t.Fatalf("not served at the age of %s", age)
+			}
+			if b.Newest != began.Unix() || b.Oldest != began.Unix() {
+				t.Errorf("at the age of %s it is of %s and %s", age, time.Unix(b.Oldest, 0), time.Unix(b.Newest, 0))
+			}
+			if b := j.refresh(stuck, item("a", "q", time.Now(), one)); age > 0 && b.NewestOf.Name != "q" {
+				t.Errorf("at the age of %s it is newer than what is measured now", age)
 			}
 			if age == time.Minute { // a refresh that fails in the middle changes nothing
 				j.Begin()
@@ -376,10 +384,10 @@ func TestExpire(t *testing.T) {
 			dropped        int
 			oldest, newest time.Duration
 		}{
-			{0, "a/p x 1 2\na/q x 1 -\na/new? x 1 2\nb/p x 1 2", 0, -3 * time.Minute, time.Hour},
-			{2*time.Minute - 1, "a/p x 1 2\na/q x 1 -\na/new? x 1 2\nb/p x 1 2", 0, -3 * time.Minute, time.Hour},
-			{2 * time.Minute, "a/q x 1 -\na/new? x 1 2\nb/p x 1 2", 2, -2 * time.Minute, time.Hour},
-			{3 * time.Minute, "a/q x 1 -\nb/p x 1 2", 4, -time.Minute, time.Hour},
+			{0, "a/p x 1 2\na/q x 1 -\na/new? x 1 2\nb/p x 1 2", 0, -3 * time.Minute, 0},
+			{2*time.Minute - 1, "a/p x 1 2\na/q x 1 -\na/new? x 1 2\nb/p x 1 2", 0, -3 * time.Minute, 0},
+			{2 * time.Minute, "a/q x 1 -\na/new? x 1 2\nb/p x 1 2", 2, -2 * time.Minute, 0},
+			{3 * time.Minute, "a/q x 1 -\nb/p x 1 2", 4, -time.Minute, 0},
 		} {
 			b := j.count(j.Expire(now.Add(step.in)))
 			j.check(b, step.want, func() map[string]int {
