@@ -57,18 +57,16 @@ type settings struct {
 }
 
 func (s *settings) table() []setting.Row {
-	namespaces := func(p *[]string) func(string) string {
-		return setting.List(p, "namespaces", validation.IsDNS1123Label)
-	}
 	return []setting.Row{
 		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig),
 			Help: "kubeconfig; if not set " + kube.MountedKubeconfig +
 				" if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
 		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.context),
 			Help: "context of the kubeconfig; if not set its current one"},
-		{Flag: "namespaces", Env: "NAMESPACES", Set: namespaces(&s.namespaces),
+		{Flag: "namespaces", Env: "NAMESPACES", Set: setting.List(&s.namespaces, "namespaces", validation.IsDNS1123Label),
 			Help: "namespaces to serve, separated by commas; if not set all. A list needs only Roles in these namespaces"},
-		{Flag: "exclude-namespaces", Env: "EXCLUDE_NAMESPACES", Set: namespaces(&s.excludeNamespaces),
+		{Flag: "exclude-namespaces", Env: "EXCLUDE_NAMESPACES",
+			Set:  setting.List(&s.excludeNamespaces, "namespaces", validation.IsDNS1123Label),
 			Help: "namespaces not to serve, separated by commas"},
 		{Flag: "selector", Env: "LABEL_SELECTOR", Set: setting.LabelSelector(&s.selector),
 			Help: "label selector of the pods to serve, applied by the server"},
@@ -162,8 +160,8 @@ func main() {
 	}
 }
 
-// limitMemory has the garbage collector stay below the container's limit, of which the kernel takes a part, and use less
-// of what is free than Go does by default: the heap is small, and mostly long-lived. GOMEMLIMIT and GOGC win.
+// limitMemory has the garbage collector stay below the container's limit, of which the kernel takes a part, and collect
+// sooner than by default: the heap is small, and mostly long-lived. GOMEMLIMIT and GOGC win.
 func limitMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
@@ -220,7 +218,7 @@ func (s *server) handler() http.Handler {
 	})
 }
 
-// currentPage waits until what there is to serve is current, and returns it as a page.
+// currentPage waits until what there is to serve is current.
 func (s *server) currentPage(ctx context.Context) (*page.Page, error) {
 	for {
 		thaws := s.pulse.Thaws()

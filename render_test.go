@@ -132,9 +132,10 @@ func samples(text string) string {
 // testPod is a pod as the watch brings it.
 func testPod(namespace, name, node, ip string, created time.Time, labels map[string]string) (p slim.Pod) {
 	full := corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels, CreationTimestamp: metav1.NewTime(created), ResourceVersion: "7"},
-		Spec:       corev1.PodSpec{NodeName: node},
-		Status:     corev1.PodStatus{PodIP: ip},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels,
+			CreationTimestamp: metav1.NewTime(created), ResourceVersion: "7"},
+		Spec:   corev1.PodSpec{NodeName: node},
+		Status: corev1.PodStatus{PodIP: ip},
 	}
 	b, err := full.Marshal()
 	if err == nil {
@@ -148,7 +149,8 @@ func testPod(namespace, name, node, ip string, created time.Time, labels map[str
 
 // containers are pairs of a name and a usage "cpu memory", either of them "-" for none.
 func podUsage(namespace, name string, at time.Time, containers ...string) metricsv1beta1.PodMetrics {
-	m := metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Timestamp: metav1.NewTime(at), Window: metav1.Duration{Duration: 15 * time.Second}}
+	m := metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		Timestamp: metav1.NewTime(at), Window: metav1.Duration{Duration: 15 * time.Second}}
 	for i := 0; i < len(containers); i += 2 {
 		c := metricsv1beta1.ContainerMetrics{Name: containers[i], Usage: corev1.ResourceList{}}
 		cpu, memory, _ := strings.Cut(containers[i+1], " ")
@@ -178,8 +180,9 @@ func TestPage(t *testing.T) {
 kube_metrics_server_pod_mem{node="ip-10-30-78-99",pod="etcd-0",ip="10.30.62.138",container="etcd",namespace="kube-system"} 128458752
 `},
 		"all containers of a family stand together": {
-			pods:  []slim.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
-			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "378089386n 1", "y", "2 2Ki"), podUsage("b", "p", now, "x", "500u 1M")},
+			pods: []slim.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
+			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "378089386n 1", "y", "2 2Ki"),
+				podUsage("b", "p", now, "x", "500u 1M")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="x",namespace="a"} 0.378089386
 kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="y",namespace="a"} 2
 kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.2",container="x",namespace="b"} 0.0005
@@ -204,8 +207,9 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 			want: `kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"a sample that has reached max-age is not served, a younger one is": {
-			pods:  []slim.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
-			usage: []metricsv1beta1.PodMetrics{podUsage("a", "old", now.Add(-5*time.Minute), "x", "1 -"), podUsage("a", "young", now.Add(-4*time.Minute-50*time.Second), "x", "1 -")},
+			pods: []slim.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
+			usage: []metricsv1beta1.PodMetrics{podUsage("a", "old", now.Add(-5*time.Minute), "x", "1 -"),
+				podUsage("a", "young", now.Add(-4*time.Minute-50*time.Second), "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="young",ip="i",container="x",namespace="a"} 1
 `},
 		"usage from before the pod was created is that of its predecessor": {
@@ -213,19 +217,22 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-40*time.Second), "x", "1 1")},
 		},
 		"no series twice: pods, and containers of a pod": {
-			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
-			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "x", "2 -"), podUsage("a", "p", now, "x", "3 -")},
+			pods: []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
+			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "x", "2 -"),
+				podUsage("a", "p", now, "x", "3 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"label values are escaped": {
-			set:   settings{podLabels: []string{"app"}},
-			pods:  []slim.Pod{testPod("a", "p", `back\slash`, "quo\"te", long, map[string]string{"app": "new\nline \x00 \xff ü"})},
+			set: settings{podLabels: []string{"app"}},
+			pods: []slim.Pod{testPod("a", "p", `back\slash`, "quo\"te", long,
+				map[string]string{"app": "new\nline \x00 \xff ü"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="back\\slash",pod="p",ip="quo\"te",container="x",namespace="a",label_app="new\nline ` + "\uFFFD \uFFFD" + ` ü"} 1
 `},
 		"pod labels come last, as kube-state-metrics names them": {
-			set:   settings{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
-			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, map[string]string{"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
+			set: settings{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
+			pods: []slim.Pod{testPod("a", "p", "n", "i", long, map[string]string{
+				"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a",label_app_kubernetes_io_name="shop",label_helm_release="r",label_a_b_conflict1="1",label_a_b_conflict2="2"} 1
 `},
@@ -253,10 +260,11 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 
 func TestNodes(t *testing.T) {
 	s, n := newTestServer(t, settings{})
-	node := metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Timestamp: metav1.Now(), Window: metav1.Duration{Duration: time.Second}, Usage: corev1.ResourceList{
-		corev1.ResourceCPU: quantity.MustParse("61488047183n"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}
+	node := metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Timestamp: metav1.Now(),
+		Window: metav1.Duration{Duration: time.Second}, Usage: corev1.ResourceList{
+			corev1.ResourceCPU: quantity.MustParse("61488047183n"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}
 	run(t, n, input{nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{node, node}}})
-	want := `# HELP kube_metrics_server_node_cpu CPU usage of the node in cores (CPU seconds per second), averaged over metrics-server's last window.
+	want := "# HELP kube_metrics_server_node_cpu " + families[0].help + `
 # TYPE kube_metrics_server_node_cpu gauge
 kube_metrics_server_node_cpu{node="n1"} 61.488047183
 # HELP kube_metrics_server_node_mem Memory working set of the node in bytes.
@@ -274,7 +282,8 @@ func TestDroppedSamplesAreCounted(t *testing.T) {
 	run(t, n, input{
 		pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
-			podUsage("a", "p", now, "x", "-1 1"), podUsage("a", "p", now, "x", "1 1"), podUsage("a", "old", now.Add(-time.Hour), "x", "1 1", "y", "1 -"), podUsage("a", "new", now, "x", "1 1")}}})
+			podUsage("a", "p", now, "x", "-1 1"), podUsage("a", "p", now, "x", "1 1"),
+			podUsage("a", "old", now.Add(-time.Hour), "x", "1 1", "y", "1 -"), podUsage("a", "new", now, "x", "1 1")}}})
 	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
 	for line, why := range map[string]string{
 		`samples_dropped_total{reason="invalid"} 1`:                                             "the negative cpu",
@@ -297,9 +306,11 @@ func TestDroppedSamplesAreCounted(t *testing.T) {
 func TestPodThatGoesAndComesBack(t *testing.T) {
 	now := time.Now()
 	s, n := newTestServer(t, settings{})
-	old, moved := testPod("a", "db-0", "n1", "i1", now.Add(-time.Hour), nil), testPod("a", "db-0", "n2", "i2", now.Add(-10*time.Second), nil)
+	old := testPod("a", "db-0", "n1", "i1", now.Add(-time.Hour), nil)
+	moved := testPod("a", "db-0", "n2", "i2", now.Add(-10*time.Second), nil)
 	old.ResourceVersion, moved.ResourceVersion = "10", "20"
-	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
+	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
+		podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
 	put, del := func(p slim.Pod) { n.store.Put(n.keep(&p)) }, func(p slim.Pod) { n.store.Delete(n.keep(&p)) }
 	for _, step := range []struct {
@@ -331,7 +342,8 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 func TestNothingOldIsServedAsNew(t *testing.T) {
 	now := time.Now()
 	c := input{pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
-		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "p", now.Add(-60*time.Second), "x", "1 -"), podUsage("a", "q", now.Add(-10*time.Second), "x", "1 -")}}}
+		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
+			podUsage("a", "p", now.Add(-60*time.Second), "x", "1 -"), podUsage("a", "q", now.Add(-10*time.Second), "x", "1 -")}}}
 	failure := &kube.Failure{Reason: kube.Network, Text: "cannot list pods.metrics.k8s.io: refused"}
 	for name, step := range map[string]struct {
 		do      func(*list)
@@ -375,7 +387,8 @@ func TestScrapeEncodings(t *testing.T) {
 		return text
 	}
 	pods := pageText(t, s)
-	for accept, want := range map[string]string{"": "", "gzip": "gzip", "gzip;q=0": "", "br": "", "*": "gzip", "identity;q=0, gzip": "gzip"} {
+	for accept, want := range map[string]string{"": "", "gzip": "gzip", "gzip;q=0": "", "br": "", "*": "gzip",
+		"identity;q=0, gzip": "gzip"} {
 		resp := get(t, s, "/metrics", "Accept-Encoding", accept)
 		body, _ := io.ReadAll(resp.Body)
 		if got := resp.Header.Get("Content-Encoding"); got != want {
@@ -400,10 +413,13 @@ func TestBeforeTheFirstDataAScrapeWaitsAndThenIsToldToComeAgain(t *testing.T) {
 	s, _ := newTestServer(t, settings{})
 	began := time.Now()
 	resp := get(t, s, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "0.4")
-	if waited := time.Since(began); waited < 200*time.Millisecond || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("after %s status %d, Retry-After %q; want a wait and 503", waited, resp.StatusCode, resp.Header.Get("Retry-After"))
+	if waited := time.Since(began); waited < 200*time.Millisecond ||
+		resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("after %s status %d, Retry-After %q; want a wait and 503", waited, resp.StatusCode,
+			resp.Header.Get("Retry-After"))
 	}
-	for header, want := range map[string]time.Duration{"": 10 * time.Second, "15": 14500 * time.Millisecond, "0.5": 250 * time.Millisecond,
+	for header, want := range map[string]time.Duration{"": 10 * time.Second, "15": 14500 * time.Millisecond,
+		"0.5":  250 * time.Millisecond,
 		"soon": 10 * time.Second, "-1": 10 * time.Second, "NaN": 10 * time.Second, "1e9": 2*time.Minute - 500*time.Millisecond} {
 		if got := serve.Patience(http.Header{"X-Prometheus-Scrape-Timeout-Seconds": {header}}); got != want {
 			t.Errorf("scrape timeout %q: waits %s, want %s", header, got, want)
@@ -414,13 +430,16 @@ func TestBeforeTheFirstDataAScrapeWaitsAndThenIsToldToComeAgain(t *testing.T) {
 func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
 	s, n := newTestServer(t, settings{maxAge: time.Minute})
 	now := time.Now()
-	run(t, n, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "p", now.Add(-58*time.Second), "x", "1 1")}}})
+	old := podUsage("a", "p", now.Add(-58*time.Second), "x", "1 1")
+	run(t, n, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{old}}})
 	n.lists[1].Joiner.MaxAge = 10 * time.Second // as if the time had passed
 	n.lists[1].Loop.Expire()
 	n.lists[1].Loop.Publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Unavailable, Text: "gone"})
 	resp := get(t, s, "/metrics")
 	body, _ := io.ReadAll(resp.Body)
-	if text := string(body); resp.StatusCode != http.StatusOK || strings.Contains(text, "kube_metrics_server_pod_cpu{") || !strings.Contains(text, selfmetrics.Prefix+`up{resource="pods"} 0`) || !strings.Contains(text, selfmetrics.Prefix+`refresh_errors_total{resource="pods",reason="unavailable"} 1`) {
+	if text := string(body); resp.StatusCode != http.StatusOK || strings.Contains(text, "kube_metrics_server_pod_cpu{") ||
+		!strings.Contains(text, selfmetrics.Prefix+`up{resource="pods"} 0`) ||
+		!strings.Contains(text, selfmetrics.Prefix+`refresh_errors_total{resource="pods",reason="unavailable"} 1`) {
 		t.Errorf("status %d, want 200 and a page without samples that says so:\n%s", resp.StatusCode, text)
 	}
 	if health := get(t, s, "/healthz"); health.StatusCode != http.StatusServiceUnavailable {
@@ -506,7 +525,8 @@ func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
 	if got := strings.Count(samples(pageText(t, s)), "\n"); got != 20 {
 		t.Errorf("%d samples, want those of the successor", got)
 	}
-	if body, _ := io.ReadAll(get(t, s, "/metrics").Body); !strings.Contains(string(body), selfmetrics.Prefix+`up{resource="pods"} 1`) {
+	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
+	if !strings.Contains(string(body), selfmetrics.Prefix+`up{resource="pods"} 1`) {
 		t.Errorf("the successor's metrics went with the former:\n%s", body)
 	}
 }
@@ -536,13 +556,16 @@ func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 func TestPages(t *testing.T) {
 	s, n := newTestServer(t, settings{})
 	run(t, n, input{})
-	for request, want := range map[string]int{"GET /metrics": 200, "HEAD /metrics": 200, "GET /healthz": 200, "GET /-/healthy": 200, "GET /-/ready": 200, "GET /": 200, "HEAD /": 200,
-		"POST /metrics": 405, "DELETE /": 405, "OPTIONS /healthz": 405, "GET /metrics/": 404, "GET /debug/pprof/": 404, "POST /nothing": 404} {
+	for request, want := range map[string]int{"GET /metrics": 200, "HEAD /metrics": 200, "GET /healthz": 200,
+		"GET /-/healthy": 200, "GET /-/ready": 200, "GET /": 200, "HEAD /": 200,
+		"POST /metrics": 405, "DELETE /": 405, "OPTIONS /healthz": 405, "GET /metrics/": 404,
+		"GET /debug/pprof/": 404, "POST /nothing": 404} {
 		method, path, _ := strings.Cut(request, " ")
 		w := httptest.NewRecorder()
 		s.handler().ServeHTTP(w, httptest.NewRequest(method, path, nil))
 		h := w.Result().Header
-		if w.Code != want || want == 405 && h.Get("Allow") != "GET, HEAD" || h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Cache-Control") != "no-store" {
+		if w.Code != want || want == 405 && h.Get("Allow") != "GET, HEAD" || h.Get("X-Content-Type-Options") != "nosniff" ||
+			h.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: status %d, want %d; headers %v", request, w.Code, want, h)
 		}
 	}
@@ -619,7 +642,8 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 				return
 			}
 			_, err := parse(nil, c.wrong)
-			if err == nil || !strings.Contains(err.Error(), c.env) || strings.Contains(err.Error(), "MARKED") || strings.Contains(err.Error(), "\n") {
+			if err == nil || !strings.Contains(err.Error(), c.env) || strings.Contains(err.Error(), "MARKED") ||
+				strings.Contains(err.Error(), "\n") {
 				t.Errorf("a wrong value: %v, want one line that names %s", err, c.env)
 			}
 		})
@@ -796,7 +820,8 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 	}
 	for _, cell := range told {
 		for _, name := range regexp.MustCompile("`(--[a-z.-]+|[a-z]+_[a-z_]+)[`{]").FindAllStringSubmatch(cell, -1) {
-			if !known[name[1]] && !strings.HasPrefix(name[1], "kube_metrics_server_node_") && !strings.HasPrefix(name[1], "exported_") {
+			if !known[name[1]] && !strings.HasPrefix(name[1], "kube_metrics_server_node_") &&
+				!strings.HasPrefix(name[1], "exported_") {
 				t.Errorf("%s is told, and does not exist", name[1])
 			}
 		}
@@ -806,7 +831,8 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 // FuzzLabelValue gives a pod any text in all places that become label values. What comes out must be one line that
 // gives the same text again when it is read as the exposition format says.
 func FuzzLabelValue(f *testing.F) {
-	for _, s := range []string{"", "app", `C:\new`, "two\nlines", `say "hi"`, `\`, `\"`, "a\x00b", "\xff\xfe", "é\u2028\U0001F600", `\n`, "\r\n\t", `",pod="`, "}\n# HELP x"} {
+	for _, s := range []string{"", "app", `C:\new`, "two\nlines", `say "hi"`, `\`, `\"`,
+		"a\x00b", "\xff\xfe", "é\u2028\U0001F600", `\n`, "\r\n\t", `",pod="`, "}\n# HELP x"} {
 		f.Add(s, "web-0")
 		f.Add("web-0", s)
 	}
@@ -818,7 +844,8 @@ func FuzzLabelValue(f *testing.F) {
 			t.Errorf("the pod %q is kept as %q", name, kept)
 		}
 		rest := text.Node.Value() + text.Head + text.Tail.Value()
-		for _, label := range [][2]string{{"node", value}, {"pod", name}, {"ip", value}, {"container", ""}, {"namespace", value}, {"label_app", value}} {
+		for _, label := range [][2]string{{"node", value}, {"pod", name}, {"ip", value}, {"container", ""},
+			{"namespace", value}, {"label_app", value}} {
 			want := strings.ReplaceAll(strings.ToValidUTF8(label[1], "\uFFFD"), "\x00", "\uFFFD")
 			var got string
 			if got, rest = unquoteLabel(t, strings.TrimPrefix(rest, ","), label[0]); got != want {
@@ -862,7 +889,8 @@ func unquoteLabel(t *testing.T, text, name string) (value, rest string) {
 // FuzzLabelNames gives --pod-labels any list. What is let through must become label names that Prometheus takes, each
 // one once.
 func FuzzLabelNames(f *testing.F) {
-	for _, s := range []string{"", "app,team", "app.kubernetes.io/name", "a-b,a_b,a.b", "camelCase,camel_case,camel-case", "ABC,aBc", "app,app", "0,9a", " a , ,b,", "é", "a b", "x/y/z", "a,b!", "a-b,a_b,a_b_conflict1,a_b_conflict2"} {
+	for _, s := range []string{"", "app,team", "app.kubernetes.io/name", "a-b,a_b,a.b", "camelCase,camel_case,camel-case",
+		"ABC,aBc", "app,app", "0,9a", " a , ,b,", "é", "a b", "x/y/z", "a,b!", "a-b,a_b,a_b_conflict1,a_b_conflict2"} {
 		f.Add(s)
 	}
 	valid := regexp.MustCompile(`^label_[a-z0-9_]+$`)
@@ -891,9 +919,13 @@ func bigCluster(n, containers int) (c input) {
 	r, now := rand.New(rand.NewPCG(1, 2)), time.Now()
 	for i := range n {
 		namespace, name := fmt.Sprintf("team-%d", i/200), fmt.Sprintf("service-%d-%x-%05x", i/20, r.Uint32(), i)
-		labels := map[string]string{"app.kubernetes.io/name": fmt.Sprintf("service-%d", i/20), "app.kubernetes.io/instance": fmt.Sprintf("service-%d", i/20),
-			"app.kubernetes.io/managed-by": "Helm", "pod-template-hash": fmt.Sprintf("%08x", r.Uint32()), "topology.kubernetes.io/region": "eu-central-1"}
-		c.pods = append(c.pods, testPod(namespace, name, fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i/30/250, i/30%250), fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), now.Add(-time.Hour), labels))
+		labels := map[string]string{"app.kubernetes.io/name": fmt.Sprintf("service-%d", i/20),
+			"app.kubernetes.io/instance":   fmt.Sprintf("service-%d", i/20),
+			"app.kubernetes.io/managed-by": "Helm", "pod-template-hash": fmt.Sprintf("%08x", r.Uint32()),
+			"topology.kubernetes.io/region": "eu-central-1"}
+		node := fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i/30/250, i/30%250)
+		ip := fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)
+		c.pods = append(c.pods, testPod(namespace, name, node, ip, now.Add(-time.Hour), labels))
 		var of []string
 		for j := range containers {
 			of = append(of, []string{"app", "istio-proxy", "sidecar"}[j], fmt.Sprintf("%dn %dKi", r.IntN(2e9), r.IntN(1e6)))

@@ -101,7 +101,8 @@ func objects() map[Kind]kruntime.Object {
 
 var wantObjects = map[Kind][]string{
 	PodMetricsList: {
-		"default/web-1 at 2025-06-15T15:06:40Z over 14.833s [app cpu=0.378089386 memory=1.28458752e+08] [sidecar cpu=0.007 memory=6.3963136e+07]",
+		"default/web-1 at 2025-06-15T15:06:40Z over 14.833s [app cpu=0.378089386 memory=1.28458752e+08] " +
+			"[sidecar cpu=0.007 memory=6.3963136e+07]",
 		"kube-system/dns at 2025-06-15T15:06:40Z over 14.833s [dns cpu=0 memory=absent]",
 	},
 	NodeMetricsList: {
@@ -109,7 +110,8 @@ var wantObjects = map[Kind][]string{
 		"/node-2 at 2025-06-15T15:06:40Z over 14.833s [ cpu=2 memory=1e+09]",
 	},
 	PodMetrics: {
-		"default/web-1 at 2025-06-15T15:06:40Z over 14.833s [app cpu=0.378089386 memory=1.28458752e+08] [sidecar cpu=0.007 memory=6.3963136e+07]",
+		"default/web-1 at 2025-06-15T15:06:40Z over 14.833s [app cpu=0.378089386 memory=1.28458752e+08] " +
+			"[sidecar cpu=0.007 memory=6.3963136e+07]",
 	},
 	NodeMetrics: {
 		"/node-1 at 2025-06-15T15:06:40Z over 14.833s [ cpu=1.5 memory=2.147483648e+09]",
@@ -600,8 +602,9 @@ func TestHostileBodiesStayInBounds(t *testing.T) {
 	}{
 		{"protobuf over the limit by its length", bodyOf(head, rawOf(2<<30)), "larger than the limit", small, 0},
 		{"protobuf at the limit that ends early", bodyOf(head, rawOf(limit-1000)), "unexpected EOF", small, 0},
-		{"protobuf over the limit after a list of small items", bodyOf(head, rawOf(uint64(smallItems*len(smallItem))), strings.Repeat(smallItem, smallItems), &repeat{bytes: string(message{}.string(3, "")), n: 1 << 30}),
-			"larger than the limit", small, smallItems},
+		{"protobuf over the limit after a list of small items", bodyOf(head,
+			rawOf(uint64(smallItems*len(smallItem))), strings.Repeat(smallItem, smallItems),
+			&repeat{bytes: string(message{}.string(3, "")), n: 1 << 30}), "larger than the limit", small, smallItems},
 		{"unknown field over the limit", bodyOf(head, protowire.AppendVarint(message{}.tag(9, protowire.BytesType), 1<<40), &repeat{bytes: "x", n: 1 << 40}), "larger than the limit", small, 0},
 		{"endless group", bodyOf(head, message{}.tag(9, protowire.StartGroupType), &repeat{bytes: string(message{}.string(1, strings.Repeat("x", 100))), n: 1 << 40}), "field 9 has wire type 3", small, 0},
 		{"endlessly nested groups", bodyOf(head, &repeat{bytes: string(message{}.tag(1<<28, protowire.StartGroupType)), n: 1 << 40}), "has wire type 3", small, 0},

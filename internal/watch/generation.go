@@ -67,6 +67,7 @@ type generation[V comparable] struct {
 
 	// These belong to the request in progress; there is one at a time.
 	heard    time.Time // when there last was a list or a message of a watch
+	verb     string    // as observe has it, by which a complete list has come
 	listOnly bool      // a watch-list got stuck; pages are listed instead
 	objects  int       // of the list's pages so far; each page counts as pageSize more, so that empty ones end as well
 	pagesEnd time.Time // when pagesTime is over
@@ -132,15 +133,14 @@ func (g *generation[V]) Transformer() cache.TransformFunc {
 	return func(object any) (any, error) { return kept[V]{g.Keep(object.(slim.Object))}, nil }
 }
 
-// Replace takes a list as all there is.
+// Replace takes a list as all there is. Not before is it told that the list has worked: what is known then is current.
 func (g *generation[V]) Replace(list []any, _ string) error {
 	entries := make([]store.Entry[V], len(list))
 	for i, object := range list {
 		entries[i] = object.(kept[V]).Entry
 	}
 	g.change(func() { g.Store.Replace(g.namespace, entries); g.Synced = true })
-	g.report(g.namespace)
-	return nil
+	return g.observe(g.verb, nil)
 }
 
 // Add, Update and Delete take in an event of a watch. Resync has nothing to do: no work is derived from the store that
@@ -184,8 +184,10 @@ func (g *generation[V]) list(ctx context.Context, o metav1.ListOptions) (runtime
 		}
 		err = g.endless("list")
 	}
-	g.heard = time.Now()
-	return page, g.observe("list", err)
+	if g.heard, g.verb = time.Now(), "list"; err != nil {
+		err = g.observe("list", err)
+	}
+	return page, err
 }
 
 // errDistrust has the reflector list anew, after a watch-list by pages: what is known is incomplete or doubtful.
@@ -202,14 +204,17 @@ func (g *generation[V]) watch(ctx context.Context, o metav1.ListOptions) (watch.
 	}
 	o.Watch = true
 	r, err := g.open(ctx, "watch", o)
-	if initial && apierrors.IsInvalid(err) { // which is what a server without watch-lists says
+	switch {
+	case initial && apierrors.IsInvalid(err): // which is what a server without watch-lists says
 		return nil, err
-	}
-	if failure := g.observe("watch", err); initial {
-		err = failure // what it is told to be expired, the reflector repeats at once
-	}
-	if err != nil {
-		return nil, err
+	case initial && err != nil:
+		return nil, g.observe("watch", err) // what it is told to be expired, the reflector repeats at once
+	case initial:
+		g.verb = "event"
+	default:
+		if g.observe("watch", err); err != nil {
+			return nil, err
+		}
 	}
 	r.events = slim.NewEvents(r.body, g.New)
 	return watch.NewStreamWatcher(r, apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "")), nil
@@ -223,7 +228,7 @@ func (r *response[V]) Decode() (watch.EventType, runtime.Object, error) {
 		if event.Type == watch.Bookmark && object.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true" {
 			r.began, r.opened, r.count = object.GetResourceVersion(), time.Now(), 0
 		}
-		if r.heard = time.Now(); r.began != "" && r.count <= 1 {
+		if r.heard = time.Now(); r.began != "" && r.count == 1 {
 			r.observe("event", nil)
 		}
 		return event.Type, object, nil

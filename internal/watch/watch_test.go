@@ -900,10 +900,55 @@ func TestEachChangeOfStateIsTold(t *testing.T) {
 		q := w.expect("watch-list")
 		*w.changes = 0
 		events := q.stream(t)
-		told("the watch works")
+		if w.wantState(false, kube.Unavailable); *w.changes > 0 {
+			t.Error("told of a list of which nothing is known yet")
+		}
 		events.send("COMPLETE 5")
 		told("the list is complete")
+		w.wantState(true, "")
+		events.Close()
+		w.expect("watch from 5").fail(apierrors.NewTooManyRequestsError(""))
+		told("the watch failed")
+		w.expect("watch from 5").stream(t)
+		told("the watch works")
+		w.wantState(true, "")
 	})
+}
+
+// Whoever is told that a watch works again may read what it has brought.
+func TestWatchWorksAgainOnceItsListIsInTheStore(t *testing.T) {
+	for name, list := range map[string]func(w watching){
+		"a watch-list": func(w watching) {
+			events := w.expect("watch-list").stream(w.t)
+			events.send("ADDED a/q@8")
+			w.wantState(true, kube.Unavailable)
+			events.send("COMPLETE 9")
+		},
+		"pages": func(w watching) {
+			w.expect("watch-list").fail(apierrors.NewInvalid(schema.GroupKind{}, "", nil))
+			w.expect("list").page("9", "", "a/q@8")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			watchPods(t, func(t *testing.T, w watching) {
+				events := w.expect("watch-list").stream(t)
+				events.send("ADDED a/p@1", "COMPLETE 5", "GONE")
+				w.expect("watch-list").fail(apierrors.NewInvalid(schema.GroupKind{}, "", nil))
+				w.expect("list").fail(apierrors.NewServiceUnavailable("starting"))
+				w.wantState(true, kube.Unavailable)
+				early := false
+				w.Changed = func(string) {
+					q, _ := w.Store.Find([]byte("a"), []byte("q"))
+					early = early || w.Up() && q == nil
+				}
+				if list(w); early {
+					t.Error("told while the store had what was before")
+				}
+				w.wantPods("a/q@8")
+				w.wantState(true, "")
+			})
+		})
+	}
 }
 
 // takeAll takes the next n requests, which may come in any order.
