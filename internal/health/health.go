@@ -114,12 +114,14 @@ func (t *Tracker) SetHealthy(what string) {
 	}
 }
 
-// SetUnknown drops the state and the notices of things of which nothing is known any more, or nothing yet, as when
-// another cluster is configured. An outage does not end before each of them has been reported again.
+// SetUnknown drops the state of things of which nothing is known any more, or nothing yet, as when another cluster is
+// configured, and their notices, whose keys are "THING (…)". An outage does not end before each thing has been reported
+// again.
 func (t *Tracker) SetUnknown(what ...string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, what := range what {
+		maps.DeleteFunc(t.states, func(key string, _ *state) bool { return strings.HasPrefix(key, what+" (") })
 		*t.state(what) = state{unknown: true, optional: t.state(what).optional}
 	}
 }

@@ -279,3 +279,14 @@ func TestOutageWhoseReasonChangesEndsWithALine(t *testing.T) {
 		}
 	})
 }
+
+func TestNoticesGoWithTheThingTheyAreAbout(t *testing.T) {
+	var tracker Tracker
+	for _, key := range []string{"pods (3)", "pods of namespace b (3)", "nodes (1)"} {
+		tracker.SetNotice(key, "not served")
+	}
+	tracker.SetUnknown("pods", "nodes")
+	if got := tracker.Notices(); len(got) != 1 || !strings.HasPrefix(got[0], "pods of namespace b (3): ") {
+		t.Errorf("%q", got)
+	}
+}

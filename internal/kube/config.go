@@ -30,10 +30,8 @@ const Protobuf = "application/vnd.kubernetes.protobuf"
 
 // Source is where the cluster and the credentials come from.
 type Source struct {
-	// Files are kubeconfigs in the order of their precedence; none means the pod's own service account.
-	Files []string
-	// Context is a context of theirs; empty means their current one.
-	Context string
+	Files   []string // kubeconfigs in the order of their precedence; none means the pod's own service account
+	Context string   // of theirs; empty means their current one
 }
 
 // Find says where to find the cluster: in the given kubeconfig (a list as in KUBECONFIG where it holds several); else
@@ -53,9 +51,8 @@ func Find(kubeconfig, context string) Source {
 	return s
 }
 
-// Fingerprint changes when the contents of the kubeconfigs change, or when one comes or goes. Token and certificate
-// files that they name are not part of it: client-go reads those anew by itself. Where a file cannot be read that is an
-// error, and nothing is known of a change.
+// Fingerprint changes when the contents of the kubeconfigs change, or when one comes or goes; after an error nothing is
+// known of that. Token and certificate files that they name are not part of it: client-go reads those anew by itself.
 func (s Source) Fingerprint() ([sha256.Size]byte, error) {
 	h := sha256.New()
 	for _, file := range s.Files {

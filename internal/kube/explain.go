@@ -42,11 +42,9 @@ var Reasons = []string{
 
 // Failure is an error in words for the operator.
 type Failure struct {
-	Reason string // one of the constants above
-	// Text is one line: what cannot be done, why, and the way out.
-	Text string
-	// Retry is the time that the server asked to be left alone, 0 where it did not say.
-	Retry time.Duration
+	Reason string        // one of the constants above
+	Text   string        // one line: what cannot be done, why, and the way out
+	Retry  time.Duration // for which the server asked to be left alone, 0 where it did not say
 }
 
 func (f *Failure) Error() string { return f.Text }

@@ -22,11 +22,8 @@ import (
 )
 
 const (
-	// pluginTime is how long an exec plugin may run before it is killed.
-	pluginTime = 30 * time.Second
-	// maxPluginOutput bounds what a plugin may print, in bytes: a token or a certificate with its chain, with much
-	// room.
-	maxPluginOutput = 1 << 20
+	pluginTime      = 30 * time.Second // for which an exec plugin may run before it is killed
+	maxPluginOutput = 1 << 20          // bytes that it may print: a token or a certificate with its chain, with much room
 )
 
 // pluginVersions are the API versions of exec plugins, whose JSON is the same.

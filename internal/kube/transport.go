@@ -19,15 +19,11 @@ import (
 )
 
 const (
-	// headerTime is how long a request may take until the response header is there: to connect, to agree on TLS, to
-	// wait.
-	headerTime = 30 * time.Second
-	// bodyTime is how long the body may take after that, except a watch's, which has no end.
-	bodyTime = 2 * time.Minute
-	// maxHeader bounds the response header, in bytes.
-	maxHeader = 256 << 10
-	// maxErrorBody bounds what is read of an answer that is not a success: a metav1.Status with some room. Whoever
-	// reads the body of a success bounds that.
+	headerTime = 30 * time.Second // until the response header is there: to connect, to agree on TLS, to wait
+	bodyTime   = 2 * time.Minute  // for the body after that, except a watch's, which has no end
+	maxHeader  = 256 << 10        // bytes of a response header
+	// maxErrorBody is how many bytes are read of an answer that is not a success: a metav1.Status with some room.
+	// Whoever reads the body of a success bounds that.
 	maxErrorBody = 1 << 20
 )
 

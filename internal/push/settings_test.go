@@ -94,7 +94,7 @@ func TestExtraLabelsAreAddedAsTheLibraryDoes(t *testing.T) {
 			w := &lineWriter{to: &got, labels: labels}
 			_, err := io.Copy(struct{ io.Writer }{w}, pieces(struct{ io.Reader }{strings.NewReader(page)}))
 			if err == nil {
-				err = w.end()
+				_, err = w.Write([]byte("\n"))
 			}
 			if err != nil || got.String() != string(want) {
 				t.Errorf("%q with %s, %s: %q, %v; want %q", page, labels, how, got.String(), err, want)

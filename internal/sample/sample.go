@@ -45,8 +45,7 @@ var causes = [Causes]struct{ reason, text string }{
 	NoWindow:   {Invalid, "of CPU have no window to be a rate over: check what serves metrics.k8s.io"},
 	NotANumber: {Invalid, "are not numbers, or negative: check what serves metrics.k8s.io"},
 	NotAName:   {Invalid, "have no valid name: check what serves metrics.k8s.io"},
-	Twice: {Duplicate, "come twice in one list: check whether what serves metrics.k8s.io joins several " +
-		"clusters"},
+	Twice:      {Duplicate, "come twice in one list: check whether what serves metrics.k8s.io joins several clusters"},
 }
 
 // Reason is under which reason the cause is counted.
@@ -168,15 +167,11 @@ type ahead struct{ stamp, seen int64 }
 
 // Joiner makes batches of one resource, one refresh after the other.
 type Joiner struct {
-	MaxAge time.Duration
-	// Store has the pods' metadata; nil for nodes, whose samples have an empty Text.
-	Store *store.Store[Text]
-	// Unknown makes the value of a pod of which nothing but the name is known.
-	Unknown func(namespace, name string) Text
-	// Escape makes a label value of a name.
-	Escape func(string) string
-	// Excluded tells which namespaces to leave out; nil for none.
-	Excluded      func(namespace []byte) bool
+	MaxAge        time.Duration
+	Store         *store.Store[Text]                // the pods' metadata; nil for nodes, whose samples have an empty Text
+	Unknown       func(namespace, name string) Text // the text of a pod of which nothing but the name is known
+	Escape        func(string) string               // makes a label value of a name
+	Excluded      func(namespace []byte) bool       // tells which namespaces to leave out; nil for none
 	batch, served *Batch
 	now           int64               // Unix seconds, when the batch was begun
 	seen          map[uint64]struct{} // pods of this batch, by hash of namespace and name

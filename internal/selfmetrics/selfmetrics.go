@@ -94,14 +94,15 @@ func (s *Scope) sample(name, kind, help, labels string) string {
 // Write writes all families in the text exposition format, in the order of their names.
 func (r *Registry) Write(w io.Writer) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.set == nil {
+	set := r.set
+	r.mu.Unlock()
+	if set == nil {
 		return
 	}
 	var samples bytes.Buffer
-	r.mu.Unlock() // who is asked for a gauge's value may register something
-	r.set.WritePrometheus(&samples)
+	set.WritePrometheus(&samples) // without the lock: who is asked for a gauge's value may register something
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	writeFamilies(w, &samples, r.headers)
 }
 

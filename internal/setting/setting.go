@@ -23,17 +23,13 @@ import (
 
 // Row is one setting.
 type Row struct {
-	Flag, Env string // names; the flag wins
-	Default   string
-	Help      string
-	// Needs is the flag of a setting without which this one says nothing.
-	Needs string
+	Flag, Env     string // names; the flag wins
+	Default, Help string
+	Needs         string // the flag of a setting without which this one says nothing
 	// Set takes a value: a given one or the default. It returns "", or what the value must be if it is not that.
-	Set func(value string) (must string)
-	// FromEnv makes the environment variable's value one for Set; nil where it is one.
-	FromEnv func(string) string
-	// Secret keeps the value out of error messages.
-	Secret bool
+	Set     func(value string) (must string)
+	FromEnv func(string) string // makes the environment variable's value one for Set; nil where it is one
+	Secret  bool                // keeps the value out of error messages
 }
 
 // Help asks for a text to be printed, and nothing else to be done.
