@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 
 	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
-	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/phase"
 	"metrics-server-prom/internal/refresh"
@@ -39,23 +38,22 @@ type cluster struct {
 // follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
 func (c *cluster) follow(ctx context.Context) {
 	source := kube.Cluster{
-		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: "metrics-server-prom/" + version,
+		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: userAgent,
 		Report: c.requested,
 		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
 		Run: func(ctx context.Context, core, metrics rest.Interface) {
 			n := c.connect(core, metrics)
-			c.health.SetUnknown(n.things()...) // before the cluster is healthy, which may be the end of an outage
+			c.health.SetUnknown(n.things...) // before the cluster is healthy, which may be the end of an outage
 			c.health.SetHealthy("cluster")
 			defer context.AfterFunc(ctx, func() { c.leave(n) })()
 			n.run(ctx)
 			c.leave(n)
-			c.health.SetUnknown(n.things()...)
+			c.health.SetUnknown(n.things...)
 		},
 	}
 	source.Follow(ctx)
 }
 
-// requested counts a request.
 func (c *cluster) requested(resource, verb, code string) {
 	c.self.Counter("api_requests_total", "Requests made to the API server.",
 		fmt.Sprintf("resource=%q,verb=%q,code=%q", resource, verb, code)).Inc()
@@ -124,42 +122,43 @@ type connection struct {
 	store     *store.Store[sample.Text]
 	watch     *watch.Watch[sample.Text]
 	lists     []*list         // nodes, then the pods of each namespace
+	things    []string        // the keys of its health
 	life      context.Context // done when the connection has ended
 	end       context.CancelFunc
-	watched   refresh.Broadcast // after each change of the watch's state
 	published refresh.Broadcast // after each change of a snapshot
 
 	mu         sync.Mutex
 	compressor page.Compressor // of all lists
 	frozen     time.Duration   // how long the process had stood still when the watch was last trusted
 
-	fresh  phase.Freshness
-	probed store.Key // what the probes look at: a pod, or a node without a namespace; zero to choose one
+	fresh     phase.Freshness
+	probed    *list // of which the probes look at one object; nil to choose one
+	probedKey store.Key
 }
 
 func newConnection(c *cluster, core, metrics rest.Interface) *connection {
 	n := &connection{cluster: c, set: c.set, self: c.self.Scope(), metrics: metrics, store: store.New[sample.Text](),
 		labeler: newLabeler(c.set.podLabels), frozen: c.pulse.Frozen()}
 	n.life, n.end = context.WithCancel(context.Background())
-	var not []fields.Selector
-	for _, namespace := range c.set.excludeNamespaces {
-		not = append(not, fields.OneTermNotEqualSelector("metadata.namespace", namespace))
+	not := strings.Join(c.set.excludeNamespaces, ",metadata.namespace!=")
+	if not != "" {
+		not = "metadata.namespace!=" + not
 	}
 	n.watch = watch.New(watch.Options[sample.Text]{
 		Client: core, Resource: pods, Kind: "Pod", New: func() slim.Object { return &slim.Pod{} },
-		Namespaces: c.set.scopes(), LabelSelector: c.set.selector, FieldSelector: fields.AndSelectors(not...).String(),
+		Namespaces: c.set.scopes(), LabelSelector: c.set.selector, FieldSelector: not,
 		Keep: n.keep, Store: n.store, Self: n.self, Health: &c.health,
 		Changed: func(namespace string) { // what could not be read without the watch is read now
-			for _, l := range n.lists {
-				if l.Resource == pods && l.Namespace == namespace && !l.Working() && n.watch.State(namespace).Working() {
+			for _, l := range n.lists[1:] {
+				if l.Namespace == namespace && !l.Working() && n.watch.State(namespace).Working() {
 					l.Loop.Wake()
 				}
 			}
 		},
 	})
-	n.newList(nodes, "", metricsapi.NodeMetricsList, sample.Joiner{MaxAge: c.set.maxAge, Escape: escape})
+	n.newList(nodes, "", sample.Joiner{MaxAge: c.set.maxAge, Escape: escape})
 	for _, namespace := range c.set.scopes() {
-		n.newList(pods, namespace, metricsapi.PodMetricsList, sample.Joiner{MaxAge: c.set.maxAge, Escape: escape,
+		n.newList(pods, namespace, sample.Joiner{MaxAge: c.set.maxAge, Escape: escape,
 			Store: n.store, Unknown: n.labeler.unknown, Excluded: c.set.excluded})
 	}
 	n.self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
@@ -176,16 +175,6 @@ func (n *connection) keep(o slim.Object) store.Entry[sample.Text] {
 	return store.NewEntry(o, name, text)
 }
 
-// things are the keys of its health.
-func (n *connection) things() (keys []string) {
-	for _, l := range n.lists {
-		if keys = append(keys, l.What); l.Resource == pods {
-			keys = append(keys, n.watch.What(l.Namespace))
-		}
-	}
-	return keys
-}
-
 func (n *connection) snapshots() (all []*snapshot) {
 	for _, l := range n.lists {
 		all = append(all, l.present.Load())
@@ -197,7 +186,10 @@ func (n *connection) snapshots() (all []*snapshot) {
 func (n *connection) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { n.watch.Run(ctx) })
-	wg.Go(func() { n.follow(ctx) })
+	wg.Go(func() {
+		phase.Follow(ctx, phase.Source{Probe: n.probe, Tick: n.ticked, Lost: func() { n.probed = nil; n.fresh.Lost() },
+			Thaws: n.cluster.pulse.Thaws, Thawed: n.cluster.pulse.Thawed})
+	})
 	for _, l := range n.lists {
 		wg.Go(func() { l.Loop.Run(ctx) })
 	}
@@ -237,7 +229,7 @@ func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan 
 	has, data := map[string]bool{}, false
 	for _, l := range n.lists {
 		ended := l.Loop.Ended()
-		if l.Loop.Current(noPatience) == nil && l.present.Load().Tried() {
+		if l.Loop.IsCurrent() && l.present.Load().Tried() {
 			s := l.present.Load()
 			snapshots, has[l.Resource], data = append(snapshots, s), true, data || !s.Refreshed.IsZero()
 			continue
@@ -256,18 +248,10 @@ func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan 
 	return snapshots, missing, changed
 }
 
-// noPatience is a context that has ended.
-var noPatience = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
-
-// frozen is how long the process has to have stood still for its watch to be distrusted: it may be dead without
-// knowing it, so that the pods are listed anew.
+// frozen is how long the process has to have stood still for its watch to be distrusted: it may be dead and not know.
 const frozen = 5 * time.Second
 
-// distrust lists the pods anew after the process has stood still, once for all lists.
+// distrust lists the pods anew after that, once for all lists.
 func (n *connection) distrust() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -277,61 +261,31 @@ func (n *connection) distrust() {
 	}
 }
 
-// interval is the most time between two full lists: the refresh interval or, where the source has new data less often,
-// the time between two of its ticks. The loop is woken by the tick; the slack keeps it from running just before.
-func (n *connection) interval() time.Duration {
-	if period := n.fresh.Period(); period > 0 {
-		return max(n.set.refreshInterval, period) + 2*time.Second
-	}
-	return n.set.refreshInterval
-}
-
-// follow finds the source's phase by looking at one object, and has all lists read right after each of its ticks.
-func (n *connection) follow(ctx context.Context) {
-	var decoder metricsapi.Decoder
-	phase.Follow(ctx, phase.Source{
-		Probe: func(ctx context.Context) (string, int64, error) { return n.probe(ctx, &decoder) },
-		Lost:  func() { n.probed = store.Key{}; n.fresh.Lost() },
-		Tick:  n.ticked,
-		Thaws: n.cluster.pulse.Thaws, Thawed: n.cluster.pulse.Thawed,
-	})
-}
-
 // probe reads one small object: the node whose sample is the newest or, where there are only Roles in namespaces, the
 // pod. These are what the shipped roles let it get.
-func (n *connection) probe(ctx context.Context, decoder *metricsapi.Decoder) (object string, stamp int64, err error) {
-	kind, resource := metricsapi.NodeMetrics, nodes
+func (n *connection) probe(ctx context.Context) (object string, stamp int64, err error) {
+	resource := nodes
 	if len(n.set.namespaces) > 0 {
-		kind, resource = metricsapi.PodMetrics, pods
+		resource = pods
 	}
-	for n.probed == (store.Key{}) {
+	for n.probed == nil {
 		published := n.published.Wait()
 		newest := int64(0)
 		for _, l := range n.lists {
 			if s := l.present.Load(); l.Resource == resource && s.Failure == nil && s.newest > newest {
-				newest, n.probed = s.newest, s.newestOf
+				newest, n.probed, n.probedKey = s.newest, l, s.newestOf
 			}
 		}
-		if n.probed != (store.Key{}) {
-			break
-		}
-		select {
-		case <-published:
-		case <-ctx.Done():
-			return "", 0, ctx.Err()
+		if n.probed == nil {
+			select {
+			case <-published:
+			case <-ctx.Done():
+				return "", 0, ctx.Err()
+			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	key := n.probed
-	body, err := n.metrics.Get().NamespaceIfScoped(key.Namespace, key.Namespace != "").Resource(resource).Name(key.Name).
-		MaxRetries(0).Stream(ctx)
-	if err != nil {
-		return "", 0, err
-	}
-	defer body.Close()
-	err = decoder.Read(body, kind, func(item *metricsapi.Item) error { stamp = item.Timestamp.UnixNano(); return nil })
-	return key.Namespace + "/" + key.Name, stamp, err
+	stamp, err = n.probed.Stamp(ctx, n.probedKey)
+	return n.probedKey.Namespace + "/" + n.probedKey.Name, stamp, err
 }
 
 // ticked is called when the source has new data. Where it has them more often than the refresh interval asks for, only
@@ -354,13 +308,15 @@ type list struct {
 }
 
 // newList adds a list to the connection.
-func (n *connection) newList(resource, namespace string, kind metricsapi.Kind, joiner sample.Joiner) *list {
+func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	l := &list{}
 	l.present.Store(&snapshot{})
-	o := usage.Options{Client: n.metrics, Resource: resource, Kind: kind, Namespace: namespace, Joiner: joiner,
-		Optional: resource == nodes, Absent: resource == nodes && len(n.set.namespaces) > 0, Self: n.cluster.self, Health: &n.cluster.health,
+	o := usage.Options{Client: n.metrics, Resource: resource, Namespace: namespace, Joiner: joiner,
+		Optional: resource == nodes, Absent: resource == nodes && len(n.set.namespaces) > 0,
+		Self: n.cluster.self, Health: &n.cluster.health,
 		Show: func(b *sample.Batch, s usage.Status) { n.show(l, b, s) }}
 	if resource == pods {
+		n.things = append(n.things, n.watch.What(namespace))
 		o.Selector = n.set.selector
 		o.Ready = func(ctx context.Context) error {
 			n.distrust()
@@ -369,10 +325,10 @@ func (n *connection) newList(resource, namespace string, kind metricsapi.Kind, j
 		}
 	}
 	l.List = usage.New(o, n.self)
-	l.Loop.Interval, l.Loop.Pulse = n.interval, n.cluster.pulse
+	l.Loop.Interval = func() time.Duration { return n.fresh.Interval(n.set.refreshInterval) }
+	l.Loop.Pulse = n.cluster.pulse
 	l.Loop.Cutoff = min(max(n.set.refreshInterval, 10*time.Second), time.Minute)
-	n.lists = append(n.lists, l)
-	return l
+	n.lists, n.things = append(n.lists, l), append(n.things, l.What)
 }
 
 // show makes what has become of a list what scrapes see.

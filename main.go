@@ -22,7 +22,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -38,8 +37,10 @@ import (
 	"metrics-server-prom/internal/setting"
 )
 
-// Set by the linker, see Dockerfile.
-var version, revision = "dev", "unknown"
+var (
+	version, revision = "dev", "unknown" // set by the linker, see Dockerfile
+	userAgent         = "metrics-server-prom/" + version
+)
 
 // settings is everything that can be set, except how to log.
 type settings struct {
@@ -56,18 +57,16 @@ type settings struct {
 }
 
 func (s *settings) table() []setting.Row {
-	namespaces := func(p *[]string) func(string) string {
-		return setting.List(p, "namespaces", validation.IsDNS1123Label)
-	}
 	return []setting.Row{
 		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig),
 			Help: "kubeconfig; if not set " + kube.MountedKubeconfig +
 				" if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
 		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.context),
 			Help: "context of the kubeconfig; if not set its current one"},
-		{Flag: "namespaces", Env: "NAMESPACES", Set: namespaces(&s.namespaces),
+		{Flag: "namespaces", Env: "NAMESPACES", Set: setting.List(&s.namespaces, "namespaces", validation.IsDNS1123Label),
 			Help: "namespaces to serve, separated by commas; if not set all. A list needs only Roles in these namespaces"},
-		{Flag: "exclude-namespaces", Env: "EXCLUDE_NAMESPACES", Set: namespaces(&s.excludeNamespaces),
+		{Flag: "exclude-namespaces", Env: "EXCLUDE_NAMESPACES",
+			Set:  setting.List(&s.excludeNamespaces, "namespaces", validation.IsDNS1123Label),
 			Help: "namespaces not to serve, separated by commas"},
 		{Flag: "selector", Env: "LABEL_SELECTOR", Set: setting.LabelSelector(&s.selector),
 			Help: "label selector of the pods to serve, applied by the server"},
@@ -109,8 +108,8 @@ func (s *settings) check() error {
 		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too "+
 			"old before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
 	}
-	left := func(namespace string) bool { return !s.excluded([]byte(namespace)) }
-	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, left) {
+	served := func(namespace string) bool { return !s.excluded([]byte(namespace)) }
+	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, served) {
 		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): " +
 			"nothing is left to serve; take one out of it")
 	}
@@ -126,12 +125,7 @@ func (s *settings) scopes() []string {
 }
 
 func (s *settings) excluded(namespace []byte) bool {
-	for _, not := range s.excludeNamespaces {
-		if string(namespace) == not {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.excludeNamespaces, func(not string) bool { return string(namespace) == not })
 }
 
 func main() {
@@ -149,14 +143,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "metrics-server-prom:", err)
 		os.Exit(2)
 	}
-	stderr := kube.WithoutCredentials(os.Stderr)
-	options := &slog.HandlerOptions{Level: set.logLevel}
-	var handler slog.Handler = slog.NewTextHandler(stderr, options)
-	if set.logFormat == "json" {
-		handler = slog.NewJSONHandler(stderr, options)
-	}
-	slog.SetDefault(slog.New(handler))
-	kube.QuietClientLog(handler)
+	kube.SetLog(os.Stderr, set.logLevel, set.logFormat == "json")
 	limitMemory()
 
 	listener, err := net.Listen("tcp", set.listenAddress)
@@ -173,9 +160,8 @@ func main() {
 	}
 }
 
-// limitMemory has the garbage collector stay below the container's limit, of which the kernel takes a part for what it
-// sends, and use less of what is free than Go does by default: the heap is small, and mostly long-lived. GOMEMLIMIT and
-// GOGC win.
+// limitMemory has the garbage collector stay below the container's limit, of which the kernel takes a part, and collect
+// sooner than by default: the heap is small, and mostly long-lived. GOMEMLIMIT and GOGC win.
 func limitMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
@@ -192,12 +178,7 @@ type server struct {
 	clusters []*cluster
 	stopping context.Context // done once no scrape is to wait any more
 	stop     context.CancelFunc
-
-	mu         sync.Mutex // held while a page is made
-	compressor page.Compressor
-	page       *page.Page  // what the scrape before was answered; nil once a snapshot was replaced
-	pageOf     []*snapshot // what it shows
-	pageAt     time.Time
+	pages    pages
 }
 
 func newServer(set *settings) *server {
@@ -206,7 +187,7 @@ func newServer(set *settings) *server {
 	s.self = s.registry.Scope("")
 	build := fmt.Sprintf(`version="%s",revision="%s",goversion="%s"`, escape(version), escape(revision), runtime.Version())
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
-	s.clusters = []*cluster{{set: set, self: s.self, pulse: s.pulse, replace: s.forget}}
+	s.clusters = []*cluster{{set: set, self: s.self, pulse: s.pulse, replace: s.pages.forget}}
 	return s
 }
 
@@ -219,8 +200,9 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		go c.follow(background)
 	}
 	if s.set.push.URL != "" {
-		s.set.push.Page, s.set.push.Done = s.writePage, s.pushed
-		go s.set.push.Run(background)
+		p := &s.set.push
+		p.Page, p.Done, p.UserAgent = s.writePage, s.pushed, userAgent
+		go p.Run(background)
 	}
 	return serve.Run(ctx, listener, s.handler(), s.set.webConfig, s.stop)
 }
@@ -236,7 +218,7 @@ func (s *server) handler() http.Handler {
 	})
 }
 
-// currentPage waits until what there is to serve is current, and returns it as a page.
+// currentPage waits until what there is to serve is current.
 func (s *server) currentPage(ctx context.Context) (*page.Page, error) {
 	for {
 		thaws := s.pulse.Thaws()
@@ -248,33 +230,10 @@ func (s *server) currentPage(ctx context.Context) (*page.Page, error) {
 			}
 			all = append(all, snapshots...)
 		}
-		if page := s.render(all); s.pulse.Thaws() == thaws {
+		if page := s.pages.page(all, &s.registry); s.pulse.Thaws() == thaws {
 			return page, nil
 		} // else what the first cluster had may be old again
 	}
-}
-
-// selfAge is how old the exporter's metrics of itself may be. Reading those of the process means some files below
-// /proc and a stop of the world.
-const selfAge = time.Second
-
-// render returns the page of these snapshots. It is made anew where they have changed or a second has passed.
-func (s *server) render(snapshots []*snapshot) *page.Page {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.page == nil || time.Since(s.pageAt) >= selfAge || !slices.Equal(s.pageOf, snapshots) {
-		s.registry.Write(&s.compressor)
-		selfmetrics.WriteProcess(&s.compressor)
-		s.page, s.pageOf, s.pageAt = assemble(snapshots, s.compressor.Part()), snapshots, time.Now()
-	}
-	return s.page
-}
-
-// forget drops the page of a snapshot that is replaced, so that nobody keeps its memory.
-func (s *server) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.page, s.pageOf = nil, nil
 }
 
 // answerTime is how long a client may take to read an answer.
@@ -323,10 +282,7 @@ func (s *server) writePage(ctx context.Context, w io.Writer) error {
 
 // pushed counts a push.
 func (s *server) pushed(worked bool) {
-	result := "error"
-	if worked {
-		result = "ok"
-	}
+	result := map[bool]string{true: "ok", false: "error"}[worked]
 	s.self.Counter("pushes_total", "Pushes of this page, by how they ended.", fmt.Sprintf("result=%q", result)).Inc()
 }
 
@@ -340,16 +296,10 @@ func (s *server) state() (failures, notices []string) {
 
 // hasData tells whether there are first data of every cluster.
 func (s *server) hasData() bool {
-	for _, c := range s.clusters {
-		if !c.hasData() {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(s.clusters, func(c *cluster) bool { return !c.hasData() })
 }
 
-// healthz is the original tool's page: ok, or failed and below it what, since when and why. Notices follow in both
-// cases.
+// healthz is the original tool's page: ok, or failed and below it what, since when and why. Notices follow.
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
 	failures, notices := s.state()
 	if len(failures) == 0 && !s.hasData() {
@@ -390,7 +340,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	}
 	age := "no data yet"
 	if newest != 0 {
-		age = time.Since(time.Unix(newest, 0)).Round(time.Second).String()
+		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
 	}
 	failures, notices := s.state()
 	serve.Landing(w, "metrics-server-prom", fmt.Sprintf("Version %s (revision %s)", version, revision),

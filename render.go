@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 	"unique"
 	"unsafe"
 
@@ -176,6 +179,38 @@ func assemble(snapshots []*snapshot, self *page.Part) *page.Page {
 		}
 	}
 	return page.New(append(parts, self)...)
+}
+
+// pages is the page that scrapes are answered, made anew where it is not current.
+type pages struct {
+	mu         sync.Mutex // held while a page is made
+	compressor page.Compressor
+	last       *page.Page  // nil once a snapshot was replaced
+	of         []*snapshot // what it shows
+	at         time.Time
+}
+
+// selfAge is how old the exporter's metrics of itself may be. Reading those of the process means some files below /proc
+// and a stop of the world.
+const selfAge = time.Second
+
+// page returns the page of these snapshots. It is made anew where they have changed or a second has passed.
+func (p *pages) page(snapshots []*snapshot, self *selfmetrics.Registry) *page.Page {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last == nil || time.Since(p.at) >= selfAge || !slices.Equal(p.of, snapshots) {
+		self.Write(&p.compressor)
+		selfmetrics.WriteProcess(&p.compressor)
+		p.last, p.of, p.at = assemble(snapshots, p.compressor.Part()), snapshots, time.Now()
+	}
+	return p.last
+}
+
+// forget drops the page of a snapshot that is replaced, so that nobody keeps its memory.
+func (p *pages) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last, p.of = nil, nil
 }
 
 // labeler builds label text.

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -32,7 +33,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"metrics-server-prom/internal/kube"
@@ -44,6 +47,14 @@ import (
 	"metrics-server-prom/internal/setting"
 	"metrics-server-prom/internal/slim"
 )
+
+// TestMain keeps client-go quiet, as the program does.
+func TestMain(m *testing.M) {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	// They keep the moment of the last error of the whole process, which in a synctest bubble is of another clock.
+	utilruntime.ErrorHandlers = nil
+	os.Exit(m.Run())
+}
 
 // input is what goes in: pods by way of the watch, usage as the metrics API writes it.
 type input struct {
@@ -137,9 +148,10 @@ func samples(text string) string {
 // testPod is a pod as the watch brings it.
 func testPod(namespace, name, node, ip string, created time.Time, labels map[string]string) (p slim.Pod) {
 	full := corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels, CreationTimestamp: metav1.NewTime(created), ResourceVersion: "7"},
-		Spec:       corev1.PodSpec{NodeName: node},
-		Status:     corev1.PodStatus{PodIP: ip},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels,
+			CreationTimestamp: metav1.NewTime(created), ResourceVersion: "7"},
+		Spec:   corev1.PodSpec{NodeName: node},
+		Status: corev1.PodStatus{PodIP: ip},
 	}
 	b, err := full.Marshal()
 	if err == nil {
@@ -153,7 +165,8 @@ func testPod(namespace, name, node, ip string, created time.Time, labels map[str
 
 // containers are pairs of a name and a usage "cpu memory", either of them "-" for none.
 func podUsage(namespace, name string, at time.Time, containers ...string) metricsv1beta1.PodMetrics {
-	m := metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Timestamp: metav1.NewTime(at), Window: metav1.Duration{Duration: 15 * time.Second}}
+	m := metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		Timestamp: metav1.NewTime(at), Window: metav1.Duration{Duration: 15 * time.Second}}
 	for i := 0; i < len(containers); i += 2 {
 		c := metricsv1beta1.ContainerMetrics{Name: containers[i], Usage: corev1.ResourceList{}}
 		cpu, memory, _ := strings.Cut(containers[i+1], " ")
@@ -183,8 +196,9 @@ func TestPage(t *testing.T) {
 kube_metrics_server_pod_mem{node="ip-10-30-78-99",pod="etcd-0",ip="10.30.62.138",container="etcd",namespace="kube-system"} 128458752
 `},
 		"all containers of a family stand together": {
-			pods:  []slim.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
-			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "378089386n 1", "y", "2 2Ki"), podUsage("b", "p", now, "x", "500u 1M")},
+			pods: []slim.Pod{testPod("a", "p", "n", "10.0.0.1", long, nil), testPod("b", "p", "n", "10.0.0.2", long, nil)},
+			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "378089386n 1", "y", "2 2Ki"),
+				podUsage("b", "p", now, "x", "500u 1M")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="x",namespace="a"} 0.378089386
 kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.1",container="y",namespace="a"} 2
 kube_metrics_server_pod_cpu{node="n",pod="p",ip="10.0.0.2",container="x",namespace="b"} 0.0005
@@ -209,8 +223,9 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 			want: `kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"a sample that has reached max-age is not served, a younger one is": {
-			pods:  []slim.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
-			usage: []metricsv1beta1.PodMetrics{podUsage("a", "old", now.Add(-5*time.Minute), "x", "1 -"), podUsage("a", "young", now.Add(-4*time.Minute-50*time.Second), "x", "1 -")},
+			pods: []slim.Pod{testPod("a", "old", "n", "i", long, nil), testPod("a", "young", "n", "i", long, nil)},
+			usage: []metricsv1beta1.PodMetrics{podUsage("a", "old", now.Add(-5*time.Minute), "x", "1 -"),
+				podUsage("a", "young", now.Add(-4*time.Minute-50*time.Second), "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="young",ip="i",container="x",namespace="a"} 1
 `},
 		"usage from before the pod was created is that of its predecessor": {
@@ -218,19 +233,22 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-40*time.Second), "x", "1 1")},
 		},
 		"no series twice: pods, and containers of a pod": {
-			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
-			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "x", "2 -"), podUsage("a", "p", now, "x", "3 -")},
+			pods: []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
+			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -", "x", "2 -"),
+				podUsage("a", "p", now, "x", "3 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"label values are escaped": {
-			set:   settings{podLabels: []string{"app"}},
-			pods:  []slim.Pod{testPod("a", "p", `back\slash`, "quo\"te", long, map[string]string{"app": "new\nline \x00 \xff ü"})},
+			set: settings{podLabels: []string{"app"}},
+			pods: []slim.Pod{testPod("a", "p", `back\slash`, "quo\"te", long,
+				map[string]string{"app": "new\nline \x00 \xff ü"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="back\\slash",pod="p",ip="quo\"te",container="x",namespace="a",label_app="new\nline ` + "\uFFFD \uFFFD" + ` ü"} 1
 `},
 		"pod labels come last, as kube-state-metrics names them": {
-			set:   settings{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
-			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, map[string]string{"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
+			set: settings{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
+			pods: []slim.Pod{testPod("a", "p", "n", "i", long, map[string]string{
+				"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a",label_app_kubernetes_io_name="shop",label_helm_release="r",label_a_b_conflict1="1",label_a_b_conflict2="2"} 1
 `},
@@ -258,10 +276,11 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 
 func TestNodes(t *testing.T) {
 	s, n := newTestServer(t, settings{})
-	node := metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Timestamp: metav1.Now(), Window: metav1.Duration{Duration: time.Second}, Usage: corev1.ResourceList{
-		corev1.ResourceCPU: quantity.MustParse("61488047183n"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}
+	node := metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Timestamp: metav1.Now(),
+		Window: metav1.Duration{Duration: time.Second}, Usage: corev1.ResourceList{
+			corev1.ResourceCPU: quantity.MustParse("61488047183n"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}
 	run(t, n, input{nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{node, node}}})
-	want := `# HELP kube_metrics_server_node_cpu CPU usage of the node in cores (CPU seconds per second), averaged over metrics-server's last window.
+	want := "# HELP kube_metrics_server_node_cpu " + families[0].help + `
 # TYPE kube_metrics_server_node_cpu gauge
 kube_metrics_server_node_cpu{node="n1"} 61.488047183
 # HELP kube_metrics_server_node_mem Memory working set of the node in bytes.
@@ -279,7 +298,8 @@ func TestDroppedSamplesAreCounted(t *testing.T) {
 	run(t, n, input{
 		pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
-			podUsage("a", "p", now, "x", "-1 1"), podUsage("a", "p", now, "x", "1 1"), podUsage("a", "old", now.Add(-time.Hour), "x", "1 1", "y", "1 -"), podUsage("a", "new", now, "x", "1 1")}}})
+			podUsage("a", "p", now, "x", "-1 1"), podUsage("a", "p", now, "x", "1 1"),
+			podUsage("a", "old", now.Add(-time.Hour), "x", "1 1", "y", "1 -"), podUsage("a", "new", now, "x", "1 1")}}})
 	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
 	for line, why := range map[string]string{
 		`samples_dropped_total{reason="invalid"} 1`:                                             "the negative cpu",
@@ -302,9 +322,11 @@ func TestDroppedSamplesAreCounted(t *testing.T) {
 func TestPodThatGoesAndComesBack(t *testing.T) {
 	now := time.Now()
 	s, n := newTestServer(t, settings{})
-	old, moved := testPod("a", "db-0", "n1", "i1", now.Add(-time.Hour), nil), testPod("a", "db-0", "n2", "i2", now.Add(-10*time.Second), nil)
+	old := testPod("a", "db-0", "n1", "i1", now.Add(-time.Hour), nil)
+	moved := testPod("a", "db-0", "n2", "i2", now.Add(-10*time.Second), nil)
 	old.ResourceVersion, moved.ResourceVersion = "10", "20"
-	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
+	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
+		podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
 	put, del := func(p slim.Pod) { n.store.Put(n.keep(&p)) }, func(p slim.Pod) { n.store.Delete(n.keep(&p)) }
 	for _, step := range []struct {
@@ -336,7 +358,8 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 func TestNothingOldIsServedAsNew(t *testing.T) {
 	now := time.Now()
 	c := input{pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
-		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "p", now.Add(-60*time.Second), "x", "1 -"), podUsage("a", "q", now.Add(-10*time.Second), "x", "1 -")}}}
+		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
+			podUsage("a", "p", now.Add(-60*time.Second), "x", "1 -"), podUsage("a", "q", now.Add(-10*time.Second), "x", "1 -")}}}
 	failure := &kube.Failure{Reason: kube.Network, Text: "cannot list pods.metrics.k8s.io: refused"}
 	for name, step := range map[string]struct {
 		do      func(*list)
@@ -380,7 +403,8 @@ func TestScrapeEncodings(t *testing.T) {
 		return text
 	}
 	pods := pageText(t, s)
-	for accept, want := range map[string]string{"": "", "gzip": "gzip", "gzip;q=0": "", "br": "", "*": "gzip", "identity;q=0, gzip": "gzip"} {
+	for accept, want := range map[string]string{"": "", "gzip": "gzip", "gzip;q=0": "", "br": "", "*": "gzip",
+		"identity;q=0, gzip": "gzip"} {
 		resp := get(t, s, "/metrics", "Accept-Encoding", accept)
 		body, _ := io.ReadAll(resp.Body)
 		if got := resp.Header.Get("Content-Encoding"); got != want {
@@ -405,10 +429,13 @@ func TestBeforeTheFirstDataAScrapeWaitsAndThenIsToldToComeAgain(t *testing.T) {
 	s, _ := newTestServer(t, settings{})
 	began := time.Now()
 	resp := get(t, s, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "0.4")
-	if waited := time.Since(began); waited < 200*time.Millisecond || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("after %s status %d, Retry-After %q; want a wait and 503", waited, resp.StatusCode, resp.Header.Get("Retry-After"))
+	if waited := time.Since(began); waited < 200*time.Millisecond ||
+		resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("after %s status %d, Retry-After %q; want a wait and 503", waited, resp.StatusCode,
+			resp.Header.Get("Retry-After"))
 	}
-	for header, want := range map[string]time.Duration{"": 10 * time.Second, "15": 14500 * time.Millisecond, "0.5": 250 * time.Millisecond,
+	for header, want := range map[string]time.Duration{"": 10 * time.Second, "15": 14500 * time.Millisecond,
+		"0.5":  250 * time.Millisecond,
 		"soon": 10 * time.Second, "-1": 10 * time.Second, "NaN": 10 * time.Second, "1e9": 2*time.Minute - 500*time.Millisecond} {
 		if got := serve.Patience(http.Header{"X-Prometheus-Scrape-Timeout-Seconds": {header}}); got != want {
 			t.Errorf("scrape timeout %q: waits %s, want %s", header, got, want)
@@ -419,13 +446,16 @@ func TestBeforeTheFirstDataAScrapeWaitsAndThenIsToldToComeAgain(t *testing.T) {
 func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
 	s, n := newTestServer(t, settings{maxAge: time.Minute})
 	now := time.Now()
-	run(t, n, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "p", now.Add(-58*time.Second), "x", "1 1")}}})
+	old := podUsage("a", "p", now.Add(-58*time.Second), "x", "1 1")
+	run(t, n, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{old}}})
 	n.lists[1].Joiner.MaxAge = 10 * time.Second // as if the time had passed
 	n.lists[1].Loop.Expire()
 	n.lists[1].Loop.Publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Unavailable, Text: "gone"})
 	resp := get(t, s, "/metrics")
 	body, _ := io.ReadAll(resp.Body)
-	if text := string(body); resp.StatusCode != http.StatusOK || strings.Contains(text, "kube_metrics_server_pod_cpu{") || !strings.Contains(text, selfmetrics.Prefix+`up{resource="pods"} 0`) || !strings.Contains(text, selfmetrics.Prefix+`refresh_errors_total{resource="pods",reason="unavailable"} 1`) {
+	if text := string(body); resp.StatusCode != http.StatusOK || strings.Contains(text, "kube_metrics_server_pod_cpu{") ||
+		!strings.Contains(text, selfmetrics.Prefix+`up{resource="pods"} 0`) ||
+		!strings.Contains(text, selfmetrics.Prefix+`refresh_errors_total{resource="pods",reason="unavailable"} 1`) {
 		t.Errorf("status %d, want 200 and a page without samples that says so:\n%s", resp.StatusCode, text)
 	}
 	if health := get(t, s, "/healthz"); health.StatusCode != http.StatusServiceUnavailable {
@@ -439,7 +469,7 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, n := newTestServer(t, settings{})
 		run(t, n, input{})
-		now := func() *page.Page { return s.render(s.clusters[0].snapshots()) }
+		now := func() *page.Page { return s.pages.page(s.clusters[0].snapshots(), &s.registry) }
 		first := now()
 		if time.Sleep(selfAge - 1); now() != first {
 			t.Error("two scrapes of one second are rendered twice")
@@ -498,7 +528,7 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, n := newTestServer(t, settings{})
 			run(t, n, bigCluster(50, 2))
-			page := weak.Make(s.render(s.clusters[0].snapshots()))
+			page := weak.Make(s.pages.page(s.clusters[0].snapshots(), &s.registry))
 			part := weak.Make(n.lists[1].present.Load().parts[2][0])
 			former := weak.Make(n.store)
 			replace(s, n)
@@ -527,7 +557,8 @@ func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
 	if got := strings.Count(samples(pageText(t, s)), "\n"); got != 20 {
 		t.Errorf("%d samples, want those of the successor", got)
 	}
-	if body, _ := io.ReadAll(get(t, s, "/metrics").Body); !strings.Contains(string(body), selfmetrics.Prefix+`up{resource="pods"} 1`) {
+	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
+	if !strings.Contains(string(body), selfmetrics.Prefix+`up{resource="pods"} 1`) {
 		t.Errorf("the successor's metrics went with the former:\n%s", body)
 	}
 }
@@ -558,13 +589,16 @@ func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 func TestPages(t *testing.T) {
 	s, n := newTestServer(t, settings{})
 	run(t, n, input{})
-	for request, want := range map[string]int{"GET /metrics": 200, "HEAD /metrics": 200, "GET /healthz": 200, "GET /-/healthy": 200, "GET /-/ready": 200, "GET /": 200, "HEAD /": 200,
-		"POST /metrics": 405, "DELETE /": 405, "OPTIONS /healthz": 405, "GET /metrics/": 404, "GET /debug/pprof/": 404, "POST /nothing": 404} {
+	for request, want := range map[string]int{"GET /metrics": 200, "HEAD /metrics": 200, "GET /healthz": 200,
+		"GET /-/healthy": 200, "GET /-/ready": 200, "GET /": 200, "HEAD /": 200,
+		"POST /metrics": 405, "DELETE /": 405, "OPTIONS /healthz": 405, "GET /metrics/": 404,
+		"GET /debug/pprof/": 404, "POST /nothing": 404} {
 		method, path, _ := strings.Cut(request, " ")
 		w := httptest.NewRecorder()
 		s.handler().ServeHTTP(w, httptest.NewRequest(method, path, nil))
 		h := w.Result().Header
-		if w.Code != want || want == 405 && h.Get("Allow") != "GET, HEAD" || h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Cache-Control") != "no-store" {
+		if w.Code != want || want == 405 && h.Get("Allow") != "GET, HEAD" || h.Get("X-Content-Type-Options") != "nosniff" ||
+			h.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: status %d, want %d; headers %v", request, w.Code, want, h)
 		}
 	}
@@ -641,7 +675,8 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 				return
 			}
 			_, err := parse(nil, c.wrong)
-			if err == nil || !strings.Contains(err.Error(), c.env) || strings.Contains(err.Error(), "MARKED") || strings.Contains(err.Error(), "\n") {
+			if err == nil || !strings.Contains(err.Error(), c.env) || strings.Contains(err.Error(), "MARKED") ||
+				strings.Contains(err.Error(), "\n") {
 				t.Errorf("a wrong value: %v, want one line that names %s", err, c.env)
 			}
 		})
@@ -818,7 +853,8 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 	}
 	for _, cell := range told {
 		for _, name := range regexp.MustCompile("`(--[a-z.-]+|[a-z]+_[a-z_]+)[`{]").FindAllStringSubmatch(cell, -1) {
-			if !known[name[1]] && !strings.HasPrefix(name[1], "kube_metrics_server_node_") && !strings.HasPrefix(name[1], "exported_") {
+			if !known[name[1]] && !strings.HasPrefix(name[1], "kube_metrics_server_node_") &&
+				!strings.HasPrefix(name[1], "exported_") {
 				t.Errorf("%s is told, and does not exist", name[1])
 			}
 		}
@@ -828,7 +864,8 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 // FuzzLabelValue gives a pod any text in all places that become label values. What comes out must be one line that
 // gives the same text again when it is read as the exposition format says.
 func FuzzLabelValue(f *testing.F) {
-	for _, s := range []string{"", "app", `C:\new`, "two\nlines", `say "hi"`, `\`, `\"`, "a\x00b", "\xff\xfe", "é\u2028\U0001F600", `\n`, "\r\n\t", `",pod="`, "}\n# HELP x"} {
+	for _, s := range []string{"", "app", `C:\new`, "two\nlines", `say "hi"`, `\`, `\"`,
+		"a\x00b", "\xff\xfe", "é\u2028\U0001F600", `\n`, "\r\n\t", `",pod="`, "}\n# HELP x"} {
 		f.Add(s, "web-0")
 		f.Add("web-0", s)
 	}
@@ -840,7 +877,8 @@ func FuzzLabelValue(f *testing.F) {
 			t.Errorf("the pod %q is kept as %q", name, kept)
 		}
 		rest := text.Node.Value() + text.Head + text.Tail.Value()
-		for _, label := range [][2]string{{"node", value}, {"pod", name}, {"ip", value}, {"container", ""}, {"namespace", value}, {"label_app", value}} {
+		for _, label := range [][2]string{{"node", value}, {"pod", name}, {"ip", value}, {"container", ""},
+			{"namespace", value}, {"label_app", value}} {
 			want := strings.ReplaceAll(strings.ToValidUTF8(label[1], "\uFFFD"), "\x00", "\uFFFD")
 			var got string
 			if got, rest = unquoteLabel(t, strings.TrimPrefix(rest, ","), label[0]); got != want {
@@ -884,7 +922,8 @@ func unquoteLabel(t *testing.T, text, name string) (value, rest string) {
 // FuzzLabelNames gives --pod-labels any list. What is let through must become label names that Prometheus takes, each
 // one once.
 func FuzzLabelNames(f *testing.F) {
-	for _, s := range []string{"", "app,team", "app.kubernetes.io/name", "a-b,a_b,a.b", "camelCase,camel_case,camel-case", "ABC,aBc", "app,app", "0,9a", " a , ,b,", "é", "a b", "x/y/z", "a,b!", "a-b,a_b,a_b_conflict1,a_b_conflict2"} {
+	for _, s := range []string{"", "app,team", "app.kubernetes.io/name", "a-b,a_b,a.b", "camelCase,camel_case,camel-case",
+		"ABC,aBc", "app,app", "0,9a", " a , ,b,", "é", "a b", "x/y/z", "a,b!", "a-b,a_b,a_b_conflict1,a_b_conflict2"} {
 		f.Add(s)
 	}
 	valid := regexp.MustCompile(`^label_[a-z0-9_]+$`)
@@ -913,9 +952,13 @@ func bigCluster(n, containers int) (c input) {
 	r, now := rand.New(rand.NewPCG(1, 2)), time.Now()
 	for i := range n {
 		namespace, name := fmt.Sprintf("team-%d", i/200), fmt.Sprintf("service-%d-%x-%05x", i/20, r.Uint32(), i)
-		labels := map[string]string{"app.kubernetes.io/name": fmt.Sprintf("service-%d", i/20), "app.kubernetes.io/instance": fmt.Sprintf("service-%d", i/20),
-			"app.kubernetes.io/managed-by": "Helm", "pod-template-hash": fmt.Sprintf("%08x", r.Uint32()), "topology.kubernetes.io/region": "eu-central-1"}
-		c.pods = append(c.pods, testPod(namespace, name, fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i/30/250, i/30%250), fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), now.Add(-time.Hour), labels))
+		labels := map[string]string{"app.kubernetes.io/name": fmt.Sprintf("service-%d", i/20),
+			"app.kubernetes.io/instance":   fmt.Sprintf("service-%d", i/20),
+			"app.kubernetes.io/managed-by": "Helm", "pod-template-hash": fmt.Sprintf("%08x", r.Uint32()),
+			"topology.kubernetes.io/region": "eu-central-1"}
+		node := fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i/30/250, i/30%250)
+		ip := fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)
+		c.pods = append(c.pods, testPod(namespace, name, node, ip, now.Add(-time.Hour), labels))
 		var of []string
 		for j := range containers {
 			of = append(of, []string{"app", "istio-proxy", "sidecar"}[j], fmt.Sprintf("%dn %dKi", r.IntN(2e9), r.IntN(1e6)))
@@ -927,9 +970,9 @@ func bigCluster(n, containers int) (c input) {
 	return c
 }
 
-// apiServer is the API server of a cluster inside a synctest bubble. Each namespace has a pod p with one container; where
-// all are asked for there is one, a. The cluster has nodes n1 and n2, of which n2's usage is the newer. What anything uses is as many bytes as seconds have
-// passed since the beginning.
+// apiServer is the API server of a cluster inside a synctest bubble. Each namespace has a pod p with one container;
+// where all are asked for there is one, a. The cluster has nodes n1 and n2, of which n2's usage is the newer. What
+// anything uses is as many bytes as seconds have passed since the beginning.
 type apiServer struct {
 	began time.Time
 	stamp func(time.Time) time.Time // of the newest usage that there is at a moment
@@ -1191,7 +1234,8 @@ func TestNamespacesFailOneByOne(t *testing.T) {
 					}
 				}
 				health, _ := io.ReadAll(get(t, b.server, "/healthz").Body)
-				if !strings.Contains(string(health), " of namespace b: failing") || strings.Contains(string(health), "namespace a:") {
+				if !strings.Contains(string(health), " of namespace b: failing") ||
+					strings.Contains(string(health), "namespace a:") {
 					t.Errorf("the health page does not tell what fails: %s", health)
 				}
 			})
@@ -1285,10 +1329,9 @@ func TestShortFreezesBetweenAttemptsDoNotAddUp(t *testing.T) {
 // TestUsageIsNotJoinedWithPodsOfLongAgo has a watch that breaks once it has its list, and cannot be opened again.
 func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
 	inBubble(t, settings{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+		b.api.answer("page pods", breaks)
 		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
-			if r.URL.Query().Get("sendInitialEvents") == "" {
-				return breaks(r)
-			}
+			b.api.answer("watch pods", breaks)
 			answer, err := hangsLater(r)
 			answer.Body = io.NopCloser(b.api.initialEvents(r, ""))
 			return answer, err
@@ -1302,11 +1345,12 @@ func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
 		if err := ready(); err != nil {
 			t.Errorf("broken for less than max-age: %v", err)
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(5 * time.Second) // a watch that ends at once is opened again after 2 s
 		if f, _ := ready().(*kube.Failure); f == nil || f.Reason != kube.Network {
 			t.Errorf("broken for longer than max-age: %v", f)
 		}
 		b.api.answer("watch pods", nil)
+		b.api.answer("page pods", nil)
 		time.Sleep(7 * time.Second)
 		if err := ready(); err != nil {
 			t.Errorf("mended: %v", err)
@@ -1465,9 +1509,10 @@ func TestInterval(t *testing.T) {
 				longest := time.Duration(0)
 				for range 1800 {
 					time.Sleep(time.Second)
-					longest = max(longest, b.interval())
+					longest = max(longest, b.fresh.Interval(c.refresh))
 				}
-				if most := max(c.refresh, 2*time.Minute) + 2*s; longest > most || (longest-c.want).Abs() > 2*s || longest < c.want-s {
+				most := max(c.refresh, 2*time.Minute) + 2*s
+				if longest > most || (longest-c.want).Abs() > 2*s || longest < c.want-s {
 					t.Errorf("%s, want %s and never more than %s", longest, c.want, most)
 				}
 			})
@@ -1550,7 +1595,8 @@ func TestPageMadeAcrossAThawIsNotServed(t *testing.T) {
 			return 0
 		})
 		status, page, took := b.scrape()
-		if age, found := b.age(page, "a"); status != http.StatusOK || !found || age != 0 || took != 5*time.Second || made != 2 {
+		age, found := b.age(page, "a")
+		if status != http.StatusOK || !found || age != 0 || took != 5*time.Second || made != 2 {
 			t.Errorf("status %d after %s with a sample (%t) %s old, of page %d; want what was read after the thaw:\n%s",
 				status, took, found, age, made, page)
 		}

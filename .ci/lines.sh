@@ -1,16 +1,14 @@
 #!/bin/sh
 # Fails for lines of more than 120 characters, in code and in prose. Rows of tables are exempt: lines that begin with |,
-# and in Go lines that are one whole element of a list, {…}.
+# and in Go lines that are one whole element of a list, {…}, or of a map, "…": …, and samples of a page.
 set -eu
 export LC_ALL=C.UTF-8 # characters, not bytes
 cd "$(dirname "$0")/.."
 
-# What is still being rewritten. Take each out when it is done, and then this list.
-unfinished=':!README.md :(exclude,glob)*.go :!demo :!e2e :!internal'
-# The words are patterns of git's.
-# shellcheck disable=SC2086
-long=$(git ls-files '*.go' '*.md' '*.sh' '*.yml' '*.yaml' .ci/run $unfinished | xargs grep -HnE '^.{121,}' |
-  grep -vE '^[^:]+:[0-9]+:(\||[[:space:]]*\{.*\},?$)') || true
+# The backquotes are Go's.
+# shellcheck disable=SC2016
+long=$(git ls-files '*.go' '*.md' '*.sh' '*.yml' '*.yaml' .ci/run | xargs grep -HnE '^.{121,}' |
+  grep -vE '^[^:]+:[0-9]+:(\||[[:space:]]*(\{.*\},?$|"[^"]*": |`[^`]*`: |(want: *`)?kube_metrics_server_))') || true
 [ -z "$long" ] || {
   echo "lines.sh: more than 120 characters:" >&2
   echo "$long" >&2

@@ -167,7 +167,7 @@ func overlay(t *testing.T, kustomization string) []byte {
 	return must(controlplane.Manifests(dir))(t)
 }
 
-// kubernetesNamespaced changes the one line that is to be changed for another namespace.
+// kubernetesNamespaced changes the one line that has to be changed for another namespace.
 func kubernetesNamespaced(t *testing.T, namespace string) []byte {
 	t.Helper()
 	dir := t.TempDir()

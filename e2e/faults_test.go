@@ -87,7 +87,7 @@ func problems(e *exporter.Exporter) []string {
 	return append(linesWith(e.Log(), "level=WARN"), linesWith(e.Log(), "level=ERROR")...)
 }
 
-// problemsLater is problems after time enough for several attempts more. Nothing tells of an attempt from outside.
+// problemsLater is problems after time enough for several more attempts. An attempt cannot be seen from outside.
 func problemsLater(e *exporter.Exporter) []string {
 	<-time.After(5 * time.Second)
 	return problems(e)
@@ -107,11 +107,13 @@ func TestMissingRuleIsNamed(t *testing.T) {
 		rules []rule
 	}{
 		{"cluster", deploy("kubernetes", "clusterrole.yaml"), "", check.Scope{}, []rule{
-			{"list", "", "pods"}, {"watch", "", "pods"}, {"list", usage, "pods"}, {"list", usage, "nodes"}, {"get", usage, "nodes"},
+			{"list", "", "pods"}, {"watch", "", "pods"},
+			{"list", usage, "pods"}, {"list", usage, "nodes"}, {"get", usage, "nodes"},
 		}},
-		{"namespace", deploy("kubernetes-namespaced", "role.yaml"), "shop", check.Scope{Namespaces: []string{"shop"}, NoNodes: true}, []rule{
-			{"list", "", "pods"}, {"watch", "", "pods"}, {"list", usage, "pods"}, {"get", usage, "pods"},
-		}},
+		{"namespace", deploy("kubernetes-namespaced", "role.yaml"), "shop",
+			check.Scope{Namespaces: []string{"shop"}, NoNodes: true}, []rule{
+				{"list", "", "pods"}, {"watch", "", "pods"}, {"list", usage, "pods"}, {"get", usage, "pods"},
+			}},
 	} {
 		var role rbacv1.ClusterRole // which can be bound in a namespace as well
 		if err := yaml.Unmarshal(must(os.ReadFile(of.file))(t), &role); err != nil {
@@ -287,8 +289,8 @@ func TestTokenThatTheServerDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestKubeconfigThatDoesNotLeadToACluster is each way in which that can be; what is wrong is said, and asked anew: the
-// process stays.
+// TestKubeconfigThatDoesNotLeadToACluster has each way in which that can happen. The exporter says what is wrong, stays
+// alive and asks again.
 func TestKubeconfigThatDoesNotLeadToACluster(t *testing.T) {
 	t.Parallel()
 	refused := must(process.FreePort())(t)
@@ -343,14 +345,18 @@ func TestKubeconfigThatDoesNotLeadToACluster(t *testing.T) {
 			says:       []string{"production", "--context", "e2e"},
 		},
 		{
-			name:       "server refuses the connection",
-			kubeconfig: kubeconfig(func(c *clientcmdapi.Config) { c.Clusters["e2e"].Server = fmt.Sprintf("https://127.0.0.1:%d", refused) }),
-			says:       []string{"connection refused", "check the server's address"},
+			name: "server refuses the connection",
+			kubeconfig: kubeconfig(func(c *clientcmdapi.Config) {
+				c.Clusters["e2e"].Server = fmt.Sprintf("https://127.0.0.1:%d", refused)
+			}),
+			says: []string{"connection refused", "check the server's address"},
 		},
 		{
-			name:       "server's name does not resolve",
-			kubeconfig: kubeconfig(func(c *clientcmdapi.Config) { c.Clusters["e2e"].Server = "https://kubernetes.invalid:6443" }),
-			says:       []string{"kubernetes.invalid", "DNS"},
+			name: "server's name does not resolve",
+			kubeconfig: kubeconfig(func(c *clientcmdapi.Config) {
+				c.Clusters["e2e"].Server = "https://kubernetes.invalid:6443"
+			}),
+			says: []string{"kubernetes.invalid", "DNS"},
 		},
 		{
 			name: "exec plugin that is not installed",

@@ -101,9 +101,9 @@ func TestExporterWithLittleCPUBetweenScrapesNeverShowsThePast(t *testing.T) {
 	e := startReady(t, deployed(t))
 	must(check.Equal(within(t, aTick), plane, e, check.Scope{}))(t)
 
-	// What is served may be older than the API's by as long as the exporter takes metrics-server's silence for regular
-	// (one period and two seconds), is late without counting as late, and takes for a list that it began in time, at
-	// most.
+	// What is served may be older than what the API has by at most the sum of these: how long the exporter takes
+	// metrics-server's silence for regular (one period and two seconds), how late it may be without counting as late,
+	// and how long it takes for a list that it began in time.
 	const behind = 17*time.Second + 2*time.Second + 12*time.Second
 	history := record(t, undisturbed(namespace))
 	pages, seen := 0, map[float64]bool{}
@@ -204,7 +204,7 @@ func scrapeFrozen(t *testing.T, e *exporter.Exporter) *exporter.Page {
 	return page
 }
 
-// undisturbed reads what pages are held against: the samples of the nodes, of the residents and of one namespace more.
+// undisturbed reads what pages are compared with: the samples of the nodes, of the residents and of one namespace more.
 // Other tests' pods come and go at any moment.
 func undisturbed(namespace string) func(context.Context) (map[string]float64, error) {
 	scope := check.Scope{Namespaces: []string{namespace}}
@@ -268,7 +268,7 @@ func between(before, after, page map[string]float64, others ...map[string]float6
 	return differences
 }
 
-// awaitReading returns when the API's samples are as ready wants them.
+// awaitReading returns when ready accepts the API's samples.
 func awaitReading(t *testing.T, limit time.Duration, ready func(map[string]float64) error) {
 	t.Helper()
 	eventually(t, limit, func(ctx context.Context) error {
@@ -280,7 +280,7 @@ func awaitReading(t *testing.T, limit time.Duration, ready func(map[string]float
 	})
 }
 
-// find is the value of the series whose text begins so.
+// find is the value of the series whose text begins with this.
 func find(samples map[string]float64, beginning string) (float64, bool) {
 	for series, value := range samples {
 		if strings.HasPrefix(series, beginning) {
@@ -290,8 +290,8 @@ func find(samples map[string]float64, beginning string) (float64, bool) {
 	return 0, false
 }
 
-// record reads until the test ends. history gives the readings since a moment, the last one before it and one of now
-// among them.
+// record reads until the test ends. history gives the readings since a moment, among them the last one before it and
+// one read now.
 func record(t *testing.T, read func(context.Context) (map[string]float64,
 	error)) (history func(from time.Time) []map[string]float64) {
 	t.Helper()

@@ -1,4 +1,4 @@
-// Package e2e holds the exporter's real binary against a real API server and metrics-server.
+// Package e2e tests the exporter's real binary with a real API server and metrics-server.
 package e2e
 
 import (
@@ -18,7 +18,7 @@ import (
 // plane is the control plane that all tests share. Those that take a component away are not parallel and bring it back.
 var plane *controlplane.ControlPlane
 
-// residents are the pods that are there all the time and that no test changes. Each container uses something else, so
+// residents are the pods that exist all the time and that no test changes. Each container has another usage, so
 // that a mix-up of any two shows.
 var residents = []controlplane.Pod{
 	resident("shop", "web-0", "node-0", map[string]string{"app": "web", "team": "red", "app.kubernetes.io/name": "web"},
@@ -161,7 +161,7 @@ func closeExporter(t *testing.T, e *exporter.Exporter) {
 	e.Close()
 }
 
-// startReady is startExporter for an exporter that is to have data at once.
+// startReady is startExporter for an exporter that must have data at once.
 func startReady(t *testing.T, kubeconfig string, args ...string) *exporter.Exporter {
 	t.Helper()
 	e := startExporter(t, kubeconfig, args...)

@@ -72,8 +72,9 @@ func TestKubeconfigForOutsideTheCluster(t *testing.T) {
 			equal(t, e, check.Scope{})
 
 			runCommand(t, script...)
-			if again := must(clientcmd.LoadFromFile(file))(t).AuthInfos[outsideAccount].Token; (again != user.Token) != test.renewed {
-				t.Errorf("is the token of a second run another one? %t, want %t", again != user.Token, test.renewed)
+			again := must(clientcmd.LoadFromFile(file))(t).AuthInfos[outsideAccount].Token
+			if renewed := again != user.Token; renewed != test.renewed {
+				t.Errorf("is the token of a second run another one? %t, want %t", renewed, test.renewed)
 			}
 			awaitTick(t, e)
 			equal(t, e, check.Scope{})
@@ -132,7 +133,7 @@ func kubectl(t *testing.T, args ...string) *exec.Cmd {
 	return command(t, append([]string{"kubectl"}, args...)...)
 }
 
-// runCommand runs a command that is to work, and returns what it writes to stdout.
+// runCommand runs a command that must succeed, and returns what it writes to stdout.
 func runCommand(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := command(t, args...)
@@ -145,7 +146,7 @@ func runCommand(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// fillTokenSecrets does what the token controller of kube-controller-manager does, which the control plane has not: it
+// fillTokenSecrets does what the token controller of kube-controller-manager does, which the control plane lacks: it
 // fills in Secrets that ask for the account's token. The token is bound to the Secret, and so ends with it.
 func fillTokenSecrets(t *testing.T) {
 	t.Helper()

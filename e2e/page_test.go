@@ -29,7 +29,7 @@ func newest(page *exporter.Page, resource string) float64 {
 	return stamp
 }
 
-// awaitTick returns when the page's pods are of a later reading of metrics-server's than now.
+// awaitTick returns when the page's pods are from a later reading by metrics-server than now.
 func awaitTick(t *testing.T, e *exporter.Exporter) *exporter.Page {
 	t.Helper()
 	first := must(e.Scrape(t.Context()))(t)
@@ -86,7 +86,7 @@ func TestClientWithoutGzipGetsTheSameText(t *testing.T) {
 		if newest(before, "pods") != newest(after, "pods") || newest(before, "nodes") != newest(after, "nodes") {
 			return errors.New("refreshed in between")
 		}
-		// The own metrics are those of each scrape's moment.
+		// The self metrics are those of the moment of each scrape.
 		if got, want := usageText(plain), usageText(before); got != want {
 			t.Fatalf("the plain page's samples are not those of the compressed one:\n%s\n---\n%s", got, want)
 		}

@@ -52,8 +52,8 @@ func nodesOf(page *exporter.Page, namespace, name string) map[string]bool {
 	return found
 }
 
-// awaitNodes scrapes until the page has the pod on these nodes (none: not at all) and runs each on every page on the
-// way.
+// awaitNodes scrapes until the page has the pod on these nodes (none: not at all) and runs each on every page until
+// then.
 func awaitNodes(t *testing.T, e *exporter.Exporter, namespace, name string, limit time.Duration,
 	each func(nodes map[string]bool), nodes ...string) {
 	t.Helper()

@@ -86,7 +86,7 @@ func (s *Server) routes() http.Handler {
 // verbOf names what a request asks for, as Kubernetes' RBAC does.
 func verbOf(r *http.Request) string {
 	collection := strings.HasSuffix(r.URL.Path, "/pods") || strings.HasSuffix(r.URL.Path, "/nodes")
-	watch, _ := strconv.ParseBool(r.URL.Query().Get("watch")) // what is no bool is no watch; the list refuses it
+	watch, _ := strconv.ParseBool(r.URL.Query().Get("watch")) // what is not a bool is not a watch; the list refuses it
 	switch {
 	case r.Method != http.MethodGet:
 		return strings.ToLower(r.Method)
@@ -163,7 +163,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	_ = json.NewEncoder(w).Encode(status)
 }
 
-// statusOf makes the Status that tells of an error.
+// statusOf makes the Status for an error.
 func statusOf(err error) *metav1.Status {
 	var known apierrors.APIStatus
 	if !errors.As(err, &known) {
@@ -186,7 +186,7 @@ func writeJSON(object any) http.HandlerFunc {
 	}
 }
 
-// negotiate chooses the encoding by the Accept header; ok is false if there is none that both know.
+// negotiate chooses the encoding by the Accept header; ok is false if there is none that both sides know.
 func negotiate(r *http.Request, jsonOnly bool) (_ mediaType, ok bool) {
 	accept := r.Header.Get("Accept")
 	if accept == "" {

@@ -75,7 +75,7 @@ func restClient(t testing.TB, c *rest.Config, contentType string) *rest.RESTClie
 	return client
 }
 
-// store is what a reflector fills; it tells of every change.
+// store is what a reflector fills; it reports every change.
 type store struct {
 	cache.Store
 	changed chan struct{}

@@ -241,9 +241,9 @@ func (c *Cluster) Compact() {
 	c.snapOrder = nil
 }
 
-// Restore gives the cluster an etcd restored from a backup: resourceVersions go on from rv, which is to be far below
+// Restore gives the cluster an etcd restored from a backup: resourceVersions go on from rv, which must be far below
 // the present one, those of the pods are older still, and whatever clients know is of another history. Watches end, and
-// one that wants to go on from a version that is to come answers 410 Expired: the API server has been restarted as
+// one that wants to go on from a version not yet reached answers 410 Expired: the API server has been restarted as
 // well.
 func (c *Cluster) Restore(rv uint64) {
 	c.mu.Lock()

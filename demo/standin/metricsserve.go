@@ -47,7 +47,7 @@ type answer struct {
 // answerLimit bounds the kept answers; the largest is 70 MB in the largest cluster.
 const answerLimit = 16
 
-// metricsView returns the view of now.
+// metricsView returns the present view.
 func (s *Server) metricsView() *metricsView {
 	s.viewMu.Lock()
 	defer s.viewMu.Unlock()

@@ -104,8 +104,8 @@ func (s *Server) decodeContinue(token string) (pods []*pod, rv uint64, from int,
 	return pods, uint64(t.ResourceVersion), from, nil
 }
 
-// listPods answers a list: of the state of now, or of the state that a continue token or an exact
-// resourceVersion names.
+// listPods answers a list: of the present state, or of the state that a continue token or an exact resourceVersion
+// names.
 func (s *Server) listPods(w http.ResponseWriter, r *http.Request, q *query) {
 	exact := q.ResourceVersionMatch == metav1.ResourceVersionMatchExact ||
 		q.ResourceVersionMatch == "" && q.Limit > 0 && q.rv > 0 // the legacy form of the same

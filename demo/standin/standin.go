@@ -1,6 +1,6 @@
 // Package standin is a stand-in for a Kubernetes API server with metrics-server: it serves a simulated cluster on
 // loopback, for demonstrations, benchmarks and tests that no real cluster can give on one machine: 150,000 pods,
-// a server that lies, a server that dies at a chosen moment. Nothing it serves was ever measured anywhere.
+// a server that lies, a server that dies at a chosen moment. None of the values it serves was ever measured.
 //
 // To a client that reads pods (list, watch, watch-list) and the resource metrics API (metrics.k8s.io/v1beta1) it
 // behaves as Kubernetes 1.37 does, over TLS with HTTP/2, in protobuf and JSON, with bearer tokens. What differs
@@ -259,7 +259,7 @@ func (s *Server) Kubeconfig() ([]byte, error) {
 	return clientcmd.Write(*c)
 }
 
-// Behavior returns the behaviour of now.
+// Behavior returns the present behaviour.
 func (s *Server) Behavior() Behavior { return s.setting.Load().Behavior }
 
 // SetBehavior changes the behaviour at once, for running watches and open connections too.

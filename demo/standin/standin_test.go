@@ -180,7 +180,8 @@ func TestMetricsListsEqualTheModelInBothEncodings(t *testing.T) {
 			}
 			// A single object is the same as in the list.
 			var pod metricsv1beta1.PodMetrics
-			if err := client.Get().Namespace(model[7].Namespace).Resource("pods").Name(model[7].Name).Do(t.Context()).Into(&pod); err != nil {
+			if err := client.Get().Namespace(model[7].Namespace).Resource("pods").Name(model[7].Name).
+				Do(t.Context()).Into(&pod); err != nil {
 				t.Fatal(err)
 			}
 			if describePod(pod) != describeUsage(model[7]) {
@@ -549,11 +550,14 @@ func TestAnOldResourceVersionIsAnErrorEventOnAWatch(t *testing.T) {
 	}
 }
 
+// watchListOfASecond is a watch that begins with the list and ends after a second.
+const watchListOfASecond = "/api/v1/pods?watch=true&allowWatchBookmarks=true&sendInitialEvents=true" +
+	"&resourceVersionMatch=NotOlderThan&timeoutSeconds=1"
+
 func TestBookmarks(t *testing.T) {
 	s := start(t, Options{Pods: 2, BookmarkInterval: 100 * time.Millisecond})
-	const path = "/api/v1/pods?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1"
 	watched := func() (kinds []string) {
-		_, body := get(t, s, path, jsonAccept)
+		_, body := get(t, s, watchListOfASecond, jsonAccept)
 		for _, line := range lines(body) {
 			var e struct {
 				Type   string
@@ -586,14 +590,13 @@ func TestBookmarks(t *testing.T) {
 func TestGzipFromTheThresholdOn(t *testing.T) {
 	s := start(t, Options{Pods: 400})
 	p := s.Pods()[0]
-	const watchList = "/api/v1/pods?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1"
 	for _, c := range []struct {
 		path string
 		want string
 	}{
 		{"/api/v1/pods", "gzip"},
 		{"/apis/metrics.k8s.io/v1beta1/pods", "gzip"},
-		{watchList, "gzip"},
+		{watchListOfASecond, "gzip"},
 		{"/apis/metrics.k8s.io/v1beta1/namespaces/" + p.Namespace + "/pods/" + p.Name, ""},
 	} {
 		header := map[string]string{"Authorization": "Bearer " + (*s.tokens.Load())[0], "Accept": protobufAccept,
@@ -646,12 +649,16 @@ func TestBehaviorOfTheMetricsAPI(t *testing.T) {
 				t.Errorf("window %s", items[3].Window.Duration)
 			}
 		}},
-		{"some pods are missing", Behavior{OmitUsage: func(_, name string) bool { return name == before[2].Name }}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {
+		{"some pods are missing", Behavior{OmitUsage: func(_, name string) bool {
+			return name == before[2].Name
+		}}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {
 			if len(items) != 9 || items[2].Name != before[3].Name {
 				t.Errorf("%d items", len(items))
 			}
 		}},
-		{"all pods are missing", Behavior{OmitUsage: func(string, string) bool { return true }}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {
+		{"all pods are missing", Behavior{OmitUsage: func(string, string) bool {
+			return true
+		}}, func(t *testing.T, items []metricsv1beta1.PodMetrics) {
 			if len(items) != 0 {
 				t.Errorf("%d items", len(items))
 			}

@@ -1,4 +1,4 @@
-// Package check holds a page of the exporter against what the API server says, independently of the exporter's code:
+// Package check compares a page of the exporter with what the API server says, independently of the exporter's code:
 // typed clients, Kubernetes' own decoders, and label texts built anew.
 package check
 
@@ -40,11 +40,11 @@ type Scope struct {
 	Namespaces        []string // only these; none: all
 	ExcludeNamespaces []string
 	Selector          func(labels map[string]string) bool // of pods; nil: all
-	NoNodes           bool                                // node metrics are not to be served
+	NoNodes           bool                                // node metrics must not be served
 	PodLabels         []string                            // keys of labels that become label_KEY where a pod has them
 }
 
-// API is what tells of a cluster, as a control plane does.
+// API is what describes a cluster, as a control plane does.
 type API interface {
 	Pods(context.Context) ([]corev1.Pod, error)
 	NodeMetrics(context.Context) ([]metricsv1beta1.NodeMetrics, error)

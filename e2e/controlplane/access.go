@@ -119,8 +119,8 @@ type Request struct {
 }
 
 // Requests is every request that this service account has made since the control plane started, in their order. The API
-// server writes them (its audit log) as they arrive, those that it refuses for lack of rights among them, those
-// with a token that it does not know not.
+// server writes them (its audit log) as they arrive, those among them that it refuses for lack of rights, but not
+// those whose token it does not know.
 func (c *ControlPlane) Requests(namespace, account string) ([]Request, error) {
 	file, err := os.Open(c.path("audit.log"))
 	if err != nil {

@@ -27,10 +27,13 @@ var tools = []tool{
 	{name: "kube-apiserver", version: "v1.37.2", module: "k8s.io/kubernetes"},
 	{name: "kubectl", version: "v0.37.2", module: "k8s.io/kubectl"},
 	{name: "kwok", version: "v0.8.0", module: "sigs.k8s.io/kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok"},
-	{name: "metrics-server", version: "v0.9.0", module: "sigs.k8s.io/metrics-server", pkg: "sigs.k8s.io/metrics-server/cmd/metrics-server"},
+	{name: "metrics-server", version: "v0.9.0", module: "sigs.k8s.io/metrics-server",
+		pkg: "sigs.k8s.io/metrics-server/cmd/metrics-server"},
 	// Without the tag a dependency of Prometheus' service discoveries is missing.
-	{name: "prometheus", version: "v0.316.0", module: "github.com/prometheus/prometheus", pkg: "github.com/prometheus/prometheus/cmd/prometheus", flags: []string{"-tags=remove_all_sd"}},
-	{name: "promtool", version: "v0.316.0", module: "github.com/prometheus/prometheus", pkg: "github.com/prometheus/prometheus/cmd/promtool", flags: []string{"-tags=remove_all_sd"}},
+	{name: "prometheus", version: "v0.316.0", module: "github.com/prometheus/prometheus",
+		pkg: "github.com/prometheus/prometheus/cmd/prometheus", flags: []string{"-tags=remove_all_sd"}},
+	{name: "promtool", version: "v0.316.0", module: "github.com/prometheus/prometheus",
+		pkg: "github.com/prometheus/prometheus/cmd/promtool", flags: []string{"-tags=remove_all_sd"}},
 }
 
 // Tool is the path of a program (a name in tools), which is built if this machine does not have it yet. All of them

@@ -27,13 +27,13 @@ import (
 
 const podList, nodeList = "/apis/metrics.k8s.io/v1beta1/pods", "/apis/metrics.k8s.io/v1beta1/nodes"
 
-// refused is what is to be seen where the list of the pods' usage cannot be used.
+// refused is what is expected where the list of the pods' usage cannot be used.
 var refused = Expect{Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
 
-// invalidNotice tells of usage that is dropped for what it is.
+// invalidNotice matches the notice about usage that is dropped because it is invalid.
 var invalidNotice = regexp.MustCompile(`are not served`)
 
-// refusedLate is the same where only time tells.
+// refusedLate is the same where it may take until the exporter cuts the answer off.
 var refusedLate = Expect{Within: hangs, Says: "cannot list pods.metrics.k8s.io", Down: "pods", Page: keeps}
 
 // Bodies are the faults of an answer's body. None lasts as long as max-age, when the page would have nothing left.
@@ -90,13 +90,17 @@ var Bodies = []Fault{
 		While: Expect{Within: hangs, Says: "no complete answer in time", Down: "pods", Page: keeps}, Cause: trickling},
 	{Name: "protobuf nested a million times", Short: 10 * time.Second, While: refused,
 		Cause: body(func(w http.ResponseWriter, _ []byte) { write(w, envelope(bytes.Repeat([]byte{0x3b}, 1<<20))) })},
-	{Name: "names of a megabyte", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops, Notice: invalidNotice},
+	{Name: "names of a megabyte", Short: 10 * time.Second,
+		While: Expect{Within: behind, Fresh: true, Page: drops, Notice: invalidNotice},
 		Alone: true, Cause: more(strings.Repeat("n", 1<<20), 3)},
-	{Name: "names that are not UTF-8", Short: 10 * time.Second, While: Expect{Within: behind, Fresh: true, Page: drops, Notice: invalidNotice},
+	{Name: "names that are not UTF-8", Short: 10 * time.Second,
+		While: Expect{Within: behind, Fresh: true, Page: drops, Notice: invalidNotice},
 		Cause: more("a\xffb", 1)},
-	{Name: "NUL, quotes, backslashes and newlines in names and labels", Short: 10 * time.Second, While: Expect{Within: 2 * behind, Fresh: true, Page: hasOdd},
+	{Name: "NUL, quotes, backslashes and newlines in names and labels", Short: 10 * time.Second,
+		While: Expect{Within: 2 * behind, Fresh: true, Page: hasOdd},
 		Cause: oddPods},
-	{Name: "quantities that are no usage", Short: 10 * time.Second, While: Expect{Within: 2 * behind, Fresh: true, Page: drops, Notice: invalidNotice},
+	{Name: "quantities that are no usage", Short: 10 * time.Second,
+		While: Expect{Within: 2 * behind, Fresh: true, Page: drops, Notice: invalidNotice},
 		Cause: oddQuantities},
 }
 
@@ -122,7 +126,7 @@ func envelope(list []byte) []byte {
 	return envelopeOf("metrics.k8s.io/v1beta1", "PodMetricsList", list)
 }
 
-// list is the list of the pods' usage of now, and more items.
+// list is the list of the pods' present usage, with more items appended.
 func (h *Harness) list(more ...metricsv1beta1.PodMetrics) []byte {
 	h.looking.Lock()
 	defer h.looking.Unlock()
@@ -134,14 +138,14 @@ func (h *Harness) list(more ...metricsv1beta1.PodMetrics) []byte {
 	return envelope(text)
 }
 
-// truncated cuts the list, of which the last bytes are an empty end, one byte later each time, beginning anywhere.
+// truncated cuts the list one byte later each time, beginning anywhere. The list's last bytes are an empty end.
 func truncated() func(http.ResponseWriter, []byte) {
 	var at atomic.Int64
 	at.Store(rand.Int64N(1 << 20))
 	return func(w http.ResponseWriter, good []byte) { write(w, good[:at.Add(1)%int64(len(good)-10)]) }
 }
 
-// Fields of a list: its items, and one that there is not, so that nobody reads it.
+// Fields of a list: its items, and one that does not exist, so that nobody reads it.
 const items, nobody = "\x12", "\x3a"
 
 // huge writes a list of usage with one field of this many bytes.
@@ -215,7 +219,7 @@ func more(name string, count int) cause {
 	}
 }
 
-// drops looks that entries are dropped and counted.
+// drops checks that entries are dropped and counted.
 func drops(_ *Harness, page *exporter.Page) error {
 	dropped, _ := page.Sum("metrics_server_prom_samples_dropped_total", map[string]string{"reason": "invalid"})
 	if dropped == 0 {
@@ -224,7 +228,7 @@ func drops(_ *Harness, page *exporter.Page) error {
 	return nil
 }
 
-// odd is what a name should never have, and a page must not break by.
+// odd is what no name should ever contain, and what must not break a page.
 const odd = "quote\" backslash\\ newline\n nul\x00 brace} {a=\"b\"} 1\n# TYPE x gauge\nx 1"
 
 func oddPods(ctx context.Context, h *Harness) (func(context.Context) error, error) {
@@ -250,7 +254,7 @@ func hasOdd(_ *Harness, page *exporter.Page) error {
 	return nil
 }
 
-// notUsage are quantities that no usage can be.
+// notUsage are quantities that cannot be a usage.
 var notUsage = []string{"-5m", "", "1e400", "-1e400", strings.Repeat("9", 400), "abc", "1.2.3", "NaN", "Inf", "0x10",
 	"1Ki1", "1 ", "\"", "\n"}
 

@@ -13,13 +13,13 @@ import (
 	"metrics-server-prom/e2e/exporter"
 )
 
-// leniency is by how much a page may be behind the API, and whether it may be refused or lack what the API has.
+// leniency says how far a page may be behind the API, and whether it may be refused or lack what the API has.
 type leniency struct {
 	values time.Duration // how long ago the API may have had other values
 	labels time.Duration // how long ago a pod may have been somewhere else
 	refuse bool          // a 503 in place of a page is allowed
-	lose   bool          // and a page without a sample that there should be
-	behind string        // the one namespace that all this is meant for; others are as they are while all works
+	lose   bool          // so is a page that lacks a sample it should have
+	behind string        // the one namespace that all this is meant for; the others must be as they are while all works
 }
 
 // of is what is allowed for an owner.
@@ -33,7 +33,7 @@ func (l leniency) of(who owner) leniency {
 // clockSlack is for timestamps in whole seconds and the moment between a sample's expiry and the page without it.
 const clockSlack = 2 * time.Second
 
-// checker scrapes without a pause and holds each page against the history of the API. It shares no code with the
+// checker scrapes without a pause and compares each page with the history of the API. It shares no code with the
 // exporter: the labels are those that Prometheus' own parser has read, the values those of Kubernetes' own types.
 type checker struct {
 	exporter *exporter.Exporter
@@ -100,7 +100,7 @@ type found struct {
 	containers map[string][2]float64
 }
 
-// judge holds a page against the history.
+// judge compares a page with the history.
 func (c *checker) judge(page *exporter.Page, began, ended time.Time, allowed leniency) {
 	c.pages++
 	all := map[owner]*found{}
@@ -194,7 +194,7 @@ func (u usage) served() map[string][2]float64 {
 	return served
 }
 
-// lost blames a page for an owner that should be on it and is not.
+// lost complains of an owner that should be on the page and is not.
 func (c *checker) lost(who owner, began, ended time.Time, allowed leniency) {
 	after := began.Add(-max(allowed.values, allowed.labels))
 	usages, identities := c.history.usages[who], c.history.identities[who]

@@ -11,7 +11,7 @@ import (
 	"metrics-server-prom/e2e/process"
 )
 
-// holdsTheLivePods fails unless the exporter watches exactly the pods that there are, and has no more memory than this.
+// holdsTheLivePods fails unless the exporter watches exactly the pods that exist, and uses no more memory than this.
 func (h *Harness) holdsTheLivePods(ctx context.Context, memory int64) error {
 	return within(ctx, 2*interval+recovery, "its cache has the live pods", func(ctx context.Context) error {
 		return await(ctx, func(ctx context.Context) error {
@@ -33,7 +33,7 @@ func (h *Harness) holdsTheLivePods(ctx context.Context, memory int64) error {
 }
 
 // TestChurn changes pods far faster than the source has readings of them. The checker looks at each change, so that it
-// knows all that there was.
+// knows every state there was.
 func TestChurn(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -19,8 +19,8 @@ type Fault struct {
 	Cause func(ctx context.Context, h *Harness) (mend func(context.Context) error, err error)
 	Short time.Duration // how long it lasts in the short form, from when it is seen
 	Long  time.Duration // and in the long form; 0 is the same
-	While Expect        // what is to be seen as long as it lasts
-	// After is looked at when all is right again; nil for nothing more than that.
+	While Expect        // what is expected as long as it lasts
+	// After is checked when all is right again; nil for nothing more than that.
 	After func(ctx context.Context, h *Harness) error
 	// Alone is a fault that is not for the soak: it lasts too long, or is itself about load.
 	Alone bool
@@ -34,7 +34,7 @@ type Fault struct {
 	Namespaces []string
 	// Plugin gives the exporter its token by an exec plugin.
 	Plugin bool
-	// FromStart is a fault that there is before the exporter is started.
+	// FromStart is a fault that exists before the exporter is started.
 	FromStart bool
 	// Lasts is how long its last attempt may go on when its cause is gone, beyond what Hangs says.
 	Lasts time.Duration
@@ -42,7 +42,7 @@ type Fault struct {
 	Memory int64
 }
 
-// Expect is what is to be seen of a fault while it lasts.
+// Expect is what must be seen of a fault while it lasts.
 type Expect struct {
 	Within time.Duration // when it is noticed at the latest; 0 is within one interval
 	Says   string        // part of /healthz and of the one log line; none where it is no failure
@@ -56,18 +56,18 @@ type Expect struct {
 	MayRefuse bool
 	// Refused says that there is no page but a 503.
 	Refused bool
-	// Notice, if not nil, is what /healthz tells without being unwell, and one line of the log for each resource.
+	// Notice, if not nil, is what /healthz says while it is still healthy, and one line of the log for each resource.
 	Notice *regexp.Regexp
 	// Behind is the one namespace that does not keep up with the API, where the others do (Fresh).
 	Behind string
-	// Expires says that it lasts until the last values reach max-age and are on the page no more.
+	// Expires says that it lasts until the last values reach max-age and are no longer on the page.
 	Expires bool
-	// Page looks at a page; nil for no more than every page is looked at.
+	// Page checks a page; nil for no more than what is checked of every page.
 	Page func(h *Harness, page *exporter.Page) error
-	// Again is how many more lines the log may have: of causes that come one after the other.
+	// Again is how many more lines the log may have, for causes that come one after the other.
 	Again int
-	// Begins and Ends are parts of the log lines where these are others than those of a failure. They need a fault that
-	// lasts: what is no failure is told of once it has stayed for 5 s, with the next attempt.
+	// Begins and Ends are parts of the log lines where these differ from those of a failure. They need a fault that
+	// lasts: what is not a failure is logged once it has stayed for 5 s, with the next attempt.
 	Begins, Ends string
 	// Flickers says that the fault comes and goes, so that it can be seen only now and then.
 	Flickers bool
@@ -76,7 +76,7 @@ type Expect struct {
 // MaxMemory is the most memory that the exporter may ever have resident.
 const MaxMemory = 100 << 20
 
-// Run brings a fault about, looks at what is seen of it, takes its cause away, and returns when all is right again, or
+// Run causes a fault, checks what is seen of it, takes its cause away, and returns when all is right again, or with
 // what was not.
 func (f Fault) Run(ctx context.Context, h *Harness, long bool) error {
 	lasts := f.Short
@@ -151,14 +151,14 @@ func (f Fault) watch(ctx context.Context, h *Harness, lasts time.Duration) error
 	if limit == 0 {
 		limit = notice
 	}
-	if err := within(ctx, limit, "the fault is told of",
+	if err := within(ctx, limit, "the fault is reported",
 		func(ctx context.Context) error { return h.awaitHealth(ctx, f.While) }); err != nil {
 		return err
 	}
 	end := time.Now().Add(lasts)
 	for tick := time.NewTicker(200 * time.Millisecond); time.Now().Before(end); {
 		if err := h.health(ctx, f.While); err != nil && !f.While.Flickers {
-			return fmt.Errorf("%s before its end the fault is told of no more: %w", time.Until(end).Round(time.Second),
+			return fmt.Errorf("%s before its end the fault is no longer reported: %w", time.Until(end).Round(time.Second),
 				err)
 		}
 		select {

@@ -14,11 +14,11 @@ import (
 )
 
 // Freeze is a way in which the exporter is not run for a while, as on a suspended machine or where CPU is given to
-// requests only. A scrape is what ends each time, and its answer must be of after that, or a 503.
+// requests only. A scrape ends each freeze; its answer must have been read after that, or be a 503.
 type Freeze struct {
 	// Resolution is the source's, and the exporter's refresh interval.
 	Resolution time.Duration
-	// When returns at the moment at which the exporter is to be frozen for the first time.
+	// When returns at the moment at which the exporter has to be frozen for the first time.
 	When   func(ctx context.Context, h *Harness) error
 	Frozen time.Duration
 	// Rounds is how often it is frozen, and Alive how long it lives in between after it has answered.
@@ -26,7 +26,7 @@ type Freeze struct {
 	Alive  time.Duration
 	// Back is how far its wall clock is set back while it is frozen for the first time; in whole seconds.
 	Back time.Duration
-	// Watched is how long pages are looked at afterwards. They must be as current as ever.
+	// Watched is how long pages are checked afterwards. They must be as current as ever.
 	Watched time.Duration
 }
 
@@ -77,7 +77,7 @@ func problems(wrong []string) error {
 	return errors.New(strings.Join(wrong, "\n"))
 }
 
-// thaw sends a scrape to a frozen exporter, lets it run when the scrape is on its way, and holds the answer against
+// thaw sends a scrape to a frozen exporter, lets it run when the scrape is on its way, and compares the answer with
 // what the API has said since.
 func (h *Harness) thaw(ctx context.Context) (isPage bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, fmt.Errorf("no answer within %s of the thaw", answerTime))
@@ -101,7 +101,7 @@ func (h *Harness) thaw(ctx context.Context) (isPage bool, err error) {
 	return true, h.judge(ctx, page, thawed, leniency{})
 }
 
-// judge holds a page that was asked for at a moment against what the API has said since, and as long before as is
+// judge compares a page that was asked for at a moment with what the API has said since, and as long before as is
 // allowed.
 func (h *Harness) judge(ctx context.Context, page *exporter.Page, asked time.Time, allowed leniency) error {
 	if err := page.Parse(); err != nil {
@@ -117,9 +117,9 @@ func (h *Harness) judge(ctx context.Context, page *exporter.Page, asked time.Tim
 	return nil
 }
 
-// watch looks at page after page, which must be there from the first refresh on and keep up with the API.
+// watch checks page after page. There must be one from the first refresh on, and it must keep up with the API.
 func (f Freeze) watch(ctx context.Context, h *Harness) error {
-	regular := f.Resolution + 6*time.Second // as behind
+	regular := f.Resolution + 6*time.Second // as the constant behind
 	// Pages that were right when the exporter was thawed may have lacked what has come since.
 	began := time.Now()
 	for end := began.Add(f.Watched); time.Now().Before(end); {
@@ -141,8 +141,8 @@ func (f Freeze) watch(ctx context.Context, h *Harness) error {
 	return nil
 }
 
-// shiftClock sets the frozen exporter's clock back. A thread of it that was stopped at a bad place goes on for a
-// moment.
+// shiftClock sets the frozen exporter's clock back. A thread that was stopped at a bad place is let run on for
+// a moment.
 func (h *Harness) shiftClock(back time.Duration) error {
 	for attempt := 0; ; attempt++ {
 		err := h.Exporter.ShiftClock(back)

@@ -43,7 +43,7 @@ func TestLongFreeze(t *testing.T) {
 		Frozen: pick(time.Minute, 25*time.Minute), Watched: pick(30*time.Second, 6*time.Minute)})
 }
 
-// TestClockSetBackWhileFrozen sets the exporter's own wall clock back by an hour meanwhile, by which nothing is late.
+// TestClockSetBackWhileFrozen sets the exporter's own wall clock back by an hour meanwhile, so that nothing looks late.
 func TestClockSetBackWhileFrozen(t *testing.T) {
 	t.Parallel()
 	frozen(t, 1, Freeze{Resolution: interval, When: knowsThePeriod, Rounds: 1, Back: time.Hour,

@@ -1,5 +1,5 @@
-// Package faults breaks the cluster that an exporter reads in each way of one table, and holds what the exporter says
-// meanwhile and afterwards against what an independent checker has seen of the API. A fault is a row of the table.
+// Package faults breaks the cluster that an exporter reads in each way of one table, and compares what the exporter
+// says meanwhile and afterwards with what an independent checker has seen of the API. A fault is a row of the table.
 package faults
 
 import (
@@ -31,12 +31,12 @@ const (
 	// interval is the exporter's --refresh-interval, and the resolution of the metrics source: short, so that faults
 	// need not last long, and the same, as by default.
 	interval = 5 * time.Second
-	// behind is how old what a page has may be while all works: the interval, the slack of a known period, the time
+	// behind is how old the values of a page may be while all works: the interval, the slack of a known period, the time
 	// from a probe to the page, and what a busy machine takes.
 	behind = interval + 6*time.Second
 	// recovery is how long after its cause is gone a fault may be felt: two intervals, and what a busy machine takes.
 	recovery = 2*interval + 2*time.Second
-	// notice is how soon the self metrics and /healthz have to tell of a fault.
+	// notice is how soon the self metrics and /healthz have to report a fault.
 	notice = interval + 2*time.Second
 	// hangs is the same where there is no answer: the next attempt is 2 s later where a period is known, and is cut off
 	// after 10 s.
@@ -60,10 +60,10 @@ type Harness struct {
 	closers  []func()
 	dir      string
 	config   string // the exporter's kubeconfig
-	plain    []byte // what that has where the exporter has a token, in a simulated cluster
+	plain    []byte // its content where the exporter has a token, in a simulated cluster
 
 	namespaces []string                    // that the exporter serves; none: all
-	mend       func(context.Context) error // of a fault that there was before the exporter
+	mend       func(context.Context) error // of a fault that existed before the exporter
 
 	other  *standin.Server // a second cluster, as long as the exporter is told to read that
 	token  string          // file with the exporter's token, in a real cluster
@@ -83,7 +83,7 @@ type Options struct {
 	Args       []string
 	// Plugin gives the exporter its token by an exec plugin.
 	Plugin bool
-	// Before, if not nil, is brought about before the exporter is started, which is then not to be healthy.
+	// Before, if not nil, is caused before the exporter is started, which must then not be healthy.
 	Before *Fault
 	// Unchecked leaves the checking of pages to the caller.
 	Unchecked bool
@@ -164,7 +164,7 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 		for tick := time.NewTicker(pause); ; {
 			select {
 			case <-tick.C:
-				_ = h.Look(running) // while a part of a real cluster is down nothing of it changes
+				_ = h.Look(running) // while a part of a real cluster is down, nothing in it changes
 			case <-running.Done():
 				tick.Stop()
 				return
@@ -197,7 +197,7 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 	return nil
 }
 
-// guardMachine ends an exporter that has far more memory than any fault allows, before it has the machine's.
+// guardMachine ends an exporter that uses far more memory than any fault allows, before it uses all of the machine's.
 func (h *Harness) guardMachine(ctx context.Context) {
 	const most = 1 << 30
 	_ = process.Await(ctx, 100*time.Millisecond, func(context.Context) error {
@@ -332,7 +332,7 @@ func simulated(api *standin.Server) *check.Reading {
 	return r
 }
 
-// quantities are those of the two that are a usage.
+// quantities are those of the two quantities that are a valid usage.
 func quantities(cpu, memory string) corev1.ResourceList {
 	list := corev1.ResourceList{}
 	for name, text := range map[corev1.ResourceName]string{corev1.ResourceCPU: cpu, corev1.ResourceMemory: memory} {
@@ -344,7 +344,7 @@ func quantities(cpu, memory string) corev1.ResourceList {
 	return list
 }
 
-// awaitHealth returns when the self metrics and /healthz tell what is to be seen.
+// awaitHealth returns when the self metrics and /healthz say what is expected.
 func (h *Harness) awaitHealth(ctx context.Context, want Expect) error {
 	return await(ctx, func(ctx context.Context) error { return h.health(ctx, want) })
 }
@@ -365,7 +365,7 @@ func (h *Harness) sources() []source {
 	return all
 }
 
-// health holds the self metrics and /healthz against what is to be seen.
+// health compares the self metrics and /healthz with what is expected.
 func (h *Harness) health(ctx context.Context, want Expect) error {
 	status, body, err := h.Exporter.Get(ctx, "/healthz")
 	if err != nil {
@@ -375,12 +375,12 @@ func (h *Harness) health(ctx context.Context, want Expect) error {
 		return fmt.Errorf("/healthz answers %d %q, to be seen is %q", status, body, want.Says)
 	}
 	if want.Notice != nil && !want.Notice.MatchString(body) {
-		return fmt.Errorf("/healthz answers %d %q, which does not tell of %q", status, body, want.Notice)
+		return fmt.Errorf("/healthz answers %d %q, which does not say %q", status, body, want.Notice)
 	}
 	page, err := h.Exporter.Fetch(ctx)
 	if want.Refused {
 		if page == nil || page.Status != 503 {
-			return fmt.Errorf("a page where there is to be none: %w", err)
+			return fmt.Errorf("a page where there must be none: %w", err)
 		}
 		return nil
 	}
@@ -399,7 +399,7 @@ func (h *Harness) health(ctx context.Context, want Expect) error {
 		down := slices.ContainsFunc(strings.Fields(want.Down),
 			func(d string) bool { return d == s.resource || d == s.String() })
 		if series != 1 || (up == 1) == down {
-			return fmt.Errorf("metrics_server_prom_up of %s is %v in %d series, down is to be %q", s, up, series,
+			return fmt.Errorf("metrics_server_prom_up of %s is %v in %d series, down must be %q", s, up, series,
 				want.Down)
 		}
 	}
@@ -430,7 +430,7 @@ func (h *Harness) alive() error {
 	default:
 	}
 	if strings.Contains(h.Exporter.Log(), "panic") {
-		return errors.New("the log tells of a panic")
+		return errors.New("the log reports a panic")
 	}
 	return nil
 }

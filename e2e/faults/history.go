@@ -65,7 +65,7 @@ type state struct {
 	usages     map[owner]usage
 }
 
-// stateOf is the state that a reading of the API tells of.
+// stateOf is the state that a reading of the API shows.
 func stateOf(r *check.Reading) state {
 	s := state{map[owner]identity{}, map[owner]usage{}}
 	for _, pod := range r.Metadata {
@@ -89,7 +89,7 @@ func stateOf(r *check.Reading) state {
 // text is a name as a page may have it: without NUL, for which Prometheus would refuse the page.
 func text(name string) string { return strings.ReplaceAll(name, "\x00", "\uFFFD") }
 
-// values are cores and bytes. CPU over a window that is no time is no rate.
+// values are cores and bytes. CPU over an empty window has no rate.
 func values(list corev1.ResourceList, window metav1.Duration) [2]float64 {
 	v := [2]float64{math.NaN(), math.NaN()}
 	if q, ok := list[corev1.ResourceCPU]; ok && window.Duration > 0 {
@@ -117,7 +117,7 @@ func newHistory(keep time.Duration) *history {
 		next: make(chan struct{})}
 }
 
-// record takes down what a look at the API has found that was begun and ended at these moments.
+// record keeps what a look at the API has found that began and ended at these moments.
 func (h *history) record(s state, began, ended time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

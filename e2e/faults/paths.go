@@ -24,29 +24,31 @@ import (
 
 const (
 	podPath = "/api/v1/pods"
-	// headerBound is how long an answer may take to begin, 30 s, with what it takes to tell of it.
+	// headerBound is how long an answer may take to begin, 30 s, and the time until that is reported.
 	headerBound = 30*time.Second + notice + 5*time.Second
-	// watchBoundTwice is the same for a watch: what is mended by the next attempt, 30 s later, is not told of.
+	// watchBoundTwice is the same for a watch: what the next attempt, 30 s later, finds mended is not reported.
 	watchBoundTwice = headerBound + 35*time.Second
 	// endlessBound is how soon something without an end is seen as that.
 	endlessBound = 90 * time.Second
-	// endlessMemory is what the exporter may have of something without an end before it sees that.
+	// endlessMemory is how much of something without an end the exporter may hold before it sees that.
 	endlessMemory = 512 << 20
 )
 
 // Endless are the answers that never end, on each path but that of the pods' usage, which is in Bodies.
 var Endless = []Fault{
-	{Name: "list of pods that never ends", Cause: listing(endlessList), Alone: true, Memory: endlessMemory, Lasts: endlessBound,
+	{Name: "list of pods that never ends", Cause: listing(endlessList), Alone: true, Memory: endlessMemory,
+		Lasts: endlessBound,
 		Short: 10 * time.Second, While: Expect{Within: endlessBound, Says: "pods", Labels: 5 * time.Minute,
 			Page: watchIs(0)}},
-	{Name: "list of pods of which there is always another page", Cause: listing(endlessPages), Alone: true, Memory: endlessMemory,
-		Lasts: endlessBound,
+	{Name: "list of pods of which there is always another page", Cause: listing(endlessPages), Alone: true,
+		Memory: endlessMemory, Lasts: endlessBound,
 		Short: 10 * time.Second, While: Expect{Within: endlessBound, Says: "pods", Labels: 5 * time.Minute,
 			Page: watchIs(0)}},
 	{Name: "list of pods with one object of 500 MB", Cause: listing(hugePod), Alone: true, Lasts: 10 * time.Second,
 		Short: 10 * time.Second, While: Expect{Within: headerBound, Says: "pods", Labels: 5 * time.Minute,
 			Page: watchIs(0)}},
-	{Name: "usage of a node, asked for alone, that never ends", Alone: true, Short: 20 * time.Second, While: Expect{Fresh: true, Page: keeps},
+	{Name: "usage of a node, asked for alone, that never ends", Alone: true, Short: 20 * time.Second,
+		While: Expect{Fresh: true, Page: keeps},
 		Cause: path(one("nodes"), func(w http.ResponseWriter, _ *http.Request) {
 			hugeIn(w, envelopeOf("metrics.k8s.io/v1beta1", "NodeMetrics", nil), nobody, 2<<30)
 		})},
@@ -62,8 +64,8 @@ var Silent = []Fault{
 	{Name: "watch of pods without an answer", Cause: unwatched(silent(watches)), Alone: true, Lasts: headerBound,
 		Short: 10 * time.Second, While: Expect{Within: watchBoundTwice, Says: "pods", Labels: 5 * time.Minute,
 			Page: watchIs(0)}},
-	{Name: "watch of pods without an answer from the start", Cause: unwatched(silent(watches)), Alone: true, FromStart: true,
-		Lasts: headerBound, Short: headerBound,
+	{Name: "watch of pods without an answer from the start", Cause: unwatched(silent(watches)), Alone: true,
+		FromStart: true, Lasts: headerBound, Short: headerBound,
 		While: Expect{Within: watchBoundTwice, Says: "pods", Down: "pods", MayRefuse: true, Flickers: true,
 			Again: 1}},
 	{Name: "list of pods without an answer", Cause: listing(silence), Alone: true, Lasts: headerBound,
@@ -87,15 +89,18 @@ const sound, ill = "checkout-000", "search-000"
 
 // Namespaced are the faults of one namespace of two. The other keeps up with the API.
 var Namespaced = []Fault{
-	{Name: "one namespace of two refused", Cause: refusedNamespace, Namespaces: []string{sound, ill}, MaxAge: 20 * time.Second,
-		Short: 30 * time.Second, While: Expect{Within: notice + 5*time.Second, Says: ofNamespace, Down: "pods/" + ill,
+	{Name: "one namespace of two refused", Cause: refusedNamespace, Namespaces: []string{sound, ill},
+		MaxAge: 20 * time.Second,
+		Short:  30 * time.Second, While: Expect{Within: notice + 5*time.Second, Says: ofNamespace, Down: "pods/" + ill,
 			Fresh:  true,
 			Behind: ill, Expires: true, Again: 1}},
-	{Name: "one namespace of two refused from the start", Cause: refusedNamespace, Namespaces: []string{sound, ill}, FromStart: true,
-		Short: 15 * time.Second, While: Expect{Within: notice + 10*time.Second, Says: ofNamespace, Down: "pods/" + ill,
+	{Name: "one namespace of two refused from the start", Cause: refusedNamespace, Namespaces: []string{sound, ill},
+		FromStart: true,
+		Short:     15 * time.Second, While: Expect{Within: notice + 10*time.Second, Says: ofNamespace, Down: "pods/" + ill,
 			Fresh:  true,
 			Behind: ill, Expires: true, Again: 1, Page: hasNamespace(sound)}},
-	{Name: "one namespace of two slow", Cause: silent(exactly(strings.Replace(podList, "pods", "namespaces/"+ill+"/pods", 1))),
+	{Name: "one namespace of two slow",
+		Cause:      silent(exactly(strings.Replace(podList, "pods", "namespaces/"+ill+"/pods", 1))),
 		Namespaces: []string{sound, ill}, Hangs: true,
 		Short: 15 * time.Second, While: Expect{Within: hangs, Says: ofNamespace, Down: "pods/" + ill, Fresh: true,
 			Behind: ill}},
@@ -108,22 +113,22 @@ var Namespaced = []Fault{
 
 const ofNamespace = "pods of namespace " + ill
 
-// exactly tells the requests for a path.
+// exactly matches the requests for a path.
 func exactly(path string) func(*http.Request) bool {
 	return func(r *http.Request) bool { return r.URL.Path == path }
 }
 
-// one tells the requests for the usage of one object.
+// one matches the requests for the usage of one object.
 func one(resource string) func(*http.Request) bool {
 	return func(r *http.Request) bool {
 		return strings.HasPrefix(r.URL.Path, "/apis/metrics.k8s.io/v1beta1/"+resource+"/")
 	}
 }
 
-// watches tells the watches of pods, watch-lists among them.
+// watches matches the watches of pods, watch-lists among them.
 func watches(r *http.Request) bool { return r.URL.Path == podPath && r.URL.Query().Get("watch") != "" }
 
-// path answers some requests by f.
+// path lets f answer some requests.
 func path(which func(*http.Request) bool, f func(http.ResponseWriter, *http.Request)) cause {
 	return func(_ context.Context, h *Harness) (func(context.Context) error, error) {
 		return intercepts(h, func(w http.ResponseWriter, r *http.Request) bool {
@@ -244,7 +249,8 @@ func (h *Harness) withPlugin(kubeconfig []byte) ([]byte, error) {
 		return nil, err
 	}
 	for _, user := range config.AuthInfos {
-		credential := fmt.Sprintf(`{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":%q}}`, user.Token)
+		credential := fmt.Sprintf(`{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential",`+
+			`"status":{"token":%q}}`, user.Token)
 		if err := h.writePlugin("echo '" + credential + "'"); err != nil {
 			return nil, err
 		}
@@ -276,7 +282,7 @@ func pluginHangs(ctx context.Context, h *Harness) (func(context.Context) error, 
 	}, err
 }
 
-// restored deletes ten pods, gives the cluster an etcd restored from a backup in which they were not there either, and
+// restored deletes ten pods, gives the cluster an etcd restored from a backup that did not have them either, and
 // creates them again: with resourceVersions far below those at which they were deleted.
 func restored(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	pods := h.API.Pods()[:10]
@@ -319,7 +325,7 @@ func (h *Harness) awaitWatched(ctx context.Context) error {
 	})
 }
 
-// oneAhead is the clock of one pod an hour ahead.
+// oneAhead sets the clock of one pod an hour ahead.
 func oneAhead(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	// One that no change of the cluster touches: what has no workload is not replaced.
 	if err := h.API.AddPod(standin.Pod{Namespace: "odd", Name: "ahead", Containers: []string{"app"}}); err != nil {
@@ -338,7 +344,7 @@ func oneAhead(ctx context.Context, h *Harness) (func(context.Context) error, err
 	}, errors.Join(err, h.Look(ctx))
 }
 
-// notAhead looks that no time of samples is in the future.
+// notAhead checks that no sample's time is in the future.
 func notAhead(h *Harness, page *exporter.Page) error {
 	for _, name := range []string{"newest", "oldest"} {
 		for series, value := range page.Family("metrics_server_prom_" + name + "_sample_timestamp_seconds") {

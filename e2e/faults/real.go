@@ -27,13 +27,13 @@ import (
 const (
 	// resolution is metrics-server's, as short as it allows.
 	resolution = 10 * time.Second
-	// told is when a real fault is told of: the exporter reads as often as metrics-server.
+	// told is how soon a real fault is reported: the exporter reads as often as metrics-server.
 	told = resolution + 6*time.Second
 )
 
 // RealFaults are the faults of a real control plane. They run one after the other.
 var RealFaults = []Fault{
-	{Name: "API server killed and stopped for a while", Cause: component(func(p *controlplane.ControlPlane) *controlplane.Component { return p.APIServer }),
+	{Name: "API server killed and stopped for a while", Cause: component(apiServer),
 		Short: 15 * time.Second, Long: 3 * time.Minute,
 		While: Expect{Within: told, Says: "connection refused", Down: "pods nodes", Page: keepsReal}},
 	{Name: "API server killed 10 times at random moments", Cause: killedTenTimes,
@@ -41,7 +41,7 @@ var RealFaults = []Fault{
 			Again: 10}},
 	{Name: "etcd compacted while the watch is down: 410 Gone", Cause: compactedEtcd,
 		Short: time.Second, While: Expect{Within: told, Says: "403 ", Flickers: true, Again: 6}},
-	{Name: "metrics-server gone and back", Cause: component(func(p *controlplane.ControlPlane) *controlplane.Component { return p.MetricsServer }),
+	{Name: "metrics-server gone and back", Cause: component(metricsServer),
 		Short: 15 * time.Second, Long: 2 * time.Minute,
 		While: Expect{Within: told, Says: "metrics-server is not running", Down: "pods nodes", Page: keepsReal}},
 	{Name: "rights to the pods' usage taken away and given back", Cause: withoutRight("pods"),
@@ -217,7 +217,7 @@ func populate(ctx context.Context, plane *controlplane.ControlPlane, manifests s
 	return plane.AwaitUsage(ctx)
 }
 
-// keepsReal looks that nothing is lost of what was there when the cluster was populated.
+// keepsReal checks that nothing is lost of what was there when the cluster was populated.
 func keepsReal(h *Harness, page *exporter.Page) error {
 	n := 0
 	for series := range check.Served(page) {
@@ -240,7 +240,10 @@ func component(which func(*controlplane.ControlPlane) *controlplane.Component) c
 	}
 }
 
-// killedTenTimes kills the API server until the exporter has told of it, and then nine times more while it starts or
+func apiServer(p *controlplane.ControlPlane) *controlplane.Component     { return p.APIServer }
+func metricsServer(p *controlplane.ControlPlane) *controlplane.Component { return p.MetricsServer }
+
+// killedTenTimes kills the API server until the exporter has reported it, and then nine times more while it starts or
 // has just started.
 func killedTenTimes(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	h.Plane.APIServer.Kill()
@@ -324,13 +327,13 @@ func compactedEtcd(ctx context.Context, h *Harness) (func(context.Context) error
 	return mend, errors.Join(h.Plane.Compact(ctx), restart())
 }
 
-// tokenExpired makes the token of now worthless, as after its expiry; a new one comes on disk.
+// tokenExpired makes the present token worthless, as after its expiry, and writes a new one to disk.
 func tokenExpired(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	return h.writeToken, h.Plane.Admin.CoreV1().ServiceAccounts(accountNamespace).Delete(ctx, account,
 		metav1.DeleteOptions{})
 }
 
-// certificateExpired waits for the end of the certificate that the exporter began with; a new one comes on disk.
+// certificateExpired waits for the end of the certificate that the exporter began with, and writes a new one to disk.
 func certificateExpired(ctx context.Context, h *Harness) (func(context.Context) error, error) {
 	select {
 	case <-time.After(time.Until(h.ends)):
@@ -366,12 +369,12 @@ func anotherCluster(ctx context.Context, h *Harness) (func(context.Context) erro
 	}
 	h.closers = append(h.closers, server.Close) // the exporter goes on with it until it has seen the change
 	return func(context.Context) error {
-		server.SetBehavior(standin.Behavior{FreezeMetrics: true}) // what comes from now on nobody looks at
+		server.SetBehavior(standin.Behavior{FreezeMetrics: true}) // nobody looks at what comes from here on
 		return errors.Join(h.Look(ctx), use(nil, old))
 	}, use(server, text)
 }
 
-// oneCluster looks that a page has nodes of one cluster only, in the end of the other one.
+// oneCluster checks that a page has nodes of one cluster only, in the end those of the other.
 func oneCluster(h *Harness, page *exporter.Page) error {
 	nodes := page.Family(check.NodeCPU)
 	others := 0

@@ -87,7 +87,7 @@ func (h *Harness) churnReal(ctx context.Context) {
 	}
 }
 
-// soak brings about one of the faults after the other for that long.
+// soak causes one of the faults after the other for that long.
 func (h *Harness) soak(ctx context.Context, length time.Duration, seed uint64, faults []Fault,
 	churn func(context.Context), out io.Writer) error {
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -118,7 +118,7 @@ func (h *Harness) soak(ctx context.Context, length time.Duration, seed uint64, f
 		if err != nil {
 			return err
 		}
-		if i == 0 { // what a first fault needs is not what one more needs
+		if i == 0 { // the baseline: what the first fault makes the exporter allocate, later ones use again
 			first = now
 		}
 		_, samples, wrong, _ := h.checker.verdict()
@@ -131,7 +131,7 @@ func (h *Harness) soak(ctx context.Context, length time.Duration, seed uint64, f
 		fmt.Fprintln(out, "restarts 1:", err)
 		return err
 	}
-	// Without the work of the moment the figures are those that stay.
+	// Once the work in progress is done, the figures are those that stay.
 	if err := within(ctx, 2*time.Minute, "its goroutines end", func(ctx context.Context) error {
 		return await(ctx, func(ctx context.Context) error {
 			last, err := h.figures(ctx)
@@ -166,10 +166,10 @@ func (h *Harness) soak(ctx context.Context, length time.Duration, seed uint64, f
 
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
-// scrape scrapes until ctx ends, without looking at what comes.
+// scrape scrapes until ctx ends, without looking at the answers.
 func (h *Harness) scrape(ctx context.Context) {
 	for tick := time.NewTicker(200 * time.Millisecond); ; {
-		_, _ = h.Exporter.Fetch(ctx) // that the pages are right is the checker's work
+		_, _ = h.Exporter.Fetch(ctx) // the checker sees to it that the pages are right
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -63,13 +63,16 @@ var Simulatable = []Fault{
 		Short: 10 * time.Second, Long: time.Minute,
 		While: Expect{Within: 30 * time.Second, Says: "metrics-server is not running", Down: "pods nodes",
 			Expires: true, Page: has(0, 0)}},
-	{Name: "metrics-server returns an empty list", Cause: lies(func(l *standin.Behavior) { l.OmitUsage = func(string, string) bool { return true } }),
+	{Name: "metrics-server returns an empty list", Cause: lies(func(l *standin.Behavior) {
+		l.OmitUsage = func(string, string) bool { return true }
+	}),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Within: behind, Fresh: true, Page: has(0, 0)}},
 	{Name: "metrics-server returns half of the pods", Cause: lies(func(l *standin.Behavior) {
 		l.OmitUsage = func(_, name string) bool { return len(name) > 0 && name[len(name)-1]%2 == 0 }
 	}),
 		Short: 10 * time.Second, Long: 2 * time.Minute, While: Expect{Fresh: true}},
-	{Name: "metrics-server returns the same timestamps", Cause: lies(func(l *standin.Behavior) { l.FreezeMetrics = true }), MaxAge: 20 * time.Second, Alone: true,
+	{Name: "metrics-server returns the same timestamps", Alone: true, MaxAge: 20 * time.Second,
+		Cause: lies(func(l *standin.Behavior) { l.FreezeMetrics = true }),
 		Short: 15 * time.Second, Long: 10 * time.Minute,
 		While: Expect{Within: 30 * time.Second, Page: has(0, 0), Notice: staleNotice}},
 	{Name: "clock of the source an hour behind", Cause: lies(func(l *standin.Behavior) { l.ClockSkew = -time.Hour }),
@@ -89,7 +92,7 @@ var Simulatable = []Fault{
 		Short: 30 * time.Second, While: Expect{Fresh: true}},
 }
 
-// windowNotice tells of usage whose CPU is no rate, staleNotice of usage that is too old.
+// windowNotice matches the notice about usage whose CPU has no rate, staleNotice that about usage that is too old.
 var windowNotice, staleNotice = regexp.MustCompile(`window`), regexp.MustCompile(`max-age`)
 
 // killed ends the simulated API server as kill -9 does.
@@ -120,7 +123,7 @@ func answers(err func() error) cause {
 	}
 }
 
-// metricsAPI fails what metrics-server would answer.
+// metricsAPI fails the requests that metrics-server would answer.
 func metricsAPI(err func() error) cause {
 	return func(_ context.Context, h *Harness) (func(context.Context) error, error) {
 		return intercepts(h, func(w http.ResponseWriter, r *http.Request) bool {
@@ -216,7 +219,7 @@ func lies(change func(*standin.Behavior)) cause {
 	}
 }
 
-// keeps looks that nothing is lost: the last values stay until they reach max-age.
+// keeps checks that nothing is lost: the last values stay until they reach max-age.
 func keeps(h *Harness, page *exporter.Page) error {
 	if n := len(check.Served(page)); n < len(h.API.Pods()) {
 		return fmt.Errorf("the page has %d samples of %d pods", n, len(h.API.Pods()))
@@ -237,7 +240,7 @@ func has(cpu, memory int) func(*Harness, *exporter.Page) error {
 	}
 }
 
-// overloaded asks for rest, and fails where it does not get it.
+// overloaded answers with Retry-After; mending it fails if the exporter has asked sooner.
 func overloaded(_ context.Context, h *Harness) (func(context.Context) error, error) {
 	const rest = 4 * time.Second
 	var (
@@ -268,7 +271,7 @@ func watchForbidden(ctx context.Context, h *Harness) (func(context.Context) erro
 // podsLabel is the label of the figures that are about pods.
 var podsLabel = map[string]string{"resource": "pods"}
 
-// watchIs looks at what the exporter says of its watch.
+// watchIs checks what the exporter says of its watch.
 func watchIs(up float64) func(*Harness, *exporter.Page) error {
 	return func(_ *Harness, page *exporter.Page) error {
 		if got, series := page.Sum("metrics_server_prom_watch_up", podsLabel); series != 1 || got != up {
@@ -278,7 +281,7 @@ func watchIs(up float64) func(*Harness, *exporter.Page) error {
 	}
 }
 
-// outdatedEvents sends states of pods that were over before the watch's last: with other labels, and deleted. Then the
+// outdatedEvents sends states of pods that had ended before the watch's last: with other labels, and deleted. Then the
 // watch ends, so that the next begins where such an event says that it has been.
 func outdatedEvents(h *Harness) {
 	pods := h.API.Pods()

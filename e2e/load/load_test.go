@@ -25,9 +25,9 @@ func TestLoad(t *testing.T) {
 		pods int
 		// alone is for a load that would make the others wait for a core.
 		alone bool
-		// load returns when the load is over, or when the exporter is to get rid of it by itself.
+		// load returns when the load is over, or when the exporter should get rid of it by itself.
 		load func(t *testing.T, e *exporter.Exporter, before figures)
-		// kept is what Go's runtime keeps for as many goroutines and connections the next time, in bytes.
+		// kept is what Go's runtime keeps for the next time that there are as many goroutines and connections, in bytes.
 		kept int64
 	}{
 		{"500 scrapers at once", 100, true, manyScrapers, 0},
@@ -85,13 +85,13 @@ func manyScrapers(t *testing.T, e *exporter.Exporter, _ figures) {
 }
 
 // scrape is one scrape; it must have this many samples of CPU.
-func scrape(ctx context.Context, client *http.Client, url string, zip bool, containers int) error {
+func scrape(ctx context.Context, client *http.Client, url string, compressed bool, containers int) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/metrics", nil)
 	if err != nil {
 		return err
 	}
 	request.Header.Set("Accept-Encoding", "identity")
-	if zip {
+	if compressed {
 		request.Header.Set("Accept-Encoding", "gzip")
 	}
 	response, err := client.Do(request)
@@ -100,7 +100,7 @@ func scrape(ctx context.Context, client *http.Client, url string, zip bool, cont
 	}
 	defer response.Body.Close()
 	body := io.Reader(response.Body)
-	if zip {
+	if compressed {
 		if body, err = gzip.NewReader(response.Body); err != nil {
 			return err
 		}

@@ -1,5 +1,5 @@
-// Package load holds the exporter's real binary against clients that are many, slow, rude or curious, with the stand-in
-// for the API server behind it.
+// Package load tests the exporter's real binary with clients that are many, slow, rude or curious, and the stand-in for
+// the API server behind it.
 package load
 
 import (
@@ -184,8 +184,8 @@ func settled(t *testing.T, e *exporter.Exporter) figures {
 	return before
 }
 
-// backTo waits until the exporter, scraped as usual, uses no more than before a load, but for what noise there is in
-// these figures, and what Go keeps of it. Without scrapes the garbage collector has no reason to run within the next
+// backTo waits until the exporter, scraped as usual, uses no more than before a load, but for the noise in these
+// figures and for what Go keeps. Without scrapes the garbage collector has no reason to run within the next
 // two minutes.
 func backTo(t *testing.T, e *exporter.Exporter, before figures, kept int64) {
 	t.Helper()

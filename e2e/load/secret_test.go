@@ -35,7 +35,8 @@ var (
 // basicSecret is a header for basic authentication with the secret as the password.
 var basicSecret = "Basic " + base64.StdEncoding.EncodeToString([]byte("me:"+secret))
 
-// searchable is what of the secret is searched for: its beginning, plain and as basic authentication encodes it.
+// searchable is the part of the secret that is searched for: its beginning, plain and as basic authentication encodes
+// it.
 var searchable = []string{secretMark, strings.TrimPrefix(basicSecret, "Basic ")[:12]}
 
 // search fails the test where any of the texts has the secret in it.
@@ -175,7 +176,7 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		name string
 		// kubeconfig makes the fault and returns the file.
 		kubeconfig func(t *testing.T) string
-		// see is a part of /healthz that shows that the fault has come; empty where it is to be ok.
+		// see is a part of /healthz that shows that the fault has come; empty where it must be ok.
 		see string
 	}{
 		{"nothing is wrong", func(t *testing.T) string { return accessTo(intercepted(t, nil)).write(t) }, ""},
@@ -471,7 +472,7 @@ func TestCredentialsAreNotCarriedElsewhere(t *testing.T) {
 	eventually(t, 20*time.Second, func(ctx context.Context) error {
 		_, body, err := e.Get(ctx, "/healthz")
 		if err == nil && !strings.Contains(body, "307 Temporary Redirect") {
-			err = fmt.Errorf("/healthz does not tell of the redirect: %s", body)
+			err = fmt.Errorf("/healthz does not name the redirect: %s", body)
 		}
 		return err
 	})

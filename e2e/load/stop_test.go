@@ -20,8 +20,8 @@ import (
 )
 
 // TestStopCutsNoScrape has 100 scrapers in the middle of a page that does not fit into the buffers between them and the
-// exporter, and ends the exporter then. From then on they read as fast as scrapers do: the time that the exporter has
-// to end is not to be spent on a reader of 4 KiB at a time.
+// exporter, and then ends the exporter. From then on they read as fast as scrapers do: the time that the exporter has
+// to end must not be spent on a reader of 4 KiB at a time.
 func TestStopCutsNoScrape(t *testing.T) {
 	t.Parallel()
 	const scrapers = 100
@@ -149,7 +149,7 @@ func TestStopWhileTheAPIServerHangs(t *testing.T) {
 		// hang has the server hang for an exporter that is running or about to, and returns when the exporter waits.
 		hang    func(t *testing.T, server *standin.Server)
 		options standin.Options
-		ready   bool // whether the exporter is to have data before that
+		ready   bool // whether the exporter must have data before that
 	}{
 		{"during the first sync: no answer", func(t *testing.T, server *standin.Server) {}, standin.Options{Behavior: standin.Behavior{HangConnections: true}}, false},
 		{"during the first sync: a watch-list that never ends", func(t *testing.T, server *standin.Server) {

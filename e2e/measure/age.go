@@ -18,7 +18,7 @@ import (
 )
 
 // age measures, with the exporter's defaults, how much later than the metrics API its page has new values, what full
-// lists that costs, and the memory over all of it; and holds every sample against the API.
+// lists that costs, and the memory over all of it, and compares every sample with the API.
 func (r *real) age(ctx context.Context) ([]result, error) {
 	cgroup, without := process.NewCgroup()
 	if cgroup != nil {

@@ -1,11 +1,11 @@
-// Command measure holds the exporter against its goals, prints what it measured, and ends with exit code 1 if a goal
+// Command measure compares the exporter with its goals, prints what it measured, and ends with exit code 1 if a goal
 // was missed. All load goes to this machine's loopback.
 //
 //	go -C e2e run ./measure                          # on a real control plane with 10,000 pods
 //	go -C e2e run ./measure -simulated               # on simulated clusters of 100, 10,000 and 150,000 pods
 //	go -C e2e run ./measure -simulated -pods 10000
 //
-// The real one tells what is served and how soon, the simulated ones what that costs at sizes that this machine could
+// The real one shows what is served and how soon, the simulated ones what that costs at sizes that this machine could
 // not run otherwise. Ratios are taken in one run, in turns, so that whatever else the machine does hits both sides.
 package main
 
@@ -227,7 +227,7 @@ func size(bytes int64) string {
 	return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20))
 }
 
-// short rounds a duration to what it is worth.
+// short rounds a duration to the digits that mean something.
 func short(d time.Duration) time.Duration {
 	for unit := time.Second; unit > time.Microsecond; unit /= 10 {
 		if d >= unit {

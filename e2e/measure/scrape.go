@@ -55,12 +55,12 @@ func (r *real) scrape(ctx context.Context) ([]result, error) {
 			middle < 20*time.Millisecond},
 		{fmt.Sprintf("API requests during %d scrapes, counted by the API server", *scrapes), "0",
 			fmt.Sprint(after.server - before.server), after.server == before.server},
-		{"the same, counted by the exporter", "0", fmt.Sprint(after.own - before.own), after.own == before.own},
+		{"the same, counted by the exporter", "0", fmt.Sprint(after.self - before.self), after.self == before.self},
 	}, nil
 }
 
 // requestCount is the exporter's requests so far, by two counts.
-type requestCount struct{ server, own int }
+type requestCount struct{ server, self int }
 
 func (r *real) requests(ctx context.Context, e *exporter.Exporter) (requestCount, error) {
 	seen, err := r.plane.Requests(namespace, account)
@@ -71,12 +71,12 @@ func (r *real) requests(ctx context.Context, e *exporter.Exporter) (requestCount
 	if err != nil {
 		return requestCount{}, err
 	}
-	own, series := page.Sum("metrics_server_prom_api_requests_total", nil)
-	if len(seen) == 0 || series == 0 || own == 0 {
+	self, series := page.Sum("metrics_server_prom_api_requests_total", nil)
+	if len(seen) == 0 || series == 0 || self == 0 {
 		return requestCount{}, fmt.Errorf("the API server has counted %d requests, the exporter %v in %d series: "+
-			"one of the counts does not work", len(seen), own, series)
+			"one of the counts does not work", len(seen), self, series)
 	}
-	return requestCount{len(seen), int(own)}, nil
+	return requestCount{len(seen), int(self)}, nil
 }
 
 // awaitPeriod returns after so many new readings of metrics-server, by when the exporter knows their period, and not

@@ -269,7 +269,7 @@ func (s *simulated) refreshes(ctx context.Context) ([]result, error) {
 	}, nil
 }
 
-// refreshTime returns the exporter's own figures of its refreshes of the pods, once it tells of this many.
+// refreshTime returns the exporter's own figures of its refreshes of the pods, once it has counted this many.
 func (s *simulated) refreshTime(ctx context.Context, atLeast float64) (sum, count float64, err error) {
 	err = process.Await(ctx, 100*time.Millisecond, func(ctx context.Context) error {
 		page, err := s.exporter.Fetch(ctx)

@@ -47,7 +47,7 @@ func (c *cluster) start(ctx context.Context) ([]result, error) {
 	ratio := first.Seconds() / least.Seconds()
 	what := "the same, against one watch-list and one metrics list read bare"
 	rows := []result{{"start to first complete page", "≤ 3 s", short(first).String(), first <= 3*time.Second}}
-	if *simulatedFlag { // whose server answers so fast that the start of a process counts
+	if *simulatedFlag { // its server answers so fast that the start of a process counts
 		rows[0].goal = ""
 		return append(rows, fact(what, "%.2fx of %s", ratio, short(least))), nil
 	}
@@ -55,7 +55,7 @@ func (c *cluster) start(ctx context.Context) ([]result, error) {
 }
 
 // bareRead reads the pods as a watch-list up to the bookmark that ends it, then all usage, over a new connection, and
-// looks into nothing.
+// decodes none of it.
 func bareRead(ctx context.Context, config *rest.Config) (time.Duration, error) {
 	config = rest.CopyConfig(config)
 	// A dialer of its own makes a transport of its own: client-go would use the connection of an earlier read again.

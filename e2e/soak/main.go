@@ -1,6 +1,6 @@
 // Command soak runs the exporter for a long time on a simulated or a real cluster, with changes of pods, scrapes and
 // random faults all the time, and prints at its end how many samples were checked and how many of them were wrong. It
-// fails where one was.
+// fails if any was.
 //
 //	go -C e2e run ./soak -duration 30m
 //	go -C e2e run ./soak -duration 30m -real

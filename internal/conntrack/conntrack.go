@@ -1,5 +1,5 @@
-// Package conntrack stands in the build for github.com/mwitkow/go-conntrack (see replace in the project's go.mod), of
-// which it has what prometheus/common needs to compile: a dialer, without that package's tracing.
+// Package conntrack replaces github.com/mwitkow/go-conntrack in the build (see replace in the project's go.mod). It has
+// what prometheus/common needs to compile: a dialer, without that package's tracing.
 //
 // The exporter-toolkit brings prometheus/common's HTTP client, and with it go-conntrack and golang.org/x/net/trace,
 // whose debug pages are HTML templates. Templates call methods by name, so that a program in which they can be reached

@@ -16,26 +16,22 @@ import (
 // Tracker is the state of everything that can fail. Each thing has a key, which is shown: "cluster" (the
 // configuration), "pods", "watch of pods of namespace b". The zero value knows of nothing.
 type Tracker struct {
-	mu       sync.Mutex
-	states   map[string]*state
-	began    time.Time         // of the present outage, which lasts until everything is known to work; zero for none
-	logged   map[string]bool   // reasons logged in this outage
-	optional map[string]bool   // what was logged as forbidden, but is not needed
-	notices  map[string]notice // by what they are about
+	mu     sync.Mutex
+	states map[string]*state
+	began  time.Time       // of the present outage, which lasts until everything is known to work; zero for none
+	logged map[string]bool // reasons logged in this outage
 }
 
 type state struct {
-	failure *kube.Failure // nil where it works, or where nothing is known
-	since   time.Time     // when it began to fail or to work
-	reason  string        // of the last failure; "" where the last attempt worked
-	cause   time.Time     // when it began to fail with this reason
-	worked  bool          // at any time
-	unknown bool          // nothing is known yet
-}
-
-type notice struct {
-	text  string
-	since time.Time
+	failure  *kube.Failure // nil where it works, or where nothing is known
+	since    time.Time     // when it began to fail
+	reason   string        // of the last failure; "" where the last attempt worked
+	cause    time.Time     // when it began to fail with this reason
+	worked   bool          // at any time
+	unknown  bool          // nothing is known yet
+	optional bool          // it was logged as forbidden, but is not needed
+	notice   string        // "" for none
+	noticed  time.Time     // when the notice began
 }
 
 // settle is how long another cause has to stay within an outage to be logged. A restarting API server refuses
@@ -44,13 +40,13 @@ const settle = 5 * time.Second
 
 // SetUnhealthy says that an attempt failed. A failure for the same cause as another that is already logged is the same
 // outage and not logged again; one for a new cause is, once that has stayed, so that what a restarting server answers
-// on its way up is not. Where the whole of a resource is optional and merely forbidden, that does no harm to the
-// health; it is logged once, and if the resource worked before only after it has stayed.
+// on its way up is not. Where the whole of a resource is optional and merely forbidden, health is not
+// affected; it is logged once and, if the resource worked before, only after it has stayed.
 func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	s := t.state(what, now)
+	s := t.state(what)
 	if s.failure == nil {
 		s.since = now
 	}
@@ -65,8 +61,8 @@ func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
 	first := t.began.IsZero()
 	stayed := now.Sub(s.cause) >= settle
 	if optional && f.Reason == kube.Forbidden {
-		if !t.optional[what] && (stayed || first && !s.worked) {
-			t.optional[what] = true
+		if !s.optional && (stayed || first && !s.worked) {
+			s.optional = true
 			slog.Info("no metrics of "+what+" are served, the rest is", "reason", f.Text)
 		}
 		s.failure = nil
@@ -86,17 +82,12 @@ func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
 func (t *Tracker) SetHealthy(what string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
-	s := t.state(what, now)
-	if t.optional[what] {
-		delete(t.optional, what)
+	s := t.state(what)
+	if s.optional {
 		slog.Info("the metrics of " + what + " are served again")
 	}
 	failed := s.failure != nil
-	if failed {
-		s.failure, s.since = nil, now
-	}
-	s.reason, s.worked, s.unknown = "", true, false
+	s.failure, s.reason, s.worked, s.unknown, s.optional = nil, "", true, false, false
 	var failing []string
 	reasons := map[string]bool{}
 	for what, s := range t.states {
@@ -110,7 +101,7 @@ func (t *Tracker) SetHealthy(what string) {
 		return
 	}
 	if len(failing) == 0 {
-		slog.Info("everything works again", "after", now.Sub(t.began).Round(time.Second).String())
+		slog.Info("everything works again", "after", time.Since(t.began).Round(time.Second).String())
 		clear(t.logged)
 		t.began = time.Time{}
 		return
@@ -123,75 +114,67 @@ func (t *Tracker) SetHealthy(what string) {
 	}
 }
 
-// SetUnknown drops the state and the notices of things of which nothing is known any more, or nothing yet, as when
-// another cluster is configured. An outage does not end before each of them has been told of.
+// SetUnknown drops the state of things of which nothing is known any more, or nothing yet, as when another cluster is
+// configured, and their notices, whose keys are "THING (…)". An outage does not end before each thing has been reported
+// again.
 func (t *Tracker) SetUnknown(what ...string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, what := range what {
-		delete(t.states, what)
-		delete(t.notices, what)
-		t.state(what, time.Now()).unknown = true
+		maps.DeleteFunc(t.states, func(key string, _ *state) bool { return strings.HasPrefix(key, what+" (") })
+		*t.state(what) = state{unknown: true, optional: t.state(what).optional}
 	}
 }
 
-// SetNotice says something that the operator should know and that does no harm to the health, such as what is left out
+// SetNotice says something that the operator should know and that does not affect health, such as what is left out
 // of the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text; "" ends it.
 func (t *Tracker) SetNotice(what, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n, lasts := t.notices[what]
-	if text == "" {
-		delete(t.notices, what)
-		return
-	}
-	if !lasts {
-		n.since = time.Now()
+	s := t.state(what)
+	if s.notice == "" && text != "" {
+		s.noticed = time.Now()
 		slog.Warn(what + ": " + text)
 	}
-	if t.notices == nil {
-		t.notices = map[string]notice{}
-	}
-	t.notices[what] = notice{text, n.since}
+	s.notice = text
 }
 
-func (t *Tracker) state(what string, now time.Time) *state {
+func (t *Tracker) state(what string) *state {
 	if t.states == nil {
-		t.states, t.logged, t.optional = map[string]*state{}, map[string]bool{}, map[string]bool{}
+		t.states, t.logged = map[string]*state{}, map[string]bool{}
 	}
 	if t.states[what] == nil {
-		t.states[what] = &state{since: now}
+		t.states[what] = &state{}
 	}
 	return t.states[what]
 }
 
 // Failures is one line for each thing that does not work: what, since when, and why. None means health.
 func (t *Tracker) Failures() []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var lines []string
-	for what, s := range t.states {
-		if s.failure != nil {
-			lines = append(lines, line(what, "failing since", s.since, s.failure.Text))
+	return t.lines("failing since", func(s *state) (string, time.Time) {
+		if s.failure == nil {
+			return "", s.since
 		}
-	}
-	slices.Sort(lines)
-	return lines
+		return s.failure.Text, s.since
+	})
 }
 
 // Notices is one line for each notice: what it is about, since when, and the text.
 func (t *Tracker) Notices() []string {
+	return t.lines("since", func(s *state) (string, time.Time) { return s.notice, s.noticed })
+}
+
+// lines is one line for each thing that has a text.
+func (t *Tracker) lines(since string, text func(*state) (string, time.Time)) (lines []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var lines []string
-	for what, n := range t.notices {
-		lines = append(lines, line(what, "since", n.since, n.text))
+	for what, s := range t.states {
+		if text, at := text(s); text != "" {
+			age := time.Since(at).Round(time.Second)
+			lines = append(lines,
+				fmt.Sprintf("%s: %s %s (for %s): %s", what, since, at.UTC().Format(time.RFC3339), age, text))
+		}
 	}
 	slices.Sort(lines)
 	return lines
-}
-
-func line(what, since string, at time.Time, text string) string {
-	age := time.Since(at).Round(time.Second)
-	return fmt.Sprintf("%s: %s %s (for %s): %s", what, since, at.UTC().Format(time.RFC3339), age, text)
 }

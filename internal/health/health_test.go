@@ -259,8 +259,8 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestOutageWhoseReasonChangesEndsWithALine has nodes recover while pods go on failing, for a reason that is too young to
-// be logged.
+// TestOutageWhoseReasonChangesEndsWithALine has nodes recover while pods go on failing, for a reason that is too young
+// to be logged.
 func TestOutageWhoseReasonChangesEndsWithALine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -278,4 +278,15 @@ func TestOutageWhoseReasonChangesEndsWithALine(t *testing.T) {
 			t.Errorf("log:\n%s", log.String())
 		}
 	})
+}
+
+func TestNoticesGoWithTheThingTheyAreAbout(t *testing.T) {
+	var tracker Tracker
+	for _, key := range []string{"pods (3)", "pods of namespace b (3)", "nodes (1)"} {
+		tracker.SetNotice(key, "not served")
+	}
+	tracker.SetUnknown("pods", "nodes")
+	if got := tracker.Notices(); len(got) != 1 || !strings.HasPrefix(got[0], "pods of namespace b (3): ") {
+		t.Errorf("%q", got)
+	}
 }

@@ -3,11 +3,15 @@
 package kube
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,20 +30,19 @@ const Protobuf = "application/vnd.kubernetes.protobuf"
 
 // Source is where the cluster and the credentials come from.
 type Source struct {
-	// Files are kubeconfigs in the order of their precedence; none means the pod's own service account.
-	Files []string
-	// Context is a context of theirs; empty means their current one.
-	Context string
+	Files   []string // kubeconfigs in the order of their precedence; none means the pod's own service account
+	Context string   // of theirs; empty means their current one
 }
 
 // Find says where to find the cluster: in the given kubeconfig (a list as in KUBECONFIG where it holds several); else
 // in MountedKubeconfig if that exists, else in the cluster around this process, else in ~/.kube/config.
 func Find(kubeconfig, context string) Source {
 	s := Source{Context: context}
+	_, missing := os.Stat(MountedKubeconfig)
 	switch {
 	case kubeconfig != "":
 		s.Files = filepath.SplitList(kubeconfig)
-	case exists(MountedKubeconfig):
+	case !errors.Is(missing, os.ErrNotExist): // one that cannot be looked at now may have been read before
 		s.Files = []string{MountedKubeconfig}
 	case os.Getenv("KUBERNETES_SERVICE_HOST") != "" && context == "":
 	default:
@@ -48,15 +51,8 @@ func Find(kubeconfig, context string) Source {
 	return s
 }
 
-// exists also takes a file that cannot be looked at for one: it may have been read before.
-func exists(file string) bool {
-	_, err := os.Stat(file)
-	return !errors.Is(err, os.ErrNotExist)
-}
-
-// Fingerprint changes when the contents of the kubeconfigs change, or when one comes or goes. Token and certificate
-// files that they name are not part of it: client-go reads those anew by itself. Where a file cannot be read that is an
-// error, and nothing is known of a change.
+// Fingerprint changes when the contents of the kubeconfigs change, or when one comes or goes; after an error nothing is
+// known of that. Token and certificate files that they name are not part of it: client-go reads those anew by itself.
 func (s Source) Fingerprint() ([sha256.Size]byte, error) {
 	h := sha256.New()
 	for _, file := range s.Files {
@@ -85,77 +81,64 @@ func (s Source) Config() (*rest.Config, error) {
 		return nil, err
 	}
 	rules := &clientcmd.ClientConfigLoadingRules{Precedence: s.Files}
-	overrides := &clientcmd.ConfigOverrides{CurrentContext: s.Context}
-	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
-	raw, err := loader.RawConfig()
+	raw, err := rules.Load()
 	if err != nil {
 		// The parser's own words are left out: they can quote the file, and with it a secret.
 		return nil, misconfigured("cannot read kubeconfig %s: it is not a valid kubeconfig; "+
 			"check it with: kubectl --kubeconfig %[1]s config view", s)
 	}
-	name := s.Context
-	if name == "" {
-		name = raw.CurrentContext
-	}
-	chosen := raw.Contexts[name]
+	name := cmp.Or(s.Context, raw.CurrentContext)
+	all := cmp.Or(strings.Join(slices.Sorted(maps.Keys(raw.Contexts)), ", "), "(it has none)")
+	choose := "set --context (KUBE_CONTEXT) to one of: " + all
 	switch {
 	case name == "" && len(raw.Contexts) == 0:
-		return nil, misconfigured("no cluster configured: kubeconfig %s has no context; "+
-			"mount one at %s, or set --kubeconfig (KUBECONFIG)", s, MountedKubeconfig)
+		return nil, misconfigured("no cluster configured: kubeconfig %s has no context; %s", s, mount)
 	case name == "":
-		return nil, misconfigured("kubeconfig %s has no current context; set --context (KUBE_CONTEXT) "+
-			"to one of: %s", s, contexts(raw.Contexts))
-	case chosen == nil:
-		return nil, misconfigured("context %q is not in kubeconfig %s; set --context (KUBE_CONTEXT) to one of: %s",
-			shown(name), s, contexts(raw.Contexts))
-	case raw.Clusters[chosen.Cluster] == nil:
-		return nil, misconfigured("cannot use context %q of kubeconfig %s: its cluster %q is not there; correct it, "+
-			"or set --context (KUBE_CONTEXT) to one of: %s", shown(name), s, shown(chosen.Cluster), contexts(raw.Contexts))
-	case chosen.AuthInfo != "" && raw.AuthInfos[chosen.AuthInfo] == nil:
-		return nil, misconfigured("cannot use context %q of kubeconfig %s: its user %q is not there, so there are "+
-			"no credentials; add the user, or set --context (KUBE_CONTEXT) to one of: %s",
-			shown(name), s, shown(chosen.AuthInfo), contexts(raw.Contexts))
+		return nil, misconfigured("kubeconfig %s has no current context; %s", s, choose)
+	case raw.Contexts[name] == nil:
+		return nil, misconfigured("context %q is not in kubeconfig %s; %s", shown(name), s, choose)
 	}
-	fault := faultOf(raw.Clusters[chosen.Cluster], raw.AuthInfos[chosen.AuthInfo])
-	config, err := loader.ClientConfig()
+	config, err := clientcmd.NewNonInteractiveClientConfig(*raw, name, nil, rules).ClientConfig()
+	fault := faultOf(raw, raw.Contexts[name], choose)
 	if fault == "" && err != nil {
 		fault = oneLine(err.Error()) + "; correct it there"
 	}
 	if fault != "" {
-		return nil, &ConfigError{misconfigured("cannot use context %q of kubeconfig %s: ", shown(name), s).Text + fault}
+		f := misconfigured("cannot use context %q of kubeconfig %s: ", shown(name), s)
+		f.Text += fault
+		return nil, f
 	}
 	return config, nil
 }
 
+// mount is the way out where there is no kubeconfig.
+const mount = "mount one at " + MountedKubeconfig + ", or set --kubeconfig (KUBECONFIG)"
+
 // String is the names of the files, as far as they can be names.
 func (s Source) String() string {
 	for _, file := range s.Files {
-		if shown(file) != file {
+		if shown(file) != file || len(s.Files) == 1 {
 			return shown(file)
 		}
-	}
-	if len(s.Files) == 1 {
-		return s.Files[0]
 	}
 	return fmt.Sprint(s.Files)
 }
 
 // readable tells whether there is a kubeconfig: of a list only one file has to exist.
 func (s Source) readable() error {
-	found := false
-	wayOut := fmt.Sprintf("mount one at %s, or set --kubeconfig (KUBECONFIG)", MountedKubeconfig)
+	found, wayOut := false, mount
 	for _, file := range s.Files {
-		if shown(file) != file {
-			return misconfigured("no cluster configured: --kubeconfig (KUBECONFIG) is not the name of a file, which " +
-				"is not shown because it may be the content of one; set it to the name of a file")
-		}
-		switch _, err := readFile(file); {
+		_, err := readFile(file)
+		switch {
+		case shown(file) != file:
+			return misconfigured("no cluster configured: --kubeconfig (KUBECONFIG) %s; set it to the name of a file",
+				notAName)
 		case err == nil:
 			found = true
-		case !errors.Is(err, os.ErrNotExist):
-			return misconfigured("cannot read kubeconfig %s: %s; %s", file, cause(err), remedy(file, err, ""))
-		default:
+		case errors.Is(err, os.ErrNotExist):
 			wayOut = remedy(file, err, wayOut)
+		default:
+			return misconfigured("cannot read kubeconfig %s: %s; %s", file, err, remedy(file, err, ""))
 		}
 	}
 	if !found {

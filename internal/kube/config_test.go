@@ -238,9 +238,8 @@ func TestConfigErrorsSayWhatToDo(t *testing.T) {
 				source.Files = []string{write(t, "config", bad("x", "x")), c.files[1]}
 			}
 			config, err := source.Config()
-			var configError *ConfigError
-			if !errors.As(err, &configError) {
-				t.Fatalf("config %v, error %v, want a ConfigError", config != nil, err)
+			if f, ok := errors.AsType[*Failure](err); !ok || f.Reason != Configuration {
+				t.Fatalf("config %v, error %v, want a Failure of the configuration", config != nil, err)
 			}
 			for _, want := range c.want {
 				if want = strings.ReplaceAll(want, "FILE", file); !strings.Contains(err.Error(), want) {

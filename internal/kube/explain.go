@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -19,6 +18,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"metrics-server-prom/internal/redact"
 )
 
 // The reasons of a Failure: the values of the label reason of refresh_errors_total.
@@ -39,107 +40,85 @@ const (
 var Reasons = []string{
 	Configuration, Unauthorized, Forbidden, NotFound, Throttled, Unavailable, Network, Timeout, Content, Watch}
 
-// ConfigError is a fault in what is configured; its text is one line that says where and what to do.
-type ConfigError struct{ Text string }
+// Failure is an error in words for the operator.
+type Failure struct {
+	Reason string        // one of the constants above
+	Text   string        // one line: what cannot be done, why, and the way out
+	Retry  time.Duration // for which the server asked to be left alone, 0 where it did not say
+}
 
-func (e *ConfigError) Error() string { return e.Text }
+func (f *Failure) Error() string { return f.Text }
 
-// misconfigured makes a ConfigError. Each argument is cut by itself, so that the way out, which comes last, is not.
-func misconfigured(format string, args ...any) *ConfigError {
+// misconfigured is a Failure of what is configured; see sentence.
+func misconfigured(format string, args ...any) *Failure {
+	return &Failure{Reason: Configuration, Text: sentence(format, args...)}
+}
+
+// sentence cuts each argument by itself, so that the way out, which comes last, is not cut off.
+func sentence(format string, args ...any) string {
 	for i, arg := range args {
 		args[i] = oneLine(fmt.Sprint(arg))
 	}
-	return &ConfigError{fmt.Sprintf(format, args...)}
+	return fmt.Sprintf(format, args...)
+}
+
+// fault is an error whose reason and way out are known where it is met.
+type fault struct {
+	reason string
+	error
+	wayOut string
+}
+
+func (f *fault) Unwrap() error { return f.error }
+
+// BodyError tells an answer that cannot be understood from one that did not arrive: err is what reading it has ended
+// with, ctx what it was read under.
+func BodyError(ctx context.Context, err error) error {
+	netErr, _ := errors.AsType[net.Error](err)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case netErr != nil, is(err, errUnfinished, io.ErrUnexpectedEOF, syscall.ECONNRESET),
+		says(err, "stream error: ", "http2: "):
+		return err
+	}
+	return &fault{Content, err, "the answer is not that of a Kubernetes API server, or it was cut off: check the " +
+		"server's URL, and what stands before it"}
+}
+
+func is(err error, targets ...error) bool {
+	return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
+}
+
+// says is for errors whose types are not exported.
+func says(err error, text ...string) bool {
+	return slices.ContainsFunc(text, func(t string) bool { return strings.Contains(err.Error(), t) })
+}
+
+// Explain turns an error met on an attempt to do something (for example "list pods.metrics.k8s.io": a verb, then the
+// resource as kubectl names it) into a Failure. A Failure stays as it is.
+func Explain(attempt string, err error) *Failure {
+	if f, ok := errors.AsType[*Failure](err); ok {
+		return f
+	}
+	f := &Failure{}
+	var why, wayOut string
+	if met, ok := errors.AsType[*fault](err); ok {
+		f.Reason, why, wayOut = met.reason, oneLine(met.Error()), met.wayOut
+	} else if status, ok := errors.AsType[*apierrors.StatusError](err); ok {
+		seconds, _ := apierrors.SuggestsClientDelay(err)
+		f.Retry = time.Duration(seconds) * time.Second
+		f.Reason, why, wayOut = explainStatus(attempt, status.Status())
+	} else {
+		f.Reason, why, wayOut = explainConnection(err)
+	}
+	f.Text = fmt.Sprintf("cannot %s: %s; %s", attempt, why, wayOut)
+	return f
 }
 
 // noCredentials is what to do where the server does not know who asks.
 const noCredentials = "no credentials have reached the server: give the context's user in the kubeconfig a token or " +
 	"a client certificate (they are sent only to an address that begins with https://), see deploy/outside/"
-
-// contentError is an answer that cannot be understood.
-type contentError struct{ error }
-
-func (e *contentError) Unwrap() error { return e.error }
-
-// BodyError tells an answer that cannot be understood from one that did not arrive: err is what reading it has ended
-// with, ctx what it was read under.
-func BodyError(ctx context.Context, err error) error {
-	var netErr net.Error
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.As(err, &netErr), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),
-		strings.Contains(err.Error(), "stream error: "), strings.Contains(err.Error(), "http2: "):
-		// The last two are types that are not exported.
-		return err
-	}
-	return &contentError{err}
-}
-
-// Failure is an error in words for the operator.
-type Failure struct {
-	Reason string // one of the constants above
-	// Text is one line: what cannot be done, why, and the way out.
-	Text string
-	// Retry is the time that the server asked to be left alone, 0 where it did not say.
-	Retry time.Duration
-}
-
-func (f *Failure) Error() string { return f.Text }
-
-// Explain turns an error met on an attempt to do something (for example "list pods.metrics.k8s.io": a verb, then the
-// resource as kubectl names it) into a Failure. A Failure stays as it is.
-func Explain(attempt string, err error) *Failure {
-	var f *Failure
-	if errors.As(err, &f) {
-		return f
-	}
-	f = &Failure{Reason: Network}
-	server := ""
-	if request := (*url.Error)(nil); errors.As(err, &request) {
-		// The URL with all its parameters says less than the server's name.
-		server = request.URL + ": "
-		if u, err := url.Parse(request.URL); err == nil {
-			server = u.Host + ": "
-		}
-		err = request.Err
-	}
-	if hidden := (noAnswer{}); errors.As(err, &hidden) {
-		err = hidden.err
-	}
-	detail := oneLine(server + err.Error())
-	var (
-		config  *ConfigError
-		plugin  *pluginError
-		status  apierrors.APIStatus
-		proxy   *proxyError
-		content *contentError
-	)
-	why, wayOut := detail, ""
-	switch {
-	case errors.As(err, &config):
-		f.Reason, f.Text = Configuration, config.Text
-		return f
-	case errors.As(err, &plugin):
-		f.Reason, why, wayOut = Configuration, plugin.why, plugin.wayOut
-	case errors.As(err, &status):
-		if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
-			f.Retry = time.Duration(seconds) * time.Second
-		}
-		f.Reason, why, wayOut = explainStatus(attempt, status.Status())
-	case errors.As(err, &proxy):
-		why = oneLine("the way to the server is through the proxy " + proxy.host + ": " + proxy.err.Error())
-		wayOut = "check that proxy, and proxy-url in the kubeconfig or the environment's HTTPS_PROXY and NO_PROXY"
-	case errors.As(err, &content):
-		f.Reason = Content
-		wayOut = "the answer is not that of a Kubernetes API server, or it was cut off: check the server's URL, and " +
-			"what stands before it"
-	default:
-		f.Reason, why, wayOut = explainConnection(err, detail)
-	}
-	f.Text = fmt.Sprintf("cannot %s: %s; %s", attempt, why, wayOut)
-	return f
-}
 
 // plainHTTP is how servers refuse HTTP where they speak HTTPS.
 var plainHTTP = regexp.MustCompile(`HTTP request .*HTTPS`)
@@ -147,7 +126,7 @@ var plainHTTP = regexp.MustCompile(`HTTP request .*HTTPS`)
 // explainStatus explains an answer that is not a success.
 func explainStatus(attempt string, s metav1.Status) (reason, why, wayOut string) {
 	verb, resource, _ := strings.Cut(attempt, " ")
-	name, group, _ := strings.Cut(resource, ".")
+	name, group, usage := strings.Cut(resource, ".")
 	message, code := s.Message, int(s.Code)
 	if s.Details != nil && len(s.Details.Causes) == 1 {
 		// An answer that is no Status: client-go has put words of its own in place of the server's.
@@ -157,110 +136,95 @@ func explainStatus(attempt string, s metav1.Status) (reason, why, wayOut string)
 		}
 	}
 	why = fmt.Sprintf("%d %s: %s", code, http.StatusText(code), oneLine(message))
-	switch {
-	case code/100 == 3:
-		return NotFound, why, "redirects are not followed, so that no other server gets the credentials: check the " +
-			"server's URL in the kubeconfig"
-	case code == http.StatusBadRequest && plainHTTP.MatchString(message):
-		return Configuration, why, "the server's address in the kubeconfig has to begin with https://"
-	case code == http.StatusUnauthorized:
-		return Unauthorized, why, "the token or certificate is wrong or has expired: renew it"
-	case code == http.StatusForbidden && strings.Contains(message, "system:anonymous"):
-		return Forbidden, why, noCredentials
-	case code == http.StatusForbidden:
-		wayOut = fmt.Sprintf("grant {apiGroups: [%q], resources: [%q], verbs: [%q]}, see deploy/", group, name, verb)
-		return Forbidden, why, wayOut
-	case code == http.StatusNotFound && group != "" && name == "nodes":
-		return NotFound, why, "this cluster has no usage of nodes: where pods are served, its metrics API is one " +
-			"without nodes; else install metrics-server"
-	case code == http.StatusNotFound && group != "":
-		return NotFound, why, "the metrics API is not installed in this cluster: install metrics-server"
-	case code == http.StatusNotFound:
-		return NotFound, why, "the configured server is not a Kubernetes API server: check the server's URL"
-	case code == http.StatusTooManyRequests:
-		return Throttled, why, "the API server is overloaded; it is tried again"
-	case group != "" && code == http.StatusServiceUnavailable:
-		return Unavailable, why, "metrics-server is not running or not reachable: check kubectl get apiservice " +
-			"v1beta1.metrics.k8s.io"
-	case code >= 500, code == http.StatusRequestTimeout, code == http.StatusConflict, code == http.StatusGone:
-		return Unavailable, why, "look into the API server's log; it is tried again"
-	}
-	return Unavailable, why, "check the server's URL in the kubeconfig, and what stands before the server"
+	return firstMet([]explanation{
+		{code/100 == 3, NotFound, why, "redirects are not followed, so that no other server gets the credentials: " +
+			"check the server's URL in the kubeconfig"},
+		{code == 400 && plainHTTP.MatchString(message), Configuration, why,
+			"the server's address in the kubeconfig has to begin with https://"},
+		{code == 401, Unauthorized, why, "the token or certificate is wrong or has expired: renew it"},
+		{code == 403 && strings.Contains(message, "system:anonymous"), Forbidden, why, noCredentials},
+		{code == 403, Forbidden, why, fmt.Sprintf("grant {apiGroups: [%q], resources: [%q], verbs: [%q]}, see deploy/",
+			group, name, verb)},
+		{code == 404 && usage && name == "nodes", NotFound, why, "this cluster has no usage of nodes: where pods are " +
+			"served, its metrics API is one without nodes; else install metrics-server"},
+		{code == 404 && usage, NotFound, why,
+			"the metrics API is not installed in this cluster: install metrics-server"},
+		{code == 404, NotFound, why, "the configured server is not a Kubernetes API server: check the server's URL"},
+		{code == 429, Throttled, why, "the API server is overloaded; it is tried again"},
+		{code == 503 && usage, Unavailable, why, "metrics-server is not running or not reachable: check kubectl get " +
+			"apiservice v1beta1.metrics.k8s.io"},
+		{code >= 500 || code == 408 || code == 409 || code == 410, Unavailable, why,
+			"look into the API server's log; it is tried again"},
+		{true, Unavailable, why, "check the server's URL in the kubeconfig, and what stands before the server"},
+	})
 }
 
 // explainConnection explains why there is no answer, or not all of it.
-func explainConnection(err error, detail string) (reason, why, wayOut string) {
-	var (
-		dns         *net.DNSError
-		netErr      net.Error
-		name        x509.HostnameError
-		authority   x509.UnknownAuthorityError
-		certificate x509.CertificateInvalidError
-		noTLS       tls.RecordHeaderError
-	)
-	is := func(targets ...error) bool {
-		return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
+func explainConnection(err error) (reason, why, wayOut string) {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return Network, "cannot resolve " + oneLine(dns.Name),
+			"check the server's name in the kubeconfig and this container's DNS"
 	}
-	says := func(text ...string) bool { // for types that are not exported
-		return slices.ContainsFunc(text, func(t string) bool { return strings.Contains(err.Error(), t) })
+	why = oneLine(err.Error())
+	if request, ok := errors.AsType[*url.Error](err); ok {
+		server := request.URL // with all its parameters it says less than the server's name
+		if u, err := url.Parse(server); err == nil {
+			server = u.Host
+		}
+		err = request.Err
+		why = oneLine(server + ": " + err.Error())
 	}
-	switch {
-	case errors.As(err, &dns):
-		return Network, "cannot resolve " + oneLine(dns.Name), "check the server's name in the kubeconfig and this " +
-			"container's DNS"
-	case is(syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH):
-		return Network, detail, "check the server's address in the kubeconfig, and whether it is reachable from here " +
-			"(in a container, 127.0.0.1 is the container itself)"
-	case is(errNoHeader, errUnfinished):
-		return Timeout, detail, "check the server's address, the network and the API server's load"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return Timeout, "no complete answer in time", "check the network and the API server's load, or raise " +
-			"--refresh-interval"
-	case errors.As(err, &name):
-		return Network, detail, "set tls-server-name of the cluster in the kubeconfig to a name that the server's " +
-			"certificate has, or use an address that it has"
-	case errors.As(err, &authority):
-		return Network, detail, "set certificate-authority-data of the cluster in the kubeconfig to the authority " +
-			"of the server's certificate"
-	case errors.As(err, &certificate) && certificate.Reason == x509.Expired:
-		return Network, detail, "renew the server's certificate, or correct the clock here"
-	case errors.As(err, &noTLS):
-		return Configuration, detail, "the server does not speak TLS: check the port in the kubeconfig's address, " +
-			"or have it begin with http://, to which no credentials are sent"
-	case says("malformed HTTP response", "malformed HTTP status code"):
-		return Configuration, detail, "the server does not speak HTTP there: check the port in the kubeconfig's " +
-			"address, and that it begins with https://"
-	case says("x509: ", "tls: "):
-		return Network, detail, "check certificate-authority and client certificate in the kubeconfig"
-	case is(io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed),
-		says("stream error: ", "http2: ", "server closed idle connection", "server sent GOAWAY"):
-		return Network, "the connection broke: " + detail, "it is tried again"
-	case says("invalid header field value"):
-		return Configuration, detail, "take out of the kubeconfig's token what no token has, such as a line break"
-	}
-	return Network, detail, "check the server's address in the kubeconfig, and the network"
+	netErr, _ := errors.AsType[net.Error](err)
+	_, name := errors.AsType[x509.HostnameError](err)
+	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
+	certificate, _ := errors.AsType[x509.CertificateInvalidError](err)
+	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
+	return firstMet([]explanation{
+		{is(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH), Network, why, "check the server's " +
+			"address in the kubeconfig, and whether it is reachable from here (in a container, 127.0.0.1 is the " +
+			"container itself)"},
+		{is(err, errNoHeader, errUnfinished), Timeout, why,
+			"check the server's address, the network and the API server's load"},
+		{is(err, context.DeadlineExceeded) || netErr != nil && netErr.Timeout(), Timeout, "no complete answer in time",
+			"check the network and the API server's load, or raise --refresh-interval"},
+		{name, Network, why, "set tls-server-name of the cluster in the kubeconfig to a name that the server's " +
+			"certificate has, or use an address that it has"},
+		{authority, Network, why, "set certificate-authority-data of the cluster in the kubeconfig to the authority " +
+			"of the server's certificate"},
+		{certificate.Reason == x509.Expired, Network, why, "renew the server's certificate, or correct the clock here"},
+		{noTLS || is(err, http.ErrSchemeMismatch), Configuration, why, "the server does not speak TLS: check the port " +
+			"in the kubeconfig's address, or have it begin with http://, to which no credentials are sent"},
+		{says(err, "malformed HTTP response", "malformed HTTP status code"), Configuration, why, "the server does not " +
+			"speak HTTP there: check the port in the kubeconfig's address, and that it begins with https://"},
+		{says(err, "x509: ", "tls: "), Network, why,
+			"check certificate-authority and client certificate in the kubeconfig"},
+		{is(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed) || says(err,
+			"stream error: ", "http2: ", "server closed idle connection", "server sent GOAWAY"),
+			Network, "the connection broke: " + why, "it is tried again"},
+		{says(err, "invalid header field value"), Configuration, why,
+			"take out of the kubeconfig's token what no token has, such as a line break"},
+		{true, Network, why, "check the server's address in the kubeconfig, and the network"},
+	})
 }
 
-// maxText is how much of somebody else's words is repeated.
+// explanation is a row of a table, of which the first that is met holds.
+type explanation struct {
+	met                 bool
+	reason, why, wayOut string
+}
+
+func firstMet(table []explanation) (reason, why, wayOut string) {
+	e := table[slices.IndexFunc(table, func(e explanation) bool { return e.met })]
+	return e.reason, e.why, e.wayOut
+}
+
+// maxText is how much of somebody else's words is repeated, in bytes.
 const maxText = 400
 
 // userinfo is the part of a URL that can hold a password.
 var userinfo = regexp.MustCompile(`://[^/\s"']*@`)
 
-// oneLine makes a text fit into a log line, and to be seen there.
+// oneLine makes a text of others fit into a log line.
 func oneLine(s string) string {
-	s = sent.without(s)
-	s = strings.ToValidUTF8(strings.Join(strings.Fields(s), " "), "?")
-	s = userinfo.ReplaceAllString(s, "://…@")
-	if len(s) > maxText {
-		s = strings.ToValidUTF8(s[:maxText], "") + "…"
-	}
-	return s
-}
-
-func contexts[T any](m map[string]T) string {
-	if len(m) == 0 {
-		return "(it has none)"
-	}
-	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
+	return redact.OneLine(userinfo.ReplaceAllString(sent.without(s), "://…@"), maxText)
 }

@@ -312,7 +312,7 @@ func TestExplainWhatConnectionsEndWith(t *testing.T) {
 			s := httptest.NewServer(answer(200, ""))
 			t.Cleanup(s.Close)
 			return &rest.Config{Host: strings.Replace(s.URL, "http:", "https:", 1), BearerToken: secret}
-		}, Configuration, []string{"does not look like a TLS handshake",
+		}, Configuration, []string{"server gave HTTP response to HTTPS client",
 			"; the server does not speak TLS: check the port"}},
 		"the server speaks neither TLS nor HTTP": {func(t *testing.T) *rest.Config {
 			return &rest.Config{Host: "https://" + raw(t, "SSH-2.0-OpenSSH_9.2\r\n"), BearerToken: secret}
@@ -449,8 +449,8 @@ func TestBodyError(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := BodyError(c.ctx, c.err)
-			var content *contentError
-			if errors.As(err, &content) != c.content || c.is != nil && !errors.Is(err, c.is) {
+			f, ok := errors.AsType[*fault](err)
+			if (ok && f.reason == Content) != c.content || c.is != nil && !errors.Is(err, c.is) {
 				t.Errorf("%v (%T)", err, err)
 			}
 		})

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -29,29 +30,26 @@ type Cluster struct {
 func (c *Cluster) Follow(ctx context.Context) {
 	tick := time.NewTicker(kubeconfigEvery)
 	defer tick.Stop()
+	wait := func() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
 	for ctx.Err() == nil {
 		source := Find(c.Kubeconfig, c.Context)
 		seen, unread := source.Fingerprint()
 		core, metrics, transport, err := c.connect(source)
 		if err != nil {
 			c.Failed(Explain("connect", err))
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
+			wait()
 			continue
 		}
 		run, stop := context.WithCancel(ctx)
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			c.Run(run, core, metrics)
-		}()
+		var running sync.WaitGroup
+		running.Go(func() { c.Run(run, core, metrics) })
 		for changed := false; !changed && ctx.Err() == nil; {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
+			wait()
 			now, err := Find(c.Kubeconfig, c.Context).Fingerprint()
 			changed = err == nil && (unread != nil || now != seen)
 		}
@@ -59,7 +57,7 @@ func (c *Cluster) Follow(ctx context.Context) {
 			slog.Info("the kubeconfig has changed: connecting anew")
 		}
 		stop()
-		<-ended
+		running.Wait()
 		transport.close()
 	}
 }

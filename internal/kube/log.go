@@ -1,37 +1,77 @@
 package kube
 
 import (
-	"context"
+	"io"
 	"log/slog"
+	"slices"
+	"sync"
 
 	"k8s.io/klog/v2"
+
+	"metrics-server-prom/internal/redact"
 )
 
-// QuietClientLog sends client-go's own log to the handler at debug level. client-go logs every attempt; what matters of
-// it is reported as a Failure, once per change of state and with the way out.
-func QuietClientLog(h slog.Handler) {
-	klog.SetSlogLogger(slog.New(debugOnly{h}).With("from", "client-go"))
-}
-
-type debugOnly struct{ slog.Handler }
-
-// Enabled keeps out what is below debug, which has whole bodies in it.
-func (h debugOnly) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelDebug && h.Handler.Enabled(ctx, slog.LevelDebug)
-}
-
-func (h debugOnly) Handle(ctx context.Context, r slog.Record) error {
-	if !h.Enabled(ctx, r.Level) { // klog does not ask before it logs an error
-		return nil
+// SetLog has everything logged to w, without the credentials of requests. client-go's own log, which has every attempt,
+// is for debugging only: what matters of it is reported as a Failure, once per change of state and with the way out.
+func SetLog(w io.Writer, level slog.Level, json bool) {
+	handler := func(o slog.HandlerOptions) slog.Handler {
+		if json {
+			return slog.NewJSONHandler(withoutCredentials{w}, &o)
+		}
+		return slog.NewTextHandler(withoutCredentials{w}, &o)
 	}
-	r.Level = slog.LevelDebug
-	return h.Handler.Handle(ctx, r)
+	slog.SetDefault(slog.New(handler(slog.HandlerOptions{Level: level})))
+	clientGo := slog.DiscardHandler
+	if level <= slog.LevelDebug {
+		clientGo = handler(slog.HandlerOptions{Level: slog.LevelDebug, // what is below has whole bodies in it
+			ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+				if len(groups) == 0 && a.Key == slog.LevelKey {
+					a.Value = slog.AnyValue(slog.LevelDebug)
+				}
+				return a
+			}})
+	}
+	klog.SetSlogLogger(slog.New(clientGo).With("from", "client-go"))
 }
 
-// WithAttrs keeps loggers that are derived from this one at debug level.
-func (h debugOnly) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return debugOnly{h.Handler.WithAttrs(attrs)}
+// withoutCredentials writes whole log lines without the credentials of requests.
+type withoutCredentials struct{ io.Writer }
+
+func (w withoutCredentials) Write(line []byte) (int, error) {
+	_, err := io.WriteString(w.Writer, sent.without(string(line)))
+	return len(line), err
 }
 
-// WithGroup does the same.
-func (h debugOnly) WithGroup(name string) slog.Handler { return debugOnly{h.Handler.WithGroup(name)} }
+// sent are the credentials that requests were last made with. Servers, and proxies before them, repeat these in what
+// they answer, and their answers are shown.
+var sent credentials
+
+type credentials struct {
+	mu   sync.Mutex
+	last []string // values of the header Authorization, the last one last
+}
+
+// mostSent is how many different credentials are remembered. A token is replaced by its successor, but not everywhere
+// at once.
+const mostSent = 4
+
+// keep remembers a value of the header Authorization.
+func (c *credentials) keep(authorization string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if authorization != "" && !slices.Contains(c.last, authorization) {
+		c.last = append(c.last, authorization)
+		c.last = c.last[max(0, len(c.last)-mostSent):]
+	}
+}
+
+// without is the text without any of the credentials, or the beginning of one.
+func (c *credentials) without(text string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var secrets []string
+	for _, authorization := range c.last {
+		secrets = append(secrets, redact.Credentials(authorization)...)
+	}
+	return redact.Text(text, secrets)
+}

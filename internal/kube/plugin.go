@@ -22,26 +22,15 @@ import (
 )
 
 const (
-	// pluginTime is how long an exec plugin may run before it is killed.
-	pluginTime = 30 * time.Second
-	// maxPluginOutput bounds what a plugin may print, in bytes: a token or a certificate with its chain, with much
-	// room.
-	maxPluginOutput = 1 << 20
+	pluginTime      = 30 * time.Second // for which an exec plugin may run before it is killed
+	maxPluginOutput = 1 << 20          // bytes that it may print: a token or a certificate with its chain, with much room
 )
 
 // pluginVersions are the API versions of exec plugins, whose JSON is the same.
-var pluginVersions = map[string]bool{
-	"client.authentication.k8s.io/v1":      true,
-	"client.authentication.k8s.io/v1beta1": true,
-}
+var pluginVersions = []string{"client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"}
 
 // useToken is the way out of all that plugins need and do not find where the exporter runs.
 const useToken = "use a kubeconfig with a service account's token, see deploy/outside/"
-
-// pluginError is an exec plugin that gives no credentials: why, and the way out.
-type pluginError struct{ why, wayOut string }
-
-func (e *pluginError) Error() string { return e.why + "; " + e.wayOut }
 
 // plugin authorizes requests with what a kubeconfig's exec plugin prints, as client-go does. client-go's own code runs
 // the plugin without a bound while it holds a lock that all clients of the process share, keeps all that the plugin
@@ -55,7 +44,7 @@ type plugin struct {
 	rotated func()          // called when the client certificate is another one than before
 
 	mu          sync.Mutex
-	last        *pluginRun // that runs, or has ended as the last
+	last        *pluginRun // that runs, or has ended as the last; nil where the server has refused what it printed
 	certificate *tls.Certificate
 	pem         string // the certificate as printed
 }
@@ -68,7 +57,6 @@ type pluginRun struct {
 	token   string
 	expires time.Time // zero for never
 	err     error
-	refused bool // by the server; guarded by the plugin's mu
 }
 
 func newPlugin(life context.Context, config *rest.Config, rotated func()) (*plugin, error) {
@@ -115,7 +103,9 @@ func (p *plugin) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := p.next.RoundTrip(r)
 	if err == nil && resp.StatusCode == http.StatusUnauthorized {
 		p.mu.Lock()
-		run.refused = true
+		if p.last == run {
+			p.last = nil
+		}
 		p.mu.Unlock()
 	}
 	return resp, err
@@ -131,8 +121,7 @@ func (p *plugin) run() *pluginRun {
 	if p.last != nil {
 		select {
 		case <-p.last.done:
-			expired := !p.last.expires.IsZero() && time.Now().After(p.last.expires)
-			if p.last.err == nil && !p.last.refused && !expired {
+			if p.last.err == nil && (p.last.expires.IsZero() || time.Now().Before(p.last.expires)) {
 				return p.last
 			}
 		default:
@@ -143,16 +132,13 @@ func (p *plugin) run() *pluginRun {
 	p.last = run
 	go func() {
 		defer close(run.done)
-		status, err := p.execute(run)
-		if run.err = err; err == nil {
-			run.err = p.use(run, status)
-		}
+		run.err = p.execute(run)
 	}()
 	return run
 }
 
-// execute runs the plugin and returns what it has printed. Nothing of that is in the error.
-func (p *plugin) execute(run *pluginRun) (*clientauthentication.ExecCredentialStatus, error) {
+// execute runs the plugin and uses what it prints. Nothing of that is in the error.
+func (p *plugin) execute(run *pluginRun) error {
 	ctx, cancel := context.WithTimeout(p.life, p.time)
 	defer cancel()
 	var out limitedBuffer
@@ -163,28 +149,28 @@ func (p *plugin) execute(run *pluginRun) (*clientauthentication.ExecCredentialSt
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
-	var exit *exec.ExitError
+	exit, _ := errors.AsType[*exec.ExitError](err)
 	switch {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
-	case out.full:
-		return nil, p.fault("run it by hand to see what, or "+useToken, "prints more than %d bytes", maxPluginOutput)
+	case len(out) > maxPluginOutput:
+		return p.fault("run it by hand to see what", "prints more than %d bytes", maxPluginOutput)
 	case ctx.Err() != nil:
-		return nil, p.hangs(run)
-	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		return nil, &pluginError{"the kubeconfig's credentials come from an exec plugin that is not installed here: " +
-			oneLine(shown(p.config.Command)), useToken}
-	case errors.As(err, &exit) && exit.Exited():
-		return nil, p.fault("run it by hand to see why, or "+useToken, "failed with exit code %d", exit.ExitCode())
+		return p.hangs(run)
+	case is(err, exec.ErrNotFound, fs.ErrNotExist):
+		return &fault{Configuration, errors.New("the kubeconfig's credentials come from an exec plugin that is not " +
+			"installed here: " + shown(p.config.Command)), useToken}
+	case exit != nil && exit.Exited():
+		return p.fault("run it by hand to see why", "failed with exit code %d", exit.ExitCode())
 	default:
-		return nil, p.fault("check the kubeconfig's exec plugin, or "+useToken, "failed: %s", oneLine(err.Error()))
+		return p.fault("check the kubeconfig's exec plugin", "failed: %s", err)
 	}
 	var printed clientauthentication.ExecCredential
-	if yaml.Unmarshal(out.text, &printed) != nil || printed.Kind != "ExecCredential" ||
+	if yaml.Unmarshal(out, &printed) != nil || printed.Kind != "ExecCredential" ||
 		printed.APIVersion != p.config.APIVersion || printed.Status == nil {
-		return nil, p.fault("update the plugin or the apiVersion in the kubeconfig, or "+useToken,
+		return p.fault("update the plugin or the apiVersion in the kubeconfig",
 			"prints no ExecCredential of %s with a status", p.config.APIVersion)
 	}
-	return printed.Status, nil
+	return p.use(run, printed.Status)
 }
 
 // use takes in what a run has brought.
@@ -221,25 +207,22 @@ func (p *plugin) clientCertificate() (*tls.Certificate, error) {
 }
 
 func (p *plugin) hangs(run *pluginRun) error {
-	return p.fault("run it by hand to see what it waits for (here it has no terminal), or "+useToken,
+	return p.fault("run it by hand to see what it waits for (here it has no terminal)",
 		"has not answered within %s", time.Since(run.began).Round(time.Second))
 }
 
 // fault says what the plugin does. What it prints is not shown: it is meant to print a token.
 func (p *plugin) fault(wayOut, format string, args ...any) error {
-	return &pluginError{"the exec plugin " + oneLine(shown(p.config.Command)) + " " + fmt.Sprintf(format, args...), wayOut}
+	what := fmt.Errorf("the exec plugin %s %s", shown(p.config.Command), fmt.Sprintf(format, args...))
+	return &fault{Configuration, what, wayOut + ", or " + useToken}
 }
 
-// limitedBuffer keeps what is written to it, and fails beyond maxPluginOutput.
-type limitedBuffer struct {
-	text []byte
-	full bool
-}
+// limitedBuffer keeps what is written to it, and fails once that is more than maxPluginOutput.
+type limitedBuffer []byte
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if b.full = b.full || len(b.text)+len(p) > maxPluginOutput; b.full {
-		return 0, errors.New("too long")
+	if *b = append(*b, p...); len(*b) > maxPluginOutput {
+		return 0, errTooLong
 	}
-	b.text = append(b.text, p...)
 	return len(p), nil
 }

@@ -8,8 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -19,49 +19,18 @@ import (
 )
 
 const (
-	// headerTime is how long a request may take until the response header is there: to connect, to agree on TLS, to
-	// wait.
-	headerTime = 30 * time.Second
-	// bodyTime is how long the body may take after that, except a watch's, which has no end.
-	bodyTime = 2 * time.Minute
-	// maxHeader bounds the response header, in bytes.
-	maxHeader = 256 << 10
-	// maxErrorBody bounds what is read of an answer that is not a success: a metav1.Status with some room. Whoever
-	// reads the body of a success bounds that.
+	headerTime = 30 * time.Second // until the response header is there: to connect, to agree on TLS, to wait
+	bodyTime   = 2 * time.Minute  // for the body after that, except a watch's, which has no end
+	maxHeader  = 256 << 10        // bytes of a response header
+	// maxErrorBody is how many bytes are read of an answer that is not a success: a metav1.Status with some room.
+	// Whoever reads the body of a success bounds that.
 	maxErrorBody = 1 << 20
 )
 
-// timeoutError is an answer that did not come in time.
-type timeoutError string
-
-func (e timeoutError) Error() string { return string(e) }
-
-// Timeout makes it a net.Error that says so.
-func (timeoutError) Timeout() bool { return true }
-
-// Temporary completes the interface net.Error.
-func (timeoutError) Temporary() bool { return true }
-
 var (
-	errNoHeader   = timeoutError("no answer within " + headerTime.String())
-	errUnfinished = timeoutError("no complete answer within " + bodyTime.String())
+	errNoHeader   = errors.New("no answer within " + headerTime.String())
+	errUnfinished = errors.New("no complete answer within " + bodyTime.String())
 )
-
-// proxyError is a proxy between here and the server that does not do what it should.
-type proxyError struct {
-	host string
-	err  error
-}
-
-func (e *proxyError) Error() string { return "the proxy " + e.host + ": " + e.err.Error() }
-func (e *proxyError) Unwrap() error { return e.err }
-
-// noAnswer is why a request has got no answer. It hides the text and the methods of the error: what looks like a
-// timeout or a broken connection to client-go would become a watch that works, without any event.
-type noAnswer struct{ err error }
-
-func (noAnswer) Error() string   { return "no answer" }
-func (e noAnswer) Unwrap() error { return e.err }
 
 // transport is the HTTP client of one cluster. It shares nothing with those of others.
 type transport struct {
@@ -133,23 +102,19 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 
 // limit bounds the headers of answers, and tells of proxies that do not connect.
 func limit(rt http.RoundTripper) {
-	for {
-		switch next := rt.(type) {
-		case *http.Transport:
-			next.MaxResponseHeaderBytes = maxHeader
-			next.OnProxyConnectResponse = func(
-				_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
-				if resp.StatusCode != http.StatusOK {
-					return &proxyError{proxy.Host, errors.New("it answers CONNECT with " + resp.Status)}
-				}
-				return nil
-			}
-			return
-		case utilnet.RoundTripperWrapper:
-			rt = next.WrappedRoundTripper()
-		default:
-			return
+	for w, ok := rt.(utilnet.RoundTripperWrapper); ok; w, ok = rt.(utilnet.RoundTripperWrapper) {
+		rt = w.WrappedRoundTripper()
+	}
+	t, ok := rt.(*http.Transport)
+	if !ok {
+		return
+	}
+	t.MaxResponseHeaderBytes = maxHeader
+	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+		if resp.StatusCode == http.StatusOK {
+			return nil
 		}
+		return &net.OpError{Op: "proxyconnect", Net: "tcp", Err: errors.New("it answers CONNECT with " + resp.Status)}
 	}
 }
 
@@ -187,42 +152,44 @@ func (c *requests) RoundTrip(r *http.Request) (*http.Response, error) {
 		err = errNoHeader
 	}
 	if err != nil {
-		err = c.fault(r, ctx, err)
-		cancel(nil)
 		c.report(resource, verb, "error")
+		if context.Cause(ctx) == errNoHeader {
+			err = errNoHeader
+		}
+		cancel(nil)
+		op, _ := errors.AsType[*net.OpError](err)
+		proxy, _ := c.proxy(r)
+		if proxy != nil && (err == errNoHeader || op != nil && op.Op == "proxyconnect") {
+			err = &fault{Network, fmt.Errorf("the way to the server is through the proxy %s: %w", proxy.Host, err),
+				"check that proxy, and proxy-url in the kubeconfig or the environment's HTTPS_PROXY and NO_PROXY"}
+		}
 		return nil, err
 	}
 	c.report(resource, verb, strconv.Itoa(resp.StatusCode))
-	body := &boundedBody{Reader: resp.Body, body: resp.Body, ctx: ctx, cancel: cancel, closed: func() {}}
+	if resp.StatusCode == http.StatusUnauthorized && c.anonymous {
+		resp.Body.Close()
+		cancel(nil)
+		return nil, &Failure{Reason: Unauthorized,
+			Text: fmt.Sprintf("cannot %s %s: 401 Unauthorized; %s", verb, resource, noCredentials)}
+	}
 	if verb != "watch" {
-		body.late = time.AfterFunc(bodyTime, func() { cancel(errUnfinished) })
+		late = time.AfterFunc(bodyTime, func() { cancel(errUnfinished) })
 	}
-	if resp.StatusCode >= 300 {
-		body.Reader = io.LimitReader(resp.Body, maxErrorBody)
-	}
-	resp.Body = body
-	if resp.StatusCode == http.StatusUnauthorized {
-		if c.anonymous {
-			body.Close()
-			return nil, &Failure{Reason: Unauthorized,
-				Text: fmt.Sprintf("cannot %s %s: 401 Unauthorized; %s", verb, resource, noCredentials)}
+	body := resp.Body
+	bounded := &boundedBody{body, ctx, func() error {
+		late.Stop()
+		err := body.Close()
+		cancel(nil)
+		if resp.StatusCode == http.StatusUnauthorized {
+			c.refused()
 		}
-		body.closed = c.refused
+		return err
+	}}
+	if resp.StatusCode >= 300 {
+		bounded.Reader = io.LimitReader(body, maxErrorBody)
 	}
+	resp.Body = bounded
 	return resp, nil
-}
-
-// fault is what a request has failed with: that it took too long, and whether it got as far as the server.
-func (c *requests) fault(r *http.Request, ctx context.Context, err error) error {
-	if context.Cause(ctx) == errNoHeader {
-		err = errNoHeader
-	}
-	var op *net.OpError
-	proxy, _ := c.proxy(r)
-	if proxy != nil && (err == errNoHeader || errors.As(err, &op) && op.Op == "proxyconnect") {
-		err = &proxyError{proxy.Host, err}
-	}
-	return noAnswer{err}
 }
 
 // WrappedRoundTripper lets client-go find the transport below, for its idle connections.
@@ -231,11 +198,8 @@ func (c *requests) WrappedRoundTripper() http.RoundTripper { return c.next }
 // boundedBody is the body of an answer.
 type boundedBody struct {
 	io.Reader
-	body   io.Closer
-	ctx    context.Context // whose end ends the body
-	cancel context.CancelCauseFunc
-	late   *time.Timer // nil where the body may take for ever
-	closed func()      // called when it is closed
+	ctx   context.Context // whose end ends the body
+	close func() error
 }
 
 func (b *boundedBody) Read(p []byte) (int, error) {
@@ -246,42 +210,24 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *boundedBody) Close() error {
-	defer b.closed()
-	if b.late != nil {
-		b.late.Stop()
-	}
-	defer b.cancel(nil)
-	return b.body.Close()
-}
+func (b *boundedBody) Close() error { return b.close() }
 
-// classify reads resource and verb off a request's URL, whose forms are
-// /api/v1[/namespaces/NS]/RESOURCE[/NAME] and /apis/GROUP/VERSION[/namespaces/NS]/RESOURCE[/NAME]. A base path of the
-// server (a proxy's) may stand before it.
+// resourcePath is the path of a resource: the API group, empty for core, the resource, and the name of one object. A
+// base path of the server (a proxy's) may stand before it.
+var resourcePath = regexp.MustCompile(`/api(?:/v1|s/([^/]+)/[^/]+)(?:/namespaces/[^/]+)?/([^/]+)(?:/([^/]+))?`)
+
+// classify reads resource and verb off a request's URL.
 func classify(r *http.Request) (resource, verb string) {
 	verb = "list"
-	path := strings.Split(r.URL.Path, "/")
-	for i, part := range path {
-		group := ""
-		rest := path[i:]
-		switch {
-		case part == "api" && len(rest) > 2 && rest[1] == "v1":
-			rest = rest[2:]
-		case part == "apis" && len(rest) > 3:
-			group, rest = "."+rest[1], rest[3:]
-		default:
-			continue
+	if part := resourcePath.FindStringSubmatch(r.URL.Path); part != nil {
+		if resource = part[2]; part[1] != "" {
+			resource += "." + part[1]
 		}
-		if len(rest) > 2 && rest[0] == "namespaces" {
-			rest = rest[2:]
-		}
-		resource = rest[0] + group
-		if len(rest) > 1 {
+		if part[3] != "" {
 			verb = "get"
 		}
-		break
 	}
-	if r.URL.Query().Get("watch") == "true" || r.URL.Query().Get("watch") == "1" {
+	if watch := r.URL.Query().Get("watch"); watch == "true" || watch == "1" {
 		verb = "watch"
 	}
 	return resource, verb

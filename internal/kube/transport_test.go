@@ -164,7 +164,7 @@ func TestRequestWithoutAnAnswerEnds(t *testing.T) {
 	requests := map[string]func(ctx context.Context, pods *rest.Request) error{
 		"list": func(ctx context.Context, pods *rest.Request) error { return pods.Do(ctx).Error() },
 		"watch": func(ctx context.Context, pods *rest.Request) error {
-			_, err := pods.Param("watch", "true").Watch(ctx)
+			_, err := pods.Param("watch", "true").Stream(ctx)
 			return err
 		},
 		"get": func(ctx context.Context, pods *rest.Request) error {
@@ -231,7 +231,7 @@ func TestWatchThatCannotBeginIsAFailure(t *testing.T) {
 		"a connection that is closed": net.ErrClosed,
 		"a connection that is too old": errors.New("http2: server sent GOAWAY and closed the connection; " +
 			"LastStreamID=1"),
-		"no agreement on TLS in time": timeoutError("TLS handshake timeout"),
+		"no agreement on TLS in time": os.ErrDeadlineExceeded,
 	} {
 		t.Run(name, func(t *testing.T) {
 			through := through(func(*http.Request) (*http.Response, error) { return nil, failure })
@@ -239,7 +239,7 @@ func TestWatchThatCannotBeginIsAFailure(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = rest.Get().Resource("pods").Param("watch", "true").MaxRetries(0).Watch(t.Context())
+			_, err = rest.Get().Resource("pods").Param("watch", "true").MaxRetries(0).Stream(t.Context())
 			if err == nil {
 				t.Fatal("it is a watch without events")
 			}

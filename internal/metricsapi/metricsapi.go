@@ -5,13 +5,10 @@
 // what a sample is made of is read: namespace, name, timestamp, window, container names, and the usage of cpu and
 // memory. Labels, annotations and everything else are skipped unread.
 //
-// What is read has the meaning that the generated types of k8s.io/metrics give it, with these exceptions, all of them
-// on the careful side:
+// What is read means what the generated types of k8s.io/metrics take it for, with these exceptions:
 //   - A quantity that the generated types cannot parse fails their whole list. Here that one Value is Invalid. So is
 //     one that is missing or empty, which they take for zero.
-//   - What is skipped unread is not checked either, so it cannot fail a list.
-//   - The kind and the apiVersion must be there, must be the expected ones, and must come once: no body is taken for an
-//     empty list because it is some other object.
+//   - What is skipped unread is not checked either, so it cannot fail a list. A window of null is none.
 package metricsapi
 
 import (
@@ -25,22 +22,15 @@ import (
 )
 
 // Kind is the kind of object that a body is expected to hold.
-type Kind int
+type Kind string
 
 // The kinds of metrics.k8s.io/v1beta1.
 const (
-	PodMetricsList Kind = iota
-	NodeMetricsList
-	PodMetrics
-	NodeMetrics
+	PodMetricsList  Kind = "PodMetricsList"
+	NodeMetricsList Kind = "NodeMetricsList"
+	PodMetrics      Kind = "PodMetrics"
+	NodeMetrics     Kind = "NodeMetrics"
 )
-
-// String returns the kind as the API writes it.
-func (k Kind) String() string {
-	return [...]string{"PodMetricsList", "NodeMetricsList", "PodMetrics", "NodeMetrics"}[k]
-}
-
-func (k Kind) isNode() bool { return k == NodeMetricsList || k == NodeMetrics }
 
 // State tells whether a Value can be used.
 type State uint8
@@ -74,35 +64,21 @@ type Item struct {
 	// Window is the length of that interval, of either sign; HasWindow is false where none was sent.
 	Window    time.Duration
 	HasWindow bool
-	// Containers are those of a pod, in the order of the body and as often as it names them. A NodeMetrics has exactly
-	// one.
+	// Containers are those of a pod, in the order of the body and as often as it names them; one of a NodeMetrics.
 	Containers []Container
 }
 
-// Limits on what a body may make the Decoder hold or do, besides those of wire.
-const (
-	// maxContainers bounds what the containers of one item take: without it two bytes of body would become 56 of
-	// memory.
-	maxContainers = 10_000
-
-	// keptContainers is the largest buffer of containers that is kept for the next body.
-	keptContainers = 1_000
-)
+// maxContainers bounds what the containers of one item take: without it two bytes of body would become 56 of memory.
+const maxContainers = 10_000
 
 var errManyContainers = fmt.Errorf("more than %d containers", maxContainers)
 
 // Decoder reads bodies. Its buffers are kept from one to the next, so that a list of any length in protobuf allocates
 // the same. The zero value is ready for use, by one goroutine at a time.
 type Decoder struct {
-	// MaxBody is the largest body in bytes that is read; a larger one is an error. 0 means wire.DefaultMaxBody.
-	MaxBody int64
-
 	body wire.Reader
 	item Item
 }
-
-// apiVersion is the only one whose format this package knows.
-const apiVersion = "metrics.k8s.io/v1beta1"
 
 // Read reads one object of the kind from r until r ends, and calls visit for each item in the order of the list, once
 // for a single object. It tells protobuf from JSON by the first bytes, whatever the content type says.
@@ -110,21 +86,19 @@ const apiVersion = "metrics.k8s.io/v1beta1"
 // An error of visit or of r ends it and is returned wrapped. After any error, what was visited before is void: it may
 // be the beginning of a list that was cut off. r is not closed, and not read to its end after an error.
 func (d *Decoder) Read(r io.Reader, kind Kind, visit func(*Item) error) error {
-	d.body.MaxBody = d.MaxBody
-	want := metav1.TypeMeta{Kind: kind.String(), APIVersion: apiVersion}
-	err := d.body.Read(r, want, nil, func(o wire.Object) error {
+	want := metav1.TypeMeta{Kind: string(kind), APIVersion: "metrics.k8s.io/v1beta1"}
+	isNode := kind == NodeMetricsList || kind == NodeMetrics
+	_, err := d.body.Read(r, want, func(o wire.Object) (err error) {
 		d.item = Item{Containers: d.item.Containers[:0]}
-		if kind.isNode() {
-			d.item.Containers = append(d.item.Containers, Container{})
+		if o.JSON != nil {
+			err = d.item.decodeJSON(o.JSON, isNode)
+		} else {
+			err = d.item.unmarshal(o.Protobuf, isNode)
 		}
-		err := d.item.decode(o, kind.isNode())
 		if err != nil {
 			return fmt.Errorf("%.100q: %w", d.item.Name, err)
 		}
 		return visit(&d.item)
 	})
-	if cap(d.item.Containers) > keptContainers {
-		d.item = Item{} // What one large item has needed would stay for good.
-	}
 	return err
 }

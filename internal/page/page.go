@@ -27,7 +27,6 @@ var (
 )
 
 const (
-	trailerLen = 8
 	// chunkLen is the most of a part that lies in one piece: a part grows without being copied.
 	chunkLen = 1 << 20
 	// shortLen is up to which length neighbouring pieces of a page are copied together, to be written by one call.

@@ -16,7 +16,7 @@ type Freshness struct {
 	added  atomic.Int64 // ns that these were older than they had to be; 0 where not known
 }
 
-// Register registers the metrics that tell of it.
+// Register registers the metrics that show it.
 func (f *Freshness) Register(self *selfmetrics.Scope) {
 	seconds := func(of *atomic.Int64) float64 { return float64(of.Load()) / 1e9 }
 	self.Gauge("source_period_seconds", "Time between two ticks of the metrics API at which it has new data; 0 while "+
@@ -34,6 +34,15 @@ func (f *Freshness) Register(self *selfmetrics.Scope) {
 
 // Period is the time between two ticks of the source, 0 while none is known.
 func (f *Freshness) Period() time.Duration { return time.Duration(f.period.Load()) }
+
+// Interval is the most time between two full lists: what is configured or, where the source has new data less often,
+// its period. A list is read right after a tick; the slack keeps it from being read just before.
+func (f *Freshness) Interval(configured time.Duration) time.Duration {
+	if period := f.Period(); period > 0 {
+		return max(configured, period) + 2*time.Second
+	}
+	return configured
+}
 
 // Lost forgets the period.
 func (f *Freshness) Lost() { f.period.Store(0) }

@@ -30,7 +30,7 @@ const (
 	leadStep  = MinGap / 40
 )
 
-// Source is what Follow probes, and who is told. Follow calls all from its own goroutine.
+// Source is what Follow probes, and whom it tells. Follow calls everything from its own goroutine.
 type Source struct {
 	// Probe looks at one object and returns its name and a stamp that changes with each tick, for example the timestamp of
 	// its sample. It may choose another object after Lost.

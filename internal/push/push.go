@@ -3,39 +3,41 @@ package push
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+
+	"metrics-server-prom/internal/redact"
 )
 
 // Pusher is what to push and where to.
 type Pusher struct {
-	// URL is that of VictoriaMetrics' /api/v1/import/prometheus, a Pushgateway's /metrics/job/JOB, or the like.
-	URL string
-	// Interval is the time between two pushes.
-	Interval time.Duration
-	// ExtraLabels are added to every sample: foo="bar",cluster="x".
-	ExtraLabels string
-	// Headers are sent along. They may be secret and are never logged.
-	Headers http.Header
-	// UserAgent is the header of that name, unless Headers has one.
-	UserAgent string
+	URL         string        // VictoriaMetrics' /api/v1/import/prometheus, a Pushgateway's /metrics/job/JOB, or the like
+	Interval    time.Duration // between two pushes
+	ExtraLabels string        // added to every sample: foo="bar",cluster="x"
+	Headers     http.Header   // sent along; they may be secret and are never logged
+	UserAgent   string        // the header of that name, unless Headers has one
 	// Page writes what is to be pushed. Where it fails nothing arrives, or a request that breaks off.
 	Page func(context.Context, io.Writer) error
 	// Done is told how each push ended: ok is that the receiver took the whole page.
 	Done func(ok bool)
+
+	extraNames []string // of ExtraLabels
 }
 
 const (
-	longest   = time.Minute // how long a push may take; a page is kept in memory until then
+	longest   = time.Minute // how long a push may take; its snapshots are kept in memory until then
 	maxHeader = 64 << 10    // bytes of an answer's header that are read at most
 	maxAnswer = 4 << 10     // bytes of a refusal's body that are read at most
 )
@@ -59,6 +61,10 @@ func (p *Pusher) Run(ctx context.Context) {
 
 // run pushes once for each tick.
 func (p *Pusher) run(ctx context.Context, tick <-chan time.Time) {
+	target := "(invalid URL)"
+	if u, err := url.Parse(p.URL); err == nil {
+		target = u.Scheme + "://" + u.Host // its user, path and query can hold tokens
+	}
 	failing := false
 	for {
 		select {
@@ -73,9 +79,9 @@ func (p *Pusher) run(ctx context.Context, tick <-chan time.Time) {
 		p.Done(err == nil)
 		switch {
 		case err != nil && !failing:
-			slog.Warn(fmt.Sprintf("cannot push to %s: %v; the next push is in %s", p.target(), err, p.Interval))
+			slog.Warn(fmt.Sprintf("cannot push to %s: %v; the next push is in %s", target, err, p.Interval))
 		case err == nil && failing:
-			slog.Info("pushing to " + p.target() + " works again")
+			slog.Info("pushing to " + target + " works again")
 		}
 		failing = err != nil
 	}
@@ -130,7 +136,7 @@ func (p *Pusher) write(ctx context.Context, w io.Writer) error {
 	if err := p.Page(ctx, text); err != nil {
 		return err
 	}
-	if err := text.end(); err != nil {
+	if _, err := text.Write([]byte("\n")); err != nil { // the end of a last line that has none
 		return err
 	}
 	return compressed.Close()
@@ -152,22 +158,21 @@ func (p *Pusher) post(ctx context.Context, page io.ReadCloser) error {
 		request.Header[name] = values
 	}
 	request.Header.Set("Content-Encoding", "gzip")
-	// Not an http.Client, which would follow a redirect: a POST becomes an empty GET, and the headers get to another
-	// host.
+	// Not an http.Client, which would follow a redirect with an empty GET, and give the headers to another host.
 	response, err := transport.RoundTrip(request)
-	if err != nil && strings.Contains(err.Error(), "invalid proxy address") { // which it quotes, with its password
+	switch {
+	case err != nil && strings.Contains(err.Error(), "invalid proxy address"): // which it quotes, with its password
 		return errors.New("HTTP_PROXY or HTTPS_PROXY is not a valid URL")
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	defer response.Body.Close()
-	if response.StatusCode/100 == 2 {
+	switch to, err := response.Location(); {
+	case response.StatusCode/100 == 2:
 		return nil
-	}
-	if location := response.Header.Get("Location"); response.StatusCode/100 == 3 && location != "" {
+	case response.StatusCode/100 == 3 && err != http.ErrNoLocation:
 		host := "another path" // the path itself may repeat a secret of --push.url
-		if to, err := url.Parse(location); err == nil && to.Host != "" {
+		if err == nil && (to.Host != request.URL.Host || to.Scheme != request.URL.Scheme) {
 			host = to.Host
 		}
 		return fmt.Errorf("the receiver answered %s and redirects to %s, which is not followed; "+
@@ -175,4 +180,74 @@ func (p *Pusher) post(ctx context.Context, page io.ReadCloser) error {
 	}
 	answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	return fmt.Errorf("the receiver answered %s: %s", response.Status, answer)
+}
+
+// wellKnown are words of receivers' paths, which are no secrets.
+var wellKnown = []string{"import", "insert", "instance", "metrics", "prometheus", "push", "write"}
+
+// secrets is what a request holds that is not to be shown.
+func (p *Pusher) secrets() (secrets []string) {
+	for _, values := range p.Headers {
+		for _, value := range values {
+			secrets = append(append(secrets, value), redact.Credentials(value)...)
+		}
+	}
+	if u, err := url.Parse(p.URL); err == nil {
+		separator := func(r rune) bool { return strings.ContainsRune("/?&=", r) }
+		for _, piece := range strings.FieldsFunc(u.EscapedPath()+"?"+u.RawQuery, separator) {
+			unescaped, _ := url.QueryUnescape(piece)
+			path, _ := url.PathUnescape(piece)
+			secrets = append(secrets, piece, unescaped, path)
+		}
+		password, _ := u.User.Password()
+		basic := base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password))
+		secrets = append(secrets, redact.Credentials(basic)...)
+	}
+	return slices.DeleteFunc(secrets, func(s string) bool { return slices.Contains(wellKnown, s) })
+}
+
+// redact takes out of a text what a receiver may have repeated of the request, and makes it short and one line.
+func (p *Pusher) redact(s string) string { return redact.OneLine(redact.Text(s, p.secrets()), 300) }
+
+// lineWriter passes the lines of a page on, as they are to be pushed. It keeps what follows the last line's end.
+type lineWriter struct {
+	to        io.Writer
+	labels    string
+	rest, out []byte
+}
+
+func (l *lineWriter) Write(text []byte) (int, error) {
+	l.rest = append(l.rest, text...)
+	end := bytes.LastIndexByte(l.rest, '\n') + 1
+	l.out = appendLines(l.out[:0], l.rest[:end], l.labels)
+	l.rest = l.rest[:copy(l.rest, l.rest[end:])]
+	if _, err := l.to.Write(l.out); err != nil {
+		return 0, err
+	}
+	return len(text), nil
+}
+
+// appendLines appends the lines of a page with the labels added to each sample, in the way of VictoriaMetrics' library
+// (addExtraLabels in its push.go). The metrics of the process are left out: a Pushgateway shows everything it was sent
+// on one page with the metrics of itself, and refuses a push with the names of those.
+func appendLines(to, page []byte, labels string) []byte {
+	for line := range bytes.Lines(page) {
+		line = bytes.TrimSpace(line)
+		name := bytes.TrimPrefix(bytes.TrimPrefix(line, []byte("# HELP ")), []byte("# TYPE "))
+		if len(line) == 0 || bytes.HasPrefix(name, []byte("go_")) || bytes.HasPrefix(name, []byte("process_")) {
+			continue
+		}
+		brace := bytes.IndexByte(line, '{')
+		space := bytes.LastIndexByte(line, ' ')
+		switch {
+		case line[0] == '#' || labels == "":
+			to = append(to, line...)
+		case brace >= 0:
+			to = fmt.Appendf(to, "%s%s,%s", line[:brace+1], labels, line[brace+1:])
+		case space >= 0:
+			to = fmt.Appendf(to, "%s{%s}%s", line[:space], labels, line[space:])
+		}
+		to = append(to, '\n')
+	}
+	return to
 }

@@ -149,10 +149,11 @@ func TestRedirectIsRefusedAndTheOtherHostLearnsNothing(t *testing.T) {
 	other := receiver(t, "HTTP/1.1", func(http.ResponseWriter, *http.Request) { asked.Add(1) })
 	_, otherHost, _ := strings.Cut(other, "://")
 	for what, c := range map[string]struct{ location, says string }{
-		"to another host":               {other + "/MARKED?MARKED", "redirects to " + otherHost + ","},
-		"to another host with its user": {strings.Replace(other, "://", "://MARKED:MARKED@", 1), "redirects to " + otherHost + ","},
-		"to another path":               {"/MARKED", "redirects to another path,"},
-		"to an invalid URL":             {"http://MARKED:MARKED", "redirects to another path,"},
+		"to another host": {other + "/MARKED?MARKED", "redirects to " + otherHost + ","},
+		"to another host with its user": {strings.Replace(other, "://", "://MARKED:MARKED@", 1),
+			"redirects to " + otherHost + ","},
+		"to another path":   {"/MARKED", "redirects to another path,"},
+		"to an invalid URL": {"http://MARKED:MARKED", "redirects to another path,"},
 	} {
 		for _, code := range []int{301, 302, 303, 307, 308} {
 			t.Run(fmt.Sprint(what, code), func(t *testing.T) {

@@ -39,20 +39,22 @@ func TestReceiverThatRepeatsEverythingRevealsNothing(t *testing.T) {
 		user, path string
 		header     http.Header
 	}{
-		"a user":                            {user: secret + "@"},
-		"a user and a password":             {user: "usr:" + secret + "@"},
-		"an escaped user and password":      {user: "MARKED-USER%20MARKED-NAME:MARKED-PASS%2FMARKED-WORD@"},
-		"a query":                           {path: "/api/v1/import/prometheus?key=" + secret},
-		"a query without a name":            {path: "/?" + secret},
-		"an escaped query":                  {path: "/?key=MARKED-KEY%20MARKED-KEY&k=MARKED-A%2BB&l=MARKED-C+MARKED-D"},
-		"a query escaped in its middle":     {path: "/?m=A%2BMARKEDQUERY"},
-		"a path":                            {path: "/" + secret + "/metrics/job/x"},
-		"an escaped path":                   {path: "/MARKED-PATH%20MARKED-PATH/MARKED-PATH%2FMARKED-PATH/metrics"},
-		"a path escaped in its beginning":   {path: "/%61%20+MARKEDPATH/metrics"},
-		"a bearer token":                    {header: http.Header{"Authorization": {"Bearer " + secret}}},
-		"a key":                             {header: http.Header{"X-Api-Key": {secret}}},
-		"basic credentials":                 {header: http.Header{"Authorization": {"Basic TUFSS0VELVVTRVI6TUFSS0VELVNFQ1JFVA=="}}},
-		"two tokens that begin in one way":  {header: http.Header{"A": {"Bearer eyJhbGciOi-MARKED-1", "Bearer eyJhbGciOi-MARKED-2"}}},
+		"a user":                          {user: secret + "@"},
+		"a user and a password":           {user: "usr:" + secret + "@"},
+		"an escaped user and password":    {user: "MARKED-USER%20MARKED-NAME:MARKED-PASS%2FMARKED-WORD@"},
+		"a query":                         {path: "/api/v1/import/prometheus?key=" + secret},
+		"a query without a name":          {path: "/?" + secret},
+		"an escaped query":                {path: "/?key=MARKED-KEY%20MARKED-KEY&k=MARKED-A%2BB&l=MARKED-C+MARKED-D"},
+		"a query escaped in its middle":   {path: "/?m=A%2BMARKEDQUERY"},
+		"a path":                          {path: "/" + secret + "/metrics/job/x"},
+		"an escaped path":                 {path: "/MARKED-PATH%20MARKED-PATH/MARKED-PATH%2FMARKED-PATH/metrics"},
+		"a path escaped in its beginning": {path: "/%61%20+MARKEDPATH/metrics"},
+		"a bearer token":                  {header: http.Header{"Authorization": {"Bearer " + secret}}},
+		"a key":                           {header: http.Header{"X-Api-Key": {secret}}},
+		"basic credentials": {header: http.Header{
+			"Authorization": {"Basic TUFSS0VELVVTRVI6TUFSS0VELVNFQ1JFVA=="}}},
+		"two tokens that begin in one way": {header: http.Header{
+			"A": {"Bearer eyJhbGciOi-MARKED-1", "Bearer eyJhbGciOi-MARKED-2"}}},
 		"a token that is the other's start": {header: http.Header{"A": {"abcd", "abcd-MARKED-SECRET"}}},
 		"a token beside short headers":      {header: http.Header{"A": {"M"}, "B": {secret}}},
 	} {

@@ -26,29 +26,23 @@ func (p *Pusher) SetURL(v string) (must string) {
 
 // SetExtraLabels takes a list of labels. Whether samples have one of that name already is for Check.
 func (p *Pusher) SetExtraLabels(v string) (must string) {
-	p.ExtraLabels = v
-	names, ok := labelNames(v)
-	slices.Sort(names)
-	if !ok || len(slices.Compact(names)) < len(names) {
+	p.ExtraLabels, p.extraNames = v, nil
+	ok := utf8.ValidString(v) && labels.MatchString(v)
+	for _, found := range label.FindAllStringSubmatch(v, -1) {
+		ok = ok && !strings.HasPrefix(found[1], "__") && !slices.Contains(p.extraNames, found[1])
+		p.extraNames = append(p.extraNames, found[1])
+	}
+	if !ok {
 		return `labels such as cluster="eu",team="shop", each name once; in a value, a quote is \", a backslash \\`
 	}
 	return ""
 }
 
-// label is the first of a list of labels. A name that begins with __ belongs to Prometheus.
-var label = regexp.MustCompile(`^([a-zA-Z_][a-zA-Z0-9_]*)="(?:[^"\\[:cntrl:]]|\\["\\n])*"(?:, *|$)`)
-
-// labelNames returns the names of a list of labels, and whether it is one.
-func labelNames(list string) (names []string, ok bool) {
-	ok = utf8.ValidString(list) && !strings.HasSuffix(strings.TrimRight(list, " "), ",")
-	for rest := list; ok && rest != ""; {
-		found := label.FindStringSubmatch(rest)
-		if ok = found != nil && !strings.HasPrefix(found[1], "__"); ok {
-			names, rest = append(names, found[1]), rest[len(found[0]):]
-		}
-	}
-	return names, ok
-}
+// label is one of a list of labels. A name that begins with __ belongs to Prometheus.
+var (
+	label  = regexp.MustCompile(`([a-zA-Z_][a-zA-Z0-9_]*)="(?:[^"\\[:cntrl:]]|\\["\\n])*"`)
+	labels = regexp.MustCompile(`^(` + label.String() + `(, *` + label.String() + `)*)?$`)
+)
 
 // ownHeaders are set by what sends a request.
 var ownHeaders = []string{"Connection", "Content-Encoding", "Content-Length", "Host", "Trailer", "Transfer-Encoding",
@@ -79,8 +73,7 @@ func (p *Pusher) SetHeaders(v string) (must string) {
 // Check is for what was set together: an error says what contradicts what. taken are the names of labels that samples
 // have.
 func (p *Pusher) Check(taken []string) error {
-	names, _ := labelNames(p.ExtraLabels)
-	for _, name := range names {
+	for _, name := range p.extraNames {
 		if slices.Contains(taken, name) {
 			return fmt.Errorf("--push.extra-labels (PUSH_EXTRA_LABELS) has the label %s, which samples have already; "+
 				"rename it", name)

@@ -14,8 +14,10 @@ import (
 )
 
 func TestURL(t *testing.T) {
-	for url, want := range map[string]bool{"": true, "http://h/p": true, "https://u:p@h:1/p?q": true, "http://[::1]:9091": true,
-		"h:9091": false, "ftp://h": false, "http://": false, "http://:9091": false, "http://h\x00": false, "/p": false} {
+	for url, want := range map[string]bool{
+		"": true, "http://h/p": true, "https://u:p@h:1/p?q": true, "http://[::1]:9091": true,
+		"h:9091": false, "ftp://h": false, "http://": false, "http://:9091": false, "http://h\x00": false, "/p": false,
+	} {
 		var p Pusher
 		if ok := p.SetURL(url) == ""; ok != want || p.URL != url {
 			t.Errorf("%q: %t", url, ok)
@@ -29,9 +31,10 @@ func TestExtraLabels(t *testing.T) {
 		"": true, `a="b"`: true, `cluster="eu",team="shop"`: true, `a="b", c="d"`: true, `_a1="b"`: true, `a=""`: true,
 		`a="x y,z={}"`: true, `a="say \"hi\" in C:\\new\n"`: true, `a="é"`: true,
 		"a": false, "a=b": false, `a='b'`: false, `a="b`: false, `a=b"`: false, `a="b"c="d"`: false, `a="b";c="d"`: false,
-		`a="b",`: false, `a="b", `: false, `,a="b"`: false, `a="b",,c="d"`: false, `{a="b"}`: false, `a ="b"`: false, `a= "b"`: false,
-		`="b"`: false, `1a="b"`: false, `a-b="c"`: false, `a.b="c"`: false, `a:b="c"`: false, `é="c"`: false, `__name__="c"`: false,
-		`a="b\t"`: false, `a="b\`: false, `a="b\"`: false, "a=\"b\nc\"": false, "a=\"\x00\"": false, "a=\"\xff\"": false, "a=\"b\"\n": false,
+		`a="b",`: false, `a="b", `: false, `,a="b"`: false, `a="b",,c="d"`: false, `{a="b"}`: false, `a ="b"`: false,
+		`a= "b"`: false, `="b"`: false, `1a="b"`: false, `a-b="c"`: false, `a.b="c"`: false, `a:b="c"`: false,
+		`é="c"`: false, `__name__="c"`: false, `a="b\t"`: false, `a="b\`: false, `a="b\"`: false, "a=\"b\nc\"": false,
+		"a=\"\x00\"": false, "a=\"\xff\"": false, "a=\"b\"\n": false,
 		`a="b",a="b"`: false, `a="b",c="d",a="e"`: false,
 	} {
 		var p Pusher
@@ -91,7 +94,7 @@ func TestExtraLabelsAreAddedAsTheLibraryDoes(t *testing.T) {
 			w := &lineWriter{to: &got, labels: labels}
 			_, err := io.Copy(struct{ io.Writer }{w}, pieces(struct{ io.Reader }{strings.NewReader(page)}))
 			if err == nil {
-				err = w.end()
+				_, err = w.Write([]byte("\n"))
 			}
 			if err != nil || got.String() != string(want) {
 				t.Errorf("%q with %s, %s: %q, %v; want %q", page, labels, how, got.String(), err, want)
@@ -100,7 +103,8 @@ func TestExtraLabelsAreAddedAsTheLibraryDoes(t *testing.T) {
 	}
 	for _, page := range []string{ // of the library's own test, and more
 		"", "a 123", `a{b="c"} 1.3`, `a{b="c}{"} 1.3`, "foo 1\nbar{a=\"x\"} 2\n",
-		"\nfoo 1\n# some counter\n# type foobar counter\n\t  foobar{a=\"b\",c=\"d\"} 4", "a{} 1\n", "a 1\r\nb 2\r\n", "  \n\n# {x} y\n#\n",
+		"\nfoo 1\n# some counter\n# type foobar counter\n\t  foobar{a=\"b\",c=\"d\"} 4", "a{} 1\n", "a 1\r\nb 2\r\n",
+		"  \n\n# {x} y\n#\n",
 		"a  1\n", "a{b=\"c d\"} 1 2\n", "# HELP a go_x\n# TYPE a gauge\na 1\n", "ago_x 1\nmy_process_x 2\n",
 	} {
 		check(page, `foo="bar"`)

@@ -187,26 +187,26 @@ func TestWhatIsServedAfterAFreezeWasReadAfterIt(t *testing.T) {
 				e.freeze(3 * s)
 			}
 		},
-		"25 minutes": func(e *exporter) { time.Sleep(100 * s); e.freeze(25 * 60 * s) },
+		"25 minutes": func(e *exporter) { time.Sleep(100*s + s/20); e.freeze(25 * 60 * s) },
 		"600 s, the clock set back an hour meanwhile": func(e *exporter) {
-			time.Sleep(40 * s)
+			time.Sleep(40*s + s/20)
 			e.process.setClock(-h)
 			e.freeze(600 * s)
 		},
 		"600 s, the clock set back by as long": func(e *exporter) {
-			time.Sleep(40 * s)
+			time.Sleep(40*s + s/20)
 			e.process.setClock(-600 * s)
 			e.freeze(600 * s)
 		},
 		"600 s, the clock set forward an hour meanwhile": func(e *exporter) {
-			time.Sleep(40 * s)
+			time.Sleep(40*s + s/20)
 			e.process.setClock(h)
 			e.freeze(600 * s)
 		},
-		"a machine that is suspended for 10 minutes": func(e *exporter) { time.Sleep(40 * s); e.suspend(600 * s) },
-		"a machine that is suspended for 3 s":        func(e *exporter) { time.Sleep(40 * s); e.suspend(3 * s) },
+		"a machine that is suspended for 10 minutes": func(e *exporter) { time.Sleep(40*s + s/20); e.suspend(600 * s) },
+		"a machine that is suspended for 3 s":        func(e *exporter) { time.Sleep(40*s + s/20); e.suspend(3 * s) },
 		"two freezes before anybody asks": func(e *exporter) {
-			time.Sleep(40 * s)
+			time.Sleep(40*s + s/20)
 			e.freeze(600 * s)
 			time.Sleep(s / 20)
 			e.freeze(3 * s)

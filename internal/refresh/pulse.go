@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -85,6 +86,7 @@ func (p *Pulse) look() still {
 		p.still.frozen += length
 		p.offset = offset
 		p.thawed.Send()
+		slog.Debug("the process stood still", "for", length.Round(time.Millisecond).String())
 	}
 	p.looked = monotonic
 	return p.still

@@ -23,8 +23,8 @@ const (
 	maxPause = 5 * time.Minute
 )
 
-// ErrMissed is what an attempt fails with, whatever Read returned, in which the process stood still or which took
-// longer than its cut-off: what it read may be as old as that lasted. It is made again at once.
+// ErrMissed is what an attempt fails with, whatever Read returned, if the process stood still meanwhile or the attempt
+// took longer than its cut-off: what it read may be as old as that lasted. The attempt is made again at once.
 var ErrMissed = errors.New("the process was not running while the answer arrived")
 
 // Attempt is one attempt, as told to Read and Publish.
@@ -124,7 +124,7 @@ func (l *Loop) end(still still, due time.Time) {
 	l.ended.Send()
 }
 
-// sleep waits until due, or until woken but not before the given moment, and lets expire meanwhile what expires.
+// sleep waits until due, or until woken but not before the given moment, and calls Expire meanwhile when that is due.
 func (l *Loop) sleep(ctx context.Context, due, notBefore time.Time) {
 	for {
 		woken := l.woken.Wait()
@@ -191,7 +191,7 @@ func (l *Loop) Began() time.Time {
 func (l *Loop) Current(ctx context.Context) error {
 	for {
 		ended := l.ended.Wait()
-		if l.current() {
+		if l.IsCurrent() {
 			return nil
 		}
 		select {
@@ -202,8 +202,8 @@ func (l *Loop) Current(ctx context.Context) error {
 	}
 }
 
-// current tells whether what is published is current. Where it is not, an attempt is running or begins.
-func (l *Loop) current() bool {
+// IsCurrent tells whether what is published is current, see Current. Where it is not, an attempt is running or begins.
+func (l *Loop) IsCurrent() bool {
 	still, now := l.Pulse.look(), time.Now()
 	expires := time.Time{}
 	if l.Expires != nil {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// TestPulseOfAStoppedProcess stops a process of its own, with the machine's clocks.
+// TestPulseOfAStoppedProcess stops a process that it has started, with the machine's clocks.
 func TestPulseOfAStoppedProcess(t *testing.T) {
 	const child = "REFRESH_TEST_CHILD"
 	if os.Getenv(child) != "" {

@@ -3,6 +3,7 @@
 package sample
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -23,9 +24,6 @@ const (
 	Duplicate = "duplicate" // its series is there already
 )
 
-// Reasons are all reasons, so that each counter exists from the start.
-var Reasons = []string{Stale, Invalid, Duplicate}
-
 // Cause is why samples are dropped. It tells more than the reason, for those who have to mend it.
 type Cause uint8
 
@@ -40,22 +38,21 @@ const (
 	Causes     = iota        // how many there are
 )
 
-// Reason is under which reason the cause is counted.
-func (c Cause) Reason() string {
-	return [...]string{Stale, Stale, Invalid, Invalid, Invalid, Duplicate}[c]
+var causes = [Causes]struct{ reason, text string }{
+	Gone: {Stale, "belong to pods that are gone"},
+	TooOld: {Stale, "have reached --max-age by their own timestamps: check that metrics-server reaches the kubelets, " +
+		"and the clocks"},
+	NoWindow:   {Invalid, "of CPU have no window to be a rate over: check what serves metrics.k8s.io"},
+	NotANumber: {Invalid, "are not numbers, or negative: check what serves metrics.k8s.io"},
+	NotAName:   {Invalid, "have no valid name: check what serves metrics.k8s.io"},
+	Twice:      {Duplicate, "come twice in one list: check whether what serves metrics.k8s.io joins several clusters"},
 }
 
+// Reason is under which reason the cause is counted.
+func (c Cause) Reason() string { return causes[c].reason }
+
 // String says what is wrong with samples, and what to do.
-func (c Cause) String() string {
-	return [...]string{
-		"belong to pods that are gone",
-		"have reached --max-age by their own timestamps: check that metrics-server reaches the kubelets, and the clocks",
-		"of CPU have no window to be a rate over: check what serves metrics.k8s.io",
-		"are not numbers, or negative: check what serves metrics.k8s.io",
-		"have no valid name: check what serves metrics.k8s.io",
-		"come twice in one list: check whether what serves metrics.k8s.io joins several clusters",
-	}[c]
-}
+func (c Cause) String() string { return causes[c].text }
 
 // Dropped is what was dropped of one list for one cause.
 type Dropped struct {
@@ -138,11 +135,17 @@ func (b *Batch) Expires(maxAge time.Duration) time.Time {
 	if len(b.Samples) == 0 {
 		return time.Time{}
 	}
-	first := b.Samples[0].at
+	return time.Unix(b.first(), 0).Add(maxAge)
+}
+
+// first is the moment from which the age of the oldest sample counts, in Unix seconds; 0 where there are none.
+func (b *Batch) first() (first int64) {
 	for i := range b.Samples {
-		first = min(first, b.Samples[i].at)
+		if at := int64(b.Samples[i].at); first == 0 || at < first {
+			first = at
+		}
 	}
-	return time.Unix(int64(first), 0).Add(maxAge)
+	return first
 }
 
 // Bounds on what an answer may make this process hold: far above any cluster, far below what would hurt.
@@ -164,15 +167,11 @@ type ahead struct{ stamp, seen int64 }
 
 // Joiner makes batches of one resource, one refresh after the other.
 type Joiner struct {
-	MaxAge time.Duration
-	// Store has the pods' metadata; nil for nodes, whose samples have an empty Text.
-	Store *store.Store[Text]
-	// Unknown makes the value of a pod of which nothing but the name is known.
-	Unknown func(namespace, name string) Text
-	// Escape makes a label value of a name.
-	Escape func(string) string
-	// Excluded tells which namespaces to leave out; nil for none.
-	Excluded      func(namespace []byte) bool
+	MaxAge        time.Duration
+	Store         *store.Store[Text]                // the pods' metadata; nil for nodes, whose samples have an empty Text
+	Unknown       func(namespace, name string) Text // the text of a pod of which nothing but the name is known
+	Escape        func(string) string               // makes a label value of a name
+	Excluded      func(namespace []byte) bool       // tells which namespaces to leave out; nil for none
 	batch, served *Batch
 	now           int64               // Unix seconds, when the batch was begun
 	seen          map[uint64]struct{} // pods of this batch, by hash of namespace and name
@@ -205,34 +204,28 @@ func (j *Joiner) Done() *Batch {
 
 // Join adds the samples of one item. An error says that the list as a whole cannot be true.
 func (j *Joiner) Join(item *metricsapi.Item) error {
-	p := &node
+	p, deleted := &node, false
 	if j.Store != nil {
 		if j.Excluded != nil && j.Excluded(item.Namespace) {
 			return nil
 		}
-		var deleted bool
-		if p, deleted = j.Store.Find(item.Namespace, item.Name); deleted {
-			j.drop(Gone, item)
-			return nil
-		}
-	}
-	if !legible(item.Name) || j.Store != nil && !legible(item.Namespace) {
-		j.drop(NotAName, item)
-		return nil
+		p, deleted = j.Store.Find(item.Namespace, item.Name)
 	}
 	id := j.id(item)
-	if _, twice := j.seen[id]; twice {
-		j.drop(Twice, item)
-		return nil
+	switch _, twice := j.seen[id]; {
+	case deleted:
+		return j.drop(Gone, item)
+	case !legible(item.Name) || j.Store != nil && !legible(item.Namespace):
+		return j.drop(NotAName, item)
+	case twice:
+		return j.drop(Twice, item)
 	}
 	at, stamp := j.moment(id, item)
 	switch {
 	case at <= j.now-int64(j.MaxAge/time.Second):
-		j.drop(TooOld, item)
-		return nil
+		return j.drop(TooOld, item)
 	case p != nil && stamp < p.Created:
-		j.drop(Gone, item)
-		return nil
+		return j.drop(Gone, item)
 	}
 	j.seen[id] = struct{}{}
 	if p == nil {
@@ -249,9 +242,7 @@ func (j *Joiner) Join(item *metricsapi.Item) error {
 		j.container(item, &item.Containers[i], p, at)
 	}
 	if b := j.batch; len(b.Samples) > before {
-		if b.Oldest == 0 || at < b.Oldest {
-			b.Oldest = at
-		}
+		b.Oldest = min(cmp.Or(b.Oldest, at), at)
 		if at > b.Newest {
 			b.Newest, b.NewestOf = at, store.Key{Namespace: string(item.Namespace), Name: string(item.Name)}
 		}
@@ -323,16 +314,17 @@ func (j *Joiner) value(v metricsapi.Value, item *metricsapi.Item) float64 {
 
 // values is how many series a sample has.
 func values(s Sample) (n int) {
-	for _, v := range [...]float64{s.CPU, s.Memory} {
-		if !math.IsNaN(v) {
-			n++
-		}
+	if !math.IsNaN(s.CPU) {
+		n++
+	}
+	if !math.IsNaN(s.Memory) {
+		n++
 	}
 	return n
 }
 
-// drop counts the samples that an item would have given.
-func (j *Joiner) drop(cause Cause, item *metricsapi.Item) {
+// drop counts the samples that an item would have given. It returns nil: the list as a whole may be true.
+func (j *Joiner) drop(cause Cause, item *metricsapi.Item) error {
 	n := 0
 	for i := range item.Containers {
 		for _, v := range [...]metricsapi.Value{item.Containers[i].CPU, item.Containers[i].Memory} {
@@ -342,6 +334,7 @@ func (j *Joiner) drop(cause Cause, item *metricsapi.Item) {
 		}
 	}
 	j.batch.drop(cause, n, item)
+	return nil
 }
 
 // Expire takes the samples that have reached MaxAge out of the batch that Done returned last, whose Dropped is then
@@ -357,12 +350,8 @@ func (j *Joiner) Expire(now time.Time) *Batch {
 		}
 	}
 	clear(b.Samples[len(fresh):])
-	b.Samples, b.Oldest = fresh, 0
-	for _, s := range fresh {
-		if b.Oldest == 0 || int64(s.at) < b.Oldest {
-			b.Oldest = int64(s.at)
-		}
-	}
+	b.Samples = fresh
+	b.Oldest = b.first()
 	if len(fresh) == 0 {
 		b.Newest, b.Unknown, b.NewestOf = 0, 0, store.Key{}
 	}

@@ -31,7 +31,8 @@ const maxAge = 5 * time.Minute
 func newJoin(t testing.TB) *join {
 	j := newNodeJoin(t)
 	j.cache = store.New[Text]()
-	for _, key := range []store.Key{{Namespace: "a", Name: "p"}, {Namespace: "a", Name: "q"}, {Namespace: "b", Name: "p"}} {
+	for _, key := range []store.Key{{Namespace: "a", Name: "p"}, {Namespace: "a", Name: "q"},
+		{Namespace: "b", Name: "p"}} {
 		j.cache.Put(known(key.Namespace, key.Name, time.Now().Add(-time.Hour)))
 	}
 	j.Store = j.cache
@@ -49,7 +50,8 @@ func newNodeJoin(t testing.TB) *join {
 }
 
 func known(namespace, name string, created time.Time) store.Entry[Text] {
-	meta := metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "1", ResourceVersion: "1", CreationTimestamp: metav1.NewTime(created)}
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "1", ResourceVersion: "1",
+		CreationTimestamp: metav1.NewTime(created)}
 	return store.NewEntry(&meta, name, Text{Head: namespace + "/" + name})
 }
 
@@ -102,7 +104,8 @@ func container(name string, cpu, memory metricsapi.Value) metricsapi.Container {
 }
 
 func item(namespace, name string, at time.Time, containers ...metricsapi.Container) metricsapi.Item {
-	return metricsapi.Item{Namespace: []byte(namespace), Name: []byte(name), Timestamp: at, Window: 15 * time.Second, HasWindow: true, Containers: containers}
+	return metricsapi.Item{Namespace: []byte(namespace), Name: []byte(name), Timestamp: at, Window: 15 * time.Second,
+		HasWindow: true, Containers: containers}
 }
 
 // check compares a batch and what was dropped with what is wanted.
@@ -140,15 +143,18 @@ func TestJoinPods(t *testing.T) {
 			}, want: "a/p x 0 0"},
 		"only cpu, only memory, neither": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "p", now, container("x", v(1), none), container("y", none, v(2)), container("z", none, none))}
+				return []metricsapi.Item{item("a", "p", now, container("x", v(1), none), container("y", none, v(2)),
+					container("z", none, none))}
 			}, want: "a/p x 1 -\na/p y - 2"},
 		"a value that is none is dropped, the other is served": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "p", now, container("x", invalid, v(2)), container("y", v(1), invalid), container("z", invalid, invalid))}
+				return []metricsapi.Item{item("a", "p", now, container("x", invalid, v(2)), container("y", v(1), invalid),
+					container("z", invalid, invalid))}
 			}, want: "a/p x - 2\na/p y 1 -", dropped: drops{Invalid: 4}},
 		"a rate over no time is none; memory needs no time": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{window(item("a", "p", now, one), 0, true), window(item("a", "q", now, one), -time.Second, true)}
+				return []metricsapi.Item{window(item("a", "p", now, one), 0, true),
+					window(item("a", "q", now, one), -time.Second, true)}
 			}, want: "a/p x - 2\na/q x - 2", dropped: drops{Invalid: 2}},
 		"no window says nothing against a rate": {
 			items: func(now time.Time) []metricsapi.Item {
@@ -160,7 +166,8 @@ func TestJoinPods(t *testing.T) {
 			}, want: "a/q x 1 2", dropped: drops{Stale: 2}},
 		"each value of a stale pod counts, what is absent does not": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "p", now.Add(-time.Hour), one, container("y", v(1), none), container("z", none, none), container("w", invalid, v(1)))}
+				return []metricsapi.Item{item("a", "p", now.Add(-time.Hour), one, container("y", v(1), none),
+					container("z", none, none), container("w", invalid, v(1)))}
 			}, dropped: drops{Stale: 5}},
 		"without a timestamp it is stale": {
 			items: func(time.Time) []metricsapi.Item {
@@ -168,15 +175,18 @@ func TestJoinPods(t *testing.T) {
 			}, dropped: drops{Stale: 4}},
 		"timestamps at the ends of what a server can send are not fresh": {
 			items: func(time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "p", time.Unix(math.MinInt64, 0), one), item("a", "new", time.Unix(math.MinInt64, 0), one), item("a", "newer", time.Unix(math.MinInt64+1e9, 0), one)}
+				return []metricsapi.Item{item("a", "p", time.Unix(math.MinInt64, 0), one),
+					item("a", "new", time.Unix(math.MinInt64, 0), one), item("a", "newer", time.Unix(math.MinInt64+1e9, 0), one)}
 			}, dropped: drops{Stale: 6}},
 		"a clock that is ahead does no harm": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "p", now.Add(time.Minute), one), item("a", "q", now.Add(100*time.Hour), one), item("a", "new", time.Unix(math.MaxInt64, 0), one)}
+				return []metricsapi.Item{item("a", "p", now.Add(time.Minute), one), item("a", "q", now.Add(100*time.Hour), one),
+					item("a", "new", time.Unix(math.MaxInt64, 0), one)}
 			}, want: "a/p x 1 2\na/q x 1 2\na/new? x 1 2", unknown: 1},
 		"usage from before the pod was created is its predecessor's": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "young", now.Add(-11*time.Second), one), item("a", "young2", now.Add(-10*time.Second), one)}
+				return []metricsapi.Item{item("a", "young", now.Add(-11*time.Second), one),
+					item("a", "young2", now.Add(-10*time.Second), one)}
 			}, want: "a/young2 x 1 2", dropped: drops{Stale: 2}},
 		"usage of a pod that was deleted is stale": {
 			items: func(now time.Time) []metricsapi.Item {
@@ -188,7 +198,8 @@ func TestJoinPods(t *testing.T) {
 			}, want: "a/new? x 1 2\na/new? y 3 -\nnew/p? x 1 2", unknown: 2},
 		"a pod that comes twice": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "p", now, one), item("b", "p", now, one), item("a", "p", now, container("y", v(3), v(4)))}
+				return []metricsapi.Item{item("a", "p", now, one), item("b", "p", now, one),
+					item("a", "p", now, container("y", v(3), v(4)))}
 			}, want: "a/p x 1 2\nb/p x 1 2", dropped: drops{Duplicate: 2}},
 		"an unknown pod that comes twice": {
 			items: func(now time.Time) []metricsapi.Item {
@@ -196,7 +207,8 @@ func TestJoinPods(t *testing.T) {
 			}, want: "a/new? x 1 2", dropped: drops{Duplicate: 2}, unknown: 1},
 		"a container that comes twice in a pod, with another between": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "p", now, one, container("y", v(3), none), container("x", v(5), v(6)), container("y", none, v(7)))}
+				return []metricsapi.Item{item("a", "p", now, one, container("y", v(3), none), container("x", v(5), v(6)),
+					container("y", none, v(7)))}
 			}, want: "a/p x 1 2\na/p y 3 -", dropped: drops{Duplicate: 3}},
 		"a container of the same name in another pod is another": {
 			items: func(now time.Time) []metricsapi.Item {
@@ -208,15 +220,18 @@ func TestJoinPods(t *testing.T) {
 			}, want: "ab/c? x 1 2\na/bc? x 1 2", unknown: 2},
 		"no name": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "", now, one), item("", "p", now, one), item("a", "p", now, container("", v(1), none), one)}
+				return []metricsapi.Item{item("a", "", now, one), item("", "p", now, one),
+					item("a", "p", now, container("", v(1), none), one)}
 			}, want: "a/p x 1 2", dropped: drops{Invalid: 5}},
 		"a name that is no text": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "p\xff", now, one), item("a\xff", "p", now, one), item("a", "p", now, container("x\xff", v(1), v(1)))}
+				return []metricsapi.Item{item("a", "p\xff", now, one), item("a\xff", "p", now, one),
+					item("a", "p", now, container("x\xff", v(1), v(1)))}
 			}, dropped: drops{Invalid: 6}},
 		"a name of 253 bytes, and one of more": {
 			items: func(now time.Time) []metricsapi.Item {
-				return []metricsapi.Item{item("a", "p", now, container(strings.Repeat("x", 253), v(1), none), container(strings.Repeat("x", 254), v(1), none)),
+				return []metricsapi.Item{item("a", "p", now, container(strings.Repeat("x", 253), v(1), none),
+					container(strings.Repeat("x", 254), v(1), none)),
 					item("a", strings.Repeat("p", 254), now, one), item(strings.Repeat("n", 254), "p", now, one)}
 			}, want: "a/p " + strings.Repeat("x", 253) + " 1 -", dropped: drops{Invalid: 5}},
 		"an excluded namespace is no drop": {
@@ -261,8 +276,9 @@ func TestNamesAreEscapedOnceEach(t *testing.T) {
 	j.Escape = func(s string) string { escaped++; return strings.ReplaceAll(s, `"`, `\"`) }
 	x := container(`"x"`, v(1), none)
 	for range 3 {
-		if b := j.refresh(item("a", "p", now, x), item("a", "q", now, x)); lines(b) != "a/p \\\"x\\\" 1 -\na/q \\\"x\\\" 1 -" {
-			t.Errorf("samples:\n%s", lines(b))
+		got := lines(j.refresh(item("a", "p", now, x), item("a", "q", now, x)))
+		if got != "a/p \\\"x\\\" 1 -\na/q \\\"x\\\" 1 -" {
+			t.Errorf("samples:\n%s", got)
 		}
 	}
 	if escaped != 2 { // once for each of the two batches
@@ -290,7 +306,8 @@ func TestTimestamps(t *testing.T) {
 			return []metricsapi.Item{item("a", "p", now, container("x", none, none))}
 		}, true, stamps{}},
 		"are the samples' own": {func(now time.Time) []metricsapi.Item {
-			return []metricsapi.Item{item("a", "p", now.Add(-20*time.Second), one), item("a", "q", now.Add(-10*time.Second), one), item("b", "p", now.Add(-30*time.Second), one),
+			return []metricsapi.Item{item("a", "p", now.Add(-20*time.Second), one),
+				item("a", "q", now.Add(-10*time.Second), one), item("b", "p", now.Add(-30*time.Second), one),
 				item("b", "old", now.Add(-time.Hour), one)}
 		}, false, stamps{-30 * time.Second, -10 * time.Second, "a/q", maxAge - 30*time.Second}},
 		"from the future are of when they were seen": {func(now time.Time) []metricsapi.Item {
@@ -303,11 +320,13 @@ func TestTimestamps(t *testing.T) {
 				b := newJoin(t).refresh(c.items(now)...)
 				if c.none {
 					if b.Oldest != 0 || b.Newest != 0 || b.NewestOf != (store.Key{}) || !b.Expires(maxAge).IsZero() {
-						t.Errorf("oldest %d, newest %d, of %v, expires %s; want nothing", b.Oldest, b.Newest, b.NewestOf, b.Expires(maxAge))
+						t.Errorf("oldest %d, newest %d, of %v, expires %s; want nothing", b.Oldest, b.Newest, b.NewestOf,
+							b.Expires(maxAge))
 					}
 					return
 				}
-				got := stamps{time.Unix(b.Oldest, 0).Sub(now), time.Unix(b.Newest, 0).Sub(now), b.NewestOf.Namespace + "/" + b.NewestOf.Name, b.Expires(maxAge).Sub(now)}
+				got := stamps{time.Unix(b.Oldest, 0).Sub(now), time.Unix(b.Newest, 0).Sub(now), b.NewestOf.Namespace + "/" +
+					b.NewestOf.Name, b.Expires(maxAge).Sub(now)}
 				if got != c.want {
 					t.Errorf("%+v, want %+v", got, c.want)
 				}
@@ -356,7 +375,8 @@ func TestClockOfTheSourceIsAhead(t *testing.T) {
 func TestExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j, now, one := newJoin(t), time.Now(), container("x", v(1), v(2))
-		j.refresh(item("a", "p", now.Add(-3*time.Minute), one), item("a", "q", now.Add(-time.Minute), container("x", v(1), none)),
+		j.refresh(item("a", "p", now.Add(-3*time.Minute), one), item("a", "q", now.Add(-time.Minute),
+			container("x", v(1), none)),
 			item("a", "new", now.Add(-2*time.Minute), one), item("b", "p", now.Add(time.Hour), one))
 		for _, step := range []struct {
 			in             time.Duration
@@ -376,7 +396,8 @@ func TestExpire(t *testing.T) {
 				}
 				return map[string]int{Stale: step.dropped}
 			}())
-			if oldest, newest := time.Unix(b.Oldest, 0).Sub(now), time.Unix(b.Newest, 0).Sub(now); oldest != step.oldest || newest != step.newest {
+			if oldest, newest := time.Unix(b.Oldest, 0).Sub(now), time.Unix(b.Newest, 0).Sub(now); oldest != step.oldest ||
+				newest != step.newest {
 				t.Errorf("in %s: oldest %s, newest %s, want %s and %s", step.in, oldest, newest, step.oldest, step.newest)
 			}
 		}
@@ -389,7 +410,8 @@ func TestExpire(t *testing.T) {
 
 func TestExpiredPodsAreNotKeptAlive(t *testing.T) {
 	j, now, one := newJoin(t), time.Now(), container("x", v(1), none)
-	b := j.refresh(item("a", "p", now, one), item("a", "q", now.Add(-time.Minute), one), item("b", "p", now.Add(-time.Minute), one))
+	b := j.refresh(item("a", "p", now, one), item("a", "q", now.Add(-time.Minute), one),
+		item("b", "p", now.Add(-time.Minute), one))
 	j.Expire(now.Add(maxAge - time.Second))
 	j.refresh()
 	j.refresh() // uses the memory of the first again
@@ -421,7 +443,8 @@ func TestTheBatchBeforeIsStillWhole(t *testing.T) {
 func TestNamesThatAreGoneAreNotKeptForEver(t *testing.T) {
 	j, now := newJoin(t), time.Now()
 	for i := range 5_000 {
-		b := j.refresh(item("a", "p", now, container(fmt.Sprint("job-", i), v(1), none)), item("a", "q", now, container("stays", v(1), none)))
+		b := j.refresh(item("a", "p", now, container(fmt.Sprint("job-", i), v(1), none)),
+			item("a", "q", now, container("stays", v(1), none)))
 		if want := fmt.Sprintf("a/p job-%d 1 -\na/q stays 1 -", i); lines(b) != want {
 			t.Fatalf("samples:\n%s\nwant:\n%s", lines(b), want)
 		}
@@ -503,7 +526,8 @@ func TestNothingIsAllocatedPerItem(t *testing.T) {
 		items := make([]metricsapi.Item, 5_000)
 		for i := range items {
 			name := fmt.Sprint("pod-", i)
-			items[i] = item("a", name, now.Add(-time.Duration(i%60)*time.Second), container("x", v(1), v(2)), container("y", v(3), invalid))
+			items[i] = item("a", name, now.Add(-time.Duration(i%60)*time.Second), container("x", v(1), v(2)),
+				container("y", v(3), invalid))
 			if nodes {
 				items[i].Namespace, items[i].Containers = nil, items[i].Containers[:1]
 			} else {
@@ -536,7 +560,8 @@ func FuzzJoin(f *testing.F) {
 			}
 			pick := func(from ...string) []byte { return []byte(from[int(next())%len(from)]) }
 			value := func() metricsapi.Value {
-				return []metricsapi.Value{none, invalid, v(0), v(0.5), v(float64(next())), v(math.MaxFloat64), v(math.SmallestNonzeroFloat64)}[int(next())%7]
+				return []metricsapi.Value{none, invalid, v(0), v(0.5), v(float64(next())), v(math.MaxFloat64),
+					v(math.SmallestNonzeroFloat64)}[int(next())%7]
 			}
 			j := newJoin(t)
 			if nodes {
@@ -632,7 +657,8 @@ func checkBatch(t *testing.T, j *join, b *Batch, sent int) {
 	if served+dropped != sent {
 		t.Errorf("%d values sent, %d served and %v dropped", sent, served, j.dropped)
 	}
-	if expires := b.Expires(j.MaxAge); expires.IsZero() != (len(b.Samples) == 0) || !expires.IsZero() && !expires.After(time.Now()) {
+	if expires := b.Expires(j.MaxAge); expires.IsZero() != (len(b.Samples) == 0) || !expires.IsZero() &&
+		!expires.After(time.Now()) {
 		t.Errorf("%d samples expire %s", len(b.Samples), expires)
 	}
 	if (b.Newest == 0) != (len(b.Samples) == 0) || b.Oldest > b.Newest {

@@ -1,15 +1,14 @@
-// Package selfmetrics has the exporter's metrics of itself: whoever owns a fact registers it here, and the page is
-// written without asking anybody what there is. Every family has a HELP and a TYPE, as collectors of other vendors
-// skip what has none.
+// Package selfmetrics holds the exporter's metrics about itself: whoever owns a fact registers it here, and the page
+// is written without asking the owners which metrics there are. Every family has a HELP and a TYPE, as collectors of
+// other vendors skip what has none.
 package selfmetrics
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
 	"maps"
-	"math"
-	"slices"
 	"strings"
 	"sync"
 
@@ -19,145 +18,113 @@ import (
 // Prefix is that of all names that are registered.
 const Prefix = "metrics_server_prom_"
 
-// Registry holds families. The zero value is empty and ready to use, by any number of goroutines.
+// Registry holds metrics. The zero value is empty and ready to use, by any number of goroutines.
 type Registry struct {
-	mu       sync.Mutex
-	families map[string]*family
-}
-
-// family is the samples of one name, by their labels.
-type family struct {
-	kind, help string
-	samples    map[string]*sample // by label text, without braces
-}
-
-type sample struct {
-	scope     *Scope
-	write     func(w io.Writer, name string)
-	counter   *metrics.Counter
-	histogram *metrics.PrometheusHistogram
+	mu      sync.Mutex
+	set     *metrics.Set      // nil before the first scope
+	headers map[string]string // by family
+	scopes  map[string]*Scope // which has registered a sample last, by its name with labels
 }
 
 // Scope registers samples that have labels in common and end together, such as those of a cluster.
 type Scope struct {
-	registry *Registry
-	labels   string
+	*Registry
+	labels string
 }
 
 // Scope returns a new scope. Its labels, such as cluster="eu", come last in each of its samples; "" is none.
-func (r *Registry) Scope(labels string) *Scope { return &Scope{r, labels} }
+func (r *Registry) Scope(labels string) *Scope {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.set == nil {
+		r.set, r.headers, r.scopes = metrics.NewSet(), map[string]string{}, map[string]*Scope{}
+	}
+	return &Scope{r, labels}
+}
 
 // Scope returns a scope with the same labels that ends by itself.
-func (s *Scope) Scope() *Scope { return &Scope{s.registry, s.labels} }
+func (s *Scope) Scope() *Scope { return s.Registry.Scope(s.labels) }
 
 // Close takes the samples out that the scope has registered, but for those that another scope has registered anew.
 func (s *Scope) Close() {
-	s.registry.mu.Lock()
-	defer s.registry.mu.Unlock()
-	for name, f := range s.registry.families {
-		maps.DeleteFunc(f.samples, func(_ string, of *sample) bool { return of.scope == s })
-		if len(f.samples) == 0 {
-			delete(s.registry.families, name)
-		}
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.scopes, func(sample string, of *Scope) bool { return of == s && s.set.UnregisterMetric(sample) })
 }
 
 // Counter returns the counter of that name (without Prefix) and those labels, such as result="ok"; a new one at the
 // first call.
 func (s *Scope) Counter(name, help, labels string) *metrics.Counter {
-	return s.register(name, "counter", help, labels, func(of *sample, _ string) {
-		if of.counter == nil {
-			counter := &metrics.Counter{}
-			of.counter = counter
-			of.write = func(w io.Writer, name string) { metrics.WriteCounterUint64(w, name, counter.Get()) }
-		}
-	}).counter
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.set.GetOrCreateCounter(s.sample(name, "counter", help, labels))
 }
 
 // Histogram returns the histogram of that name and those labels, of values in seconds; a new one at the first call.
 func (s *Scope) Histogram(name, help, labels string, bounds []float64) *metrics.PrometheusHistogram {
-	return s.register(name, "histogram", help, labels, func(of *sample, full string) {
-		if of.histogram == nil {
-			set := metrics.NewSet()
-			of.histogram = set.NewPrometheusHistogramExt(full, bounds)
-			of.write = func(w io.Writer, _ string) { set.WritePrometheus(w) }
-		}
-	}).histogram
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.set.GetOrCreatePrometheusHistogramExt(s.sample(name, "histogram", help, labels), bounds)
 }
 
 // Gauge registers a gauge, whose value is asked for whenever the page is written; NaN leaves the sample out. A gauge
 // of the same name and labels is replaced.
 func (s *Scope) Gauge(name, help, labels string, value func() float64) {
-	s.register(name, "gauge", help, labels, func(of *sample, _ string) {
-		of.scope = s
-		of.write = func(w io.Writer, name string) {
-			if v := value(); !math.IsNaN(v) {
-				WriteSample(w, name, v)
-			}
-		}
-	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sample := s.sample(name, "gauge", help, labels)
+	s.set.UnregisterMetric(sample)
+	s.set.NewGauge(sample, value)
 }
 
-// register returns the sample of that name and those labels, after init.
-func (s *Scope) register(name, kind, help, labels string, init func(of *sample, full string)) *sample {
+// sample returns the name with labels of a sample that becomes this scope's.
+func (s *Scope) sample(name, kind, help, labels string) string {
+	name = Prefix + name
+	s.headers[name] = Header(name, kind, help)
 	if labels != "" && s.labels != "" {
 		labels += ","
 	}
-	labels += s.labels
-	r := s.registry
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.families == nil {
-		r.families = map[string]*family{}
+	if labels += s.labels; labels != "" {
+		name += "{" + labels + "}"
 	}
-	f := r.families[name]
-	if f == nil {
-		f = &family{kind, help, map[string]*sample{}}
-		r.families[name] = f
-	}
-	of := f.samples[labels]
-	if of == nil {
-		of = &sample{scope: s}
-		f.samples[labels] = of
-	}
-	init(of, full(name, labels))
-	return of
-}
-
-func full(name, labels string) string {
-	if labels == "" {
-		return Prefix + name
-	}
-	return Prefix + name + "{" + labels + "}"
+	s.scopes[name] = s
+	return name
 }
 
 // Write writes all families in the text exposition format, in the order of their names.
 func (r *Registry) Write(w io.Writer) {
-	type line struct {
-		header, name string
-		write        func(w io.Writer, name string)
-	}
-	var lines []line
 	r.mu.Lock()
-	for _, name := range slices.Sorted(maps.Keys(r.families)) {
-		f := r.families[name]
-		for _, labels := range slices.Sorted(maps.Keys(f.samples)) {
-			lines = append(lines, line{Header(Prefix+name, f.kind, f.help), full(name, labels), f.samples[labels].write})
-		}
+	set := r.set
+	r.mu.Unlock()
+	if set == nil {
+		return
 	}
-	r.mu.Unlock() // a gauge may take the locks of its owner, who may register something under them
+	var samples bytes.Buffer
+	set.WritePrometheus(&samples) // without the lock: who is asked for a gauge's value may register something
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	writeFamilies(w, &samples, r.headers)
+}
 
+// writeFamilies writes samples with the header of each family before the first of it.
+func writeFamilies(w io.Writer, samples *bytes.Buffer, headers map[string]string) {
 	last := ""
-	for _, l := range lines {
-		var text strings.Builder
-		if l.write(&text, l.name); text.Len() == 0 {
+	for line := range strings.Lines(samples.String()) {
+		if strings.HasSuffix(line, " NaN\n") {
 			continue
 		}
-		if l.header != last {
-			io.WriteString(w, l.header)
-			last = l.header
+		family := line[:strings.IndexAny(line, "{ ")]
+		for _, suffix := range []string{"", "_bucket", "_sum", "_count"} {
+			if base, found := strings.CutSuffix(family, suffix); found && headers[base] != "" {
+				family = base
+				break
+			}
 		}
-		io.WriteString(w, text.String())
+		if family != last {
+			io.WriteString(w, cmp.Or(headers[family], Header(family, "untyped", "Of the Go runtime or the process.")))
+			last = family
+		}
+		io.WriteString(w, line)
 	}
 }
 
@@ -176,27 +143,6 @@ func WriteSample(w io.Writer, name string, value float64) {
 	metrics.WriteGaugeFloat64(w, name, value)
 }
 
-// processKinds are the types of the families that the library writes of the Go runtime and the process. It tells them
-// only by a switch that would put a header before every sample of this program's pages, so that they are asked for
-// once, before there are any.
-var processKinds = func() map[string]string {
-	metrics.ExposeMetadata(true)
-	defer metrics.ExposeMetadata(false)
-	var all strings.Builder
-	metrics.WriteGoMetrics(&all)
-	metrics.WriteProcMetrics(&all)
-	kinds := map[string]string{}
-	for line := range strings.Lines(all.String()) {
-		var name, kind string
-		if n, _ := fmt.Sscanf(line, "# TYPE %s %s", &name, &kind); n == 2 {
-			if kinds[name] = kind; strings.HasSuffix(name, "_total") { // some are called gauges
-				kinds[name] = "counter"
-			}
-		}
-	}
-	return kinds
-}()
-
 // processHelp says where families are explained, by the beginnings of their names.
 var processHelp = []struct{ prefix, help string }{
 	{"go_memstats_", "See https://pkg.go.dev/runtime#MemStats."},
@@ -206,31 +152,35 @@ var processHelp = []struct{ prefix, help string }{
 	{"process_", "See proc_pid_stat(5) and proc_pid_status(5)."},
 }
 
+// processHeaders are those of the families that the library writes of the Go runtime and the process. It tells their
+// types only by a switch that would put a header before every sample of this program's pages, so that they are asked
+// for once, before there are any.
+var processHeaders = func() map[string]string {
+	metrics.ExposeMetadata(true)
+	defer metrics.ExposeMetadata(false)
+	headers := map[string]string{}
+	for line := range strings.Lines(processSamples().String()) {
+		var name, kind string
+		fmt.Sscanf(line, "# TYPE %s %s", &name, &kind)
+		if strings.HasSuffix(name, "_total") { // some are called gauges
+			kind = "counter"
+		}
+		for _, h := range processHelp {
+			if headers[name] == "" && strings.HasPrefix(name, h.prefix) {
+				headers[name] = Header(name, kind, h.help)
+			}
+		}
+	}
+	return headers
+}()
+
+func processSamples() *bytes.Buffer {
+	var samples bytes.Buffer
+	metrics.WriteGoMetrics(&samples)
+	metrics.WriteProcMetrics(&samples)
+	return &samples
+}
+
 // WriteProcess writes the metrics of the Go runtime and of the process. That means some files below /proc and a stop
 // of the world.
-func WriteProcess(w io.Writer) {
-	var all strings.Builder
-	metrics.WriteGoMetrics(&all)
-	metrics.WriteProcMetrics(&all)
-	last := ""
-	for line := range strings.Lines(all.String()) {
-		name := line[:strings.IndexAny(line, "{ ")]
-		for _, suffix := range []string{"", "_bucket", "_sum", "_count"} {
-			if base, found := strings.CutSuffix(name, suffix); found && processKinds[base] != "" {
-				name = base
-				break
-			}
-		}
-		if name != last {
-			last = name
-			help := ""
-			for _, h := range processHelp {
-				if help == "" && strings.HasPrefix(name, h.prefix) {
-					help = h.help
-				}
-			}
-			io.WriteString(w, Header(name, cmp.Or(processKinds[name], "untyped"), help))
-		}
-		io.WriteString(w, line)
-	}
-}
+func WriteProcess(w io.Writer) { writeFamilies(w, processSamples(), processHeaders) }

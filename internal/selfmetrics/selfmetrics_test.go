@@ -48,9 +48,12 @@ func TestClosedScopeTakesOnlyItsOwnAway(t *testing.T) {
 	former, successor := r.Scope(""), r.Scope("")
 	former.Gauge("up", "Whether it works.", "", func() float64 { return 0 })
 	former.Gauge("age", "Age.", "", func() float64 { return 9 })
+	former.Counter("tries_total", "Tries.", "").Inc()
 	successor.Gauge("up", "Whether it works.", "", func() float64 { return 1 })
+	successor.Counter("tries_total", "Tries.", "").Inc()
 	former.Close()
-	want := Header(Prefix+"up", "gauge", "Whether it works.") + Prefix + "up 1\n"
+	want := Header(Prefix+"tries_total", "counter", "Tries.") + Prefix + "tries_total 2\n" +
+		Header(Prefix+"up", "gauge", "Whether it works.") + Prefix + "up 1\n"
 	if got := text(&r); got != want {
 		t.Errorf("written:\n%s\nwant:\n%s", got, want)
 	}

@@ -1,4 +1,4 @@
-// Package serve is an HTTP server of pages to be read, as Kubernetes, Knative and Cloud Run expect it: bounded in all
+// Package serve is an HTTP server of read-only pages, as Kubernetes, Knative and Cloud Run expect it: bounded in all
 // that a client may make it hold, and ended without cutting off an answer.
 package serve
 

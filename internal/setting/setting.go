@@ -2,7 +2,6 @@
 package setting
 
 import (
-	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,26 +14,22 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/prometheus/exporter-toolkit/web"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"metrics-server-prom/internal/redact"
 )
 
 // Row is one setting.
 type Row struct {
-	Flag, Env string // names; the flag wins
-	Default   string
-	Help      string
-	// Needs is the flag of a setting without which this one says nothing.
-	Needs string
+	Flag, Env     string // names; the flag wins
+	Default, Help string
+	Needs         string // the flag of a setting without which this one says nothing
 	// Set takes a value: a given one or the default. It returns "", or what the value must be if it is not that.
-	Set func(value string) (must string)
-	// FromEnv makes the environment variable's value one for Set; nil where it is one.
-	FromEnv func(string) string
-	// Secret keeps the value out of error messages.
-	Secret bool
+	Set     func(value string) (must string)
+	FromEnv func(string) string // makes the environment variable's value one for Set; nil where it is one
+	Secret  bool                // keeps the value out of error messages
 }
 
 // Help asks for a text to be printed, and nothing else to be done.
@@ -43,15 +38,6 @@ type Help string
 // Error makes Help an error; it is the text itself.
 func (h Help) Error() string { return string(h) }
 
-// given is what the command line says of a flag, and how often.
-type given struct {
-	value string
-	times int
-}
-
-func (g *given) String() string     { return g.value }
-func (g *given) Set(v string) error { g.value, g.times = v, g.times+1; return nil }
-
 // Parse gives every row's Set its value, in the table's order. An error is one line that names the setting, its value
 // and what that must be. --help and --version are a Help. How settings go together is the caller's to check afterwards,
 // Needs aside.
@@ -59,10 +45,9 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	showVersion := flags.Bool("version", false, "")
-	values := make([]given, len(table))
+	given := make([][]string, len(table)) // what the command line gives each row
 	for i, row := range table {
-		values[i].value = row.Default
-		flags.Var(&values[i], row.Flag, row.Help)
+		flags.Func(row.Flag, "", func(v string) error { given[i] = append(given[i], v); return nil })
 	}
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -78,25 +63,28 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 	}
 	setBy := map[string]string{} // the flag or variable that gives a setting a value, by flag
 	for i, row := range table {
-		name, value := "--"+row.Flag, values[i].value
-		if values[i].times > 1 {
+		name, value, env := "--"+row.Flag, row.Default, getenv(row.Env)
+		switch {
+		case len(given[i]) > 1:
 			return fmt.Errorf("%s is given %d times; give it once, with the items of a list separated by commas",
-				name, values[i].times)
+				name, len(given[i]))
+		case len(given[i]) == 1:
+			value = given[i][0]
+		case env != "":
+			name, value = row.Env, env
 		}
 		original := value
-		if env := getenv(row.Env); values[i].times == 0 && env != "" {
-			name, value, original = row.Env, env, env
-			if row.FromEnv != nil {
-				value = row.FromEnv(env)
-			}
+		if name == row.Env && row.FromEnv != nil {
+			value = row.FromEnv(value)
 		}
-		if must := row.Set(value); must != "" {
-			if row.Secret || !showable(original) {
-				return fmt.Errorf("%s has a value that is not shown here; it must be %s", name, oneLine(must))
+		if must := redact.OneLine(row.Set(value), 1000); must != "" {
+			// What is long may be a token in the wrong place.
+			if row.Secret || len(original) > 64 || !redact.IsName(original) {
+				return fmt.Errorf("%s has a value that is not shown here; it must be %s", name, must)
 			}
-			return fmt.Errorf("%s is %q; it must be %s", name, original, oneLine(must))
+			return fmt.Errorf("%s is %q; it must be %s", name, original, must)
 		}
-		if value != "" && (values[i].times > 0 || name == row.Env) {
+		if value != "" && (len(given[i]) > 0 || env != "") {
 			setBy[row.Flag] = name
 		}
 	}
@@ -107,23 +95,6 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 	}
 	return nil
 }
-
-// isName tells whether a text can be the name of a file, or of something else, rather than what is in a file, plain or
-// as base64. No file system has names above 255 bytes (NAME_MAX) and no system call takes a path above 4096 (PATH_MAX).
-// Of what is shorter, a JSON Web Token begins with the base64 of {", and base64 of a text decodes to text.
-func isName(s string) bool {
-	for part := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '/' || r == filepath.ListSeparator }) {
-		if len(part) > 255 || strings.HasPrefix(part, "eyJ") {
-			return false
-		}
-	}
-	text, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
-	return len(s) <= 4096 && !strings.ContainsFunc(s, unicode.IsControl) && !strings.Contains(s, "{") &&
-		(err != nil || len(text) < 48 || !utf8.Valid(text))
-}
-
-// showable tells whether an error may show a value. What is long may be a token in the wrong place.
-func showable(value string) bool { return len(value) <= 64 && isName(value) }
 
 var flagName = regexp.MustCompile(`^[a-z.-]{1,30}$`)
 
@@ -140,16 +111,6 @@ func complaint(err error) string {
 	return what + " in an argument that is not shown"
 }
 
-// oneLine leaves a text's words and takes out what would break a line.
-func oneLine(s string) string {
-	return strings.Join(strings.Fields(strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s)), " ")
-}
-
 func help(program, version string, table []Row) Help {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s\n\nEach flag has an environment variable; the flag wins.\n\n", program, version)
@@ -164,27 +125,26 @@ func help(program, version string, table []Row) Help {
 	return Help(b.String())
 }
 
+// setter sets p to a value, and says what it must be where it is not valid.
+func setter(p *string, must string, valid func(string) bool) func(string) string {
+	return func(v string) string {
+		if *p = v; valid(v) {
+			return ""
+		}
+		return must
+	}
+}
+
 // Name sets p to a name, or to "".
 func Name(p *string) func(string) string {
-	return func(v string) string {
-		if *p = v; !isName(v) {
-			return "a name, not what is in a file"
-		}
-		return ""
-	}
+	return setter(p, "a name, not what is in a file", redact.IsName)
 }
 
 // FileName sets p to the name of a file, or several in a list as of PATH.
 func FileName(p *string) func(string) string {
-	return func(v string) string {
-		*p = v
-		for _, file := range filepath.SplitList(v) {
-			if !isName(file) {
-				return notContent
-			}
-		}
-		return ""
-	}
+	return setter(p, notContent, func(v string) bool {
+		return !slices.ContainsFunc(filepath.SplitList(v), func(file string) bool { return !redact.IsName(file) })
+	})
 }
 
 const notContent = "the name of a file, not what is in it"
@@ -192,7 +152,7 @@ const notContent = "the name of a file, not what is in it"
 // WebConfig sets p to the name of a configuration file of the Prometheus exporter-toolkit, or to "".
 func WebConfig(p *string) func(string) string {
 	return func(v string) string {
-		if *p = v; !isName(v) {
+		if *p = v; !redact.IsName(v) {
 			return notContent
 		}
 		if err := web.Validate(v); err != nil {
@@ -219,12 +179,7 @@ func unquoted(err string) string {
 
 // OneOf sets p to one of the values.
 func OneOf(p *string, values ...string) func(string) string {
-	return func(v string) string {
-		if *p = v; slices.Contains(values, v) {
-			return ""
-		}
-		return "one of " + strings.Join(values, ", ")
-	}
+	return setter(p, "one of "+strings.Join(values, ", "), func(v string) bool { return slices.Contains(values, v) })
 }
 
 // List sets p to the items of a list separated by commas, each once. invalid says what is wrong with an item.
@@ -257,15 +212,12 @@ func Duration(p *time.Duration, low, high time.Duration) func(string) string {
 
 // ListenAddress sets p to an address to listen on.
 func ListenAddress(p *string) func(string) string {
-	return func(v string) string {
-		*p = v
-		if host, port, err := net.SplitHostPort(v); err == nil && isName(host) {
-			if _, err := strconv.ParseUint(port, 10, 16); err == nil {
-				return ""
-			}
-		}
-		return "host:port or :port (in PORT only the port), with a port from 0 to 65535"
-	}
+	const must = "host:port or :port (in PORT only the port), with a port from 0 to 65535"
+	return setter(p, must, func(v string) bool {
+		host, port, err := net.SplitHostPort(v)
+		_, noPort := strconv.ParseUint(port, 10, 16)
+		return err == nil && noPort == nil && redact.IsName(host)
+	})
 }
 
 // LogLevel sets p to one of the levels by name.
@@ -281,23 +233,16 @@ func LogLevel(p *slog.Level) func(string) string {
 
 // LabelSelector sets p to a label selector of Kubernetes, or to "".
 func LabelSelector(p *string) func(string) string {
-	return func(v string) string {
-		*p = v
-		if _, err := labels.Parse(v); err != nil {
-			return "a label selector, such as app=shop,tier!=test"
-		}
-		return ""
-	}
+	return setter(p, "a label selector, such as app=shop,tier!=test", func(v string) bool {
+		_, err := labels.Parse(v)
+		return err == nil
+	})
 }
 
 // Path sets p to the path of a page that is not one of those that have a fixed path.
 func Path(p *string) func(string) string {
-	return func(v string) string {
-		*p = v
-		if !strings.HasPrefix(v, "/") || strings.ContainsAny(v, " ?#%{}") || v == "/" || v == "/healthz" ||
-			strings.HasPrefix(v, "/-/") {
-			return "a path that begins with / and is none of /, /healthz, /-/…"
-		}
-		return ""
-	}
+	return setter(p, "a path that begins with / and is none of /, /healthz, /-/…", func(v string) bool {
+		return strings.HasPrefix(v, "/") && !strings.ContainsAny(v, " ?#%{}") && v != "/" && v != "/healthz" &&
+			!strings.HasPrefix(v, "/-/")
+	})
 }

@@ -32,14 +32,16 @@ func (p *program) table() []Row {
 			}
 			return nil
 		})},
-		{Flag: "interval", Env: "INTERVAL", Default: "15s", Help: "how often", Set: Duration(&p.interval, time.Second, 10*time.Minute)},
-		{Flag: "address", Env: "PORT", Default: ":9100", Help: "address", FromEnv: func(port string) string { return ":" + port }, Set: func(v string) string {
-			p.address = v
-			if !strings.HasPrefix(v, ":") || strings.Contains(v, "!") {
-				return "an address,\nsuch as :9100"
-			}
-			return ""
-		}},
+		{Flag: "interval", Env: "INTERVAL", Default: "15s", Help: "how often",
+			Set: Duration(&p.interval, time.Second, 10*time.Minute)},
+		{Flag: "address", Env: "PORT", Default: ":9100", Help: "address",
+			FromEnv: func(port string) string { return ":" + port }, Set: func(v string) string {
+				p.address = v
+				if !strings.HasPrefix(v, ":") || strings.Contains(v, "!") {
+					return "an address,\nsuch as :9100"
+				}
+				return ""
+			}},
 		{Flag: "file", Env: "FILE", Help: "a file", Set: FileName(&p.file)},
 		{Flag: "web", Env: "WEB", Help: "a web configuration", Set: WebConfig(&p.web)},
 		{Flag: "header", Env: "HEADER", Help: "a header", Needs: "text", Secret: true, Set: func(v string) string {
@@ -64,27 +66,34 @@ func TestValues(t *testing.T) {
 		args []string
 		want program
 	}{
-		"nothing given is the default":                      {nil, nil, defaults},
-		"a flag":                                            {nil, []string{"--text=x"}, with(func(p *program) { p.text = "x" })},
-		"a flag with its value behind it":                   {nil, []string{"--text", "x"}, with(func(p *program) { p.text = "x" })},
-		"a flag with one dash":                              {nil, []string{"-text", "x"}, with(func(p *program) { p.text = "x" })},
-		"a flag whose value has an equals sign":             {nil, []string{"--text=a=b"}, with(func(p *program) { p.text = "a=b" })},
-		"an environment variable":                           {env{"TEXT": "x"}, nil, with(func(p *program) { p.text = "x" })},
-		"the flag wins":                                     {env{"TEXT": "env"}, []string{"--text=flag"}, with(func(p *program) { p.text = "flag" })},
-		"an empty flag wins as well":                        {env{"NAMES": "a,b"}, []string{"--names="}, defaults},
-		"a flag that says the default wins as well":         {env{"LOG_FORMAT": "json"}, []string{"--log.format=text"}, defaults},
-		"a wrong environment variable that a flag covers":   {env{"INTERVAL": "x"}, []string{"--interval=20s"}, with(func(p *program) { p.interval = 20 * time.Second })},
-		"an empty environment variable is none":             {env{"LOG_FORMAT": "", "INTERVAL": "", "PORT": ""}, nil, defaults},
-		"an environment variable of another form":           {env{"PORT": "8080"}, nil, with(func(p *program) { p.address = ":8080" })},
-		"the flag's own form":                               {env{"PORT": "8080"}, []string{"--address=:9090"}, with(func(p *program) { p.address = ":9090" })},
-		"one of several":                                    {env{"LOG_FORMAT": "json"}, nil, with(func(p *program) { p.format = "json" })},
-		"a list":                                            {nil, []string{"--names=a,b,c"}, with(func(p *program) { p.names = []string{"a", "b", "c"} })},
-		"a list with spaces, and commas too many":           {nil, []string{"--names= a , b,,c, "}, with(func(p *program) { p.names = []string{"a", "b", "c"} })},
-		"a list that has an item twice is a set (fault 14)": {nil, []string{"--names=a,b,a, b"}, with(func(p *program) { p.names = []string{"a", "b"} })},
-		"a list of commas is empty":                         {nil, []string{"--names=,,"}, defaults},
-		"the shortest duration":                             {nil, []string{"--interval=1s"}, with(func(p *program) { p.interval = time.Second })},
-		"the longest duration":                              {nil, []string{"--interval=600s"}, with(func(p *program) { p.interval = 10 * time.Minute })},
-		"a secret":                                          {env{"HEADER": "Authorization: Bearer x", "TEXT": "x"}, nil, with(func(p *program) { p.header, p.text = "Authorization: Bearer x", "x" })},
+		"nothing given is the default":          {nil, nil, defaults},
+		"a flag":                                {nil, []string{"--text=x"}, with(func(p *program) { p.text = "x" })},
+		"a flag with its value behind it":       {nil, []string{"--text", "x"}, with(func(p *program) { p.text = "x" })},
+		"a flag with one dash":                  {nil, []string{"-text", "x"}, with(func(p *program) { p.text = "x" })},
+		"a flag whose value has an equals sign": {nil, []string{"--text=a=b"}, with(func(p *program) { p.text = "a=b" })},
+		"an environment variable":               {env{"TEXT": "x"}, nil, with(func(p *program) { p.text = "x" })},
+		"the flag wins": {env{"TEXT": "env"}, []string{"--text=flag"},
+			with(func(p *program) { p.text = "flag" })},
+		"an empty flag wins as well":                {env{"NAMES": "a,b"}, []string{"--names="}, defaults},
+		"a flag that says the default wins as well": {env{"LOG_FORMAT": "json"}, []string{"--log.format=text"}, defaults},
+		"a wrong environment variable that a flag covers": {env{"INTERVAL": "x"}, []string{"--interval=20s"},
+			with(func(p *program) { p.interval = 20 * time.Second })},
+		"an empty environment variable is none":   {env{"LOG_FORMAT": "", "INTERVAL": "", "PORT": ""}, nil, defaults},
+		"an environment variable of another form": {env{"PORT": "8080"}, nil, with(func(p *program) { p.address = ":8080" })},
+		"the flag's own form": {env{"PORT": "8080"}, []string{"--address=:9090"},
+			with(func(p *program) { p.address = ":9090" })},
+		"one of several": {env{"LOG_FORMAT": "json"}, nil, with(func(p *program) { p.format = "json" })},
+		"a list":         {nil, []string{"--names=a,b,c"}, with(func(p *program) { p.names = []string{"a", "b", "c"} })},
+		"a list with spaces, and commas too many": {nil, []string{"--names= a , b,,c, "},
+			with(func(p *program) { p.names = []string{"a", "b", "c"} })},
+		"a list that has an item twice is a set (fault 14)": {nil, []string{"--names=a,b,a, b"},
+			with(func(p *program) { p.names = []string{"a", "b"} })},
+		"a list of commas is empty": {nil, []string{"--names=,,"}, defaults},
+		"the shortest duration":     {nil, []string{"--interval=1s"}, with(func(p *program) { p.interval = time.Second })},
+		"the longest duration": {nil, []string{"--interval=600s"},
+			with(func(p *program) { p.interval = 10 * time.Minute })},
+		"a secret": {env{"HEADER": "Authorization: Bearer x", "TEXT": "x"}, nil,
+			with(func(p *program) { p.header, p.text = "Authorization: Bearer x", "x" })},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var p program
@@ -194,7 +203,8 @@ func checkError(t *testing.T, err error) {
 		t.Fatal("no error")
 	}
 	text := err.Error()
-	if text == "" || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	control := func(r rune) bool { return r < ' ' || r == 0x7f }
+	if text == "" || !utf8.ValidString(text) || strings.ContainsFunc(text, control) {
 		t.Errorf("not one line of text: %q", text)
 	}
 }
@@ -202,7 +212,8 @@ func checkError(t *testing.T, err error) {
 func TestListenAddress(t *testing.T) {
 	for value, valid := range map[string]bool{
 		":9100": true, "127.0.0.1:9100": true, "[::1]:9100": true, "localhost:0": true, ":65535": true,
-		"": false, "9100": false, ":": false, ":-1": false, ":65536": false, ":http": false, "::1:9100": false, ":9100 ": false, "localhost": false, "http://localhost:9100": false,
+		"": false, "9100": false, ":": false, ":-1": false, ":65536": false, ":http": false, "::1:9100": false,
+		":9100 ": false, "localhost": false, "http://localhost:9100": false,
 	} {
 		var address string
 		switch must := ListenAddress(&address)(value); {
@@ -215,7 +226,8 @@ func TestListenAddress(t *testing.T) {
 }
 
 func TestLogLevel(t *testing.T) {
-	for value, want := range map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError} {
+	for value, want := range map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo,
+		"warn": slog.LevelWarn, "error": slog.LevelError} {
 		level := slog.Level(99)
 		if must := LogLevel(&level)(value); must != "" || level != want {
 			t.Errorf("%s: level %s, must be %s", value, level, must)
@@ -342,9 +354,10 @@ func TestContentInPlaceOfANameIsNotShown(t *testing.T) {
 func TestWebConfig(t *testing.T) {
 	const secret = "marked-secret"
 	for name, c := range map[string]struct{ text, want string }{
-		"nothing in it":    {"", ""},
-		"a hash":           {"basic_auth_users: {me: $2a$04$JRR5xbHQBTfrPdIHkVgy8.4CT7QYgYZbVnmUjZAFBgR2Iq5WmPYsq}", ""},
-		"no YAML":          {"basic_auth_users: {me: " + secret, "but: not valid YAML, or a field that does not exist, line 1"},
+		"nothing in it": {"", ""},
+		"a hash":        {"basic_auth_users: {me: $2a$04$JRR5xbHQBTfrPdIHkVgy8.4CT7QYgYZbVnmUjZAFBgR2Iq5WmPYsq}", ""},
+		"no YAML": {"basic_auth_users: {me: " + secret,
+			"but: not valid YAML, or a field that does not exist, line 1"},
 		"an unknown field": {"basic_auth_users:\n" + secret + ": x", "line 2"},
 		"the wrong type":   {"basic_auth_users: " + secret, "line 1"},
 		"a TLS version":    {"tls_server_config: {min_version: " + secret + "}", "but: unknown TLS version"},
@@ -367,7 +380,9 @@ func TestWebConfig(t *testing.T) {
 // FuzzParse gives a program any arguments and environment. It must take them, or say in one line what is wrong, without
 // the secret.
 func FuzzParse(f *testing.F) {
-	for _, args := range []string{"", "--text=x\x00--names\x00a,b", "--interval\x0015s", "--interval=1e9h\x00--log.format=json", "--\x00x", "--version=maybe", "-", "---", "--header=\x00--help", "--text\n=1", "--names=\xff,,\n"} {
+	for _, args := range []string{"", "--text=x\x00--names\x00a,b", "--interval\x0015s",
+		"--interval=1e9h\x00--log.format=json", "--\x00x", "--version=maybe", "-", "---", "--header=\x00--help", "--text\n=1",
+		"--names=\xff,,\n"} {
 		f.Add(args, "8080", "15s")
 	}
 	f.Add("--log.format=xml", "!", "15")

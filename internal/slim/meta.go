@@ -11,7 +11,7 @@ import (
 // k8s.io/apimachinery/pkg/apis/meta/v1's generated.proto: ObjectMeta{name=1 namespace=3 uid=5 resourceVersion=6
 // creationTimestamp=8 labels=11 annotations=12}.
 func unmarshalMeta(b []byte, meta *metav1.ObjectMeta) (err error) {
-	m := wire.NewMessage(b)
+	m := wire.NewMessage(b, "ObjectMeta")
 	for m.Next() {
 		switch m.Num {
 		case 1:
@@ -26,33 +26,24 @@ func unmarshalMeta(b []byte, meta *metav1.ObjectMeta) (err error) {
 			meta.CreationTimestamp.Time, err = wire.Time(m.Bytes())
 			m.Check(err)
 		case 11:
-			key, value, err := unmarshalEntry(m.Entry())
-			m.Check(err)
+			key, value := entry(&m)
 			if meta.Labels == nil {
 				meta.Labels = map[string]string{}
 			}
 			meta.Labels[string(key)] = string(value)
 		case 12:
-			key, value, err := unmarshalEntry(m.Entry())
-			m.Check(err)
+			key, value := entry(&m)
 			// The one annotation that says something about the watch; others can be as large as the object.
 			if string(key) == metav1.InitialEventsAnnotationKey {
 				meta.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: string(value)}
 			}
 		}
 	}
-	return m.Err("ObjectMeta")
+	return m.Err()
 }
 
-// unmarshalEntry reads an entry of a map of strings.
-func unmarshalEntry(m wire.Message) (key, value []byte, err error) {
-	for m.Next() {
-		switch m.Num {
-		case 1:
-			key = m.Bytes()
-		case 2:
-			value = m.Bytes()
-		}
-	}
-	return key, value, m.Err("an entry")
+// entry reads the current field, an entry of a map of strings.
+func entry(m *wire.Message) (key, value []byte) {
+	m.Check(wire.Read(m.Bytes(), "an entry", 1, &key, &value))
+	return key, value
 }

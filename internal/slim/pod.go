@@ -36,16 +36,16 @@ func (p *Pod) DeepCopyObject() runtime.Object { return p }
 // Unmarshal adds what a message says to the pod. The field numbers are from k8s.io/api/core/v1's generated.proto:
 // Pod{metadata=1 spec=2 status=3}, PodSpec{nodeName=10}, PodStatus{podIP=6}.
 func (p *Pod) Unmarshal(b []byte) error {
-	m := wire.NewMessage(b)
+	m := wire.NewMessage(b, "Pod")
 	for m.Next() {
 		switch m.Num {
 		case 1:
 			m.Check(unmarshalMeta(m.Bytes(), &p.ObjectMeta))
 		case 2:
-			m.Check(wire.Texts(m.Bytes(), "PodSpec", wire.Text{Num: 10, Into: &p.Spec.NodeName}))
+			m.Check(wire.Read(m.Bytes(), "PodSpec", 10, &p.Spec.NodeName))
 		case 3:
-			m.Check(wire.Texts(m.Bytes(), "PodStatus", wire.Text{Num: 6, Into: &p.Status.PodIP}))
+			m.Check(wire.Read(m.Bytes(), "PodStatus", 6, &p.Status.PodIP))
 		}
 	}
-	return m.Err("Pod")
+	return m.Err()
 }

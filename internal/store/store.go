@@ -21,13 +21,13 @@ type Object[V comparable] struct {
 	state
 }
 
-// state orders what is told of the objects of one name.
+// state orders the reports about objects of one name.
 type state struct {
 	Created int64  // metadata.creationTimestamp, Unix seconds
 	version uint64 // metadata.resourceVersion; 0 where it is not a number
 }
 
-// before tells whether s is of before t. resourceVersions of one resource can be compared as numbers (Kubernetes API
+// before tells whether s is older than t. resourceVersions of one resource can be compared as numbers (Kubernetes API
 // concepts, "Resource versions"), but those of an etcd that was restored from a backup begin again lower. An object
 // that was created later is then known for a successor by that. Of one that was not, and so of the same object, the
 // version decides. A version that is not known is never before another.
@@ -41,7 +41,7 @@ type Entry[V comparable] struct {
 	*Object[V]
 }
 
-// NewEntry returns an object with its value. name is the object's name as it is to be kept: where it is a substring of
+// NewEntry returns an object with its value. name is the object's name as it is kept: where it is a substring of
 // a text that the value holds, it takes no memory of its own.
 func NewEntry[V comparable](object metav1.Object, name string, value V) Entry[V] {
 	version, _ := strconv.ParseUint(object.GetResourceVersion(), 10, 64)

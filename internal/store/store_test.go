@@ -181,7 +181,7 @@ func TestNewEntry(t *testing.T) {
 }
 
 func TestObjectOfALabelTextTakes48Bytes(t *testing.T) {
-	type text [32]byte                                    // is what a pod's label text is: two handles and a string
+	type text [32]byte                                    // as large as a pod's label text: two handles and a string
 	if size := unsafe.Sizeof(Object[text]{}); size > 48 { // the allocator's next size is 64
 		t.Errorf("an object takes %d bytes", size)
 	}
@@ -368,7 +368,7 @@ func TestFindDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// FuzzOrder has events arrive in any order. Whatever it is, the cache must end with what the last of them says.
+// FuzzOrder has events arrive in any order. Whatever the order, the store must end with what the last of them says.
 func FuzzOrder(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3})
 	f.Add([]byte{3, 2, 1, 0, 7, 7, 7})

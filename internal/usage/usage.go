@@ -1,5 +1,5 @@
 // Package usage keeps what a list of metrics.k8s.io says up to date: it reads the list again and again, joins it with
-// the pods' metadata, and tells of all that is lost on the way.
+// the pods' metadata, and reports all that is lost on the way.
 package usage
 
 import (
@@ -18,22 +18,22 @@ import (
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/store"
 )
 
 // Options is which list, and where it comes from and goes to.
 type Options struct {
-	Client    rest.Interface  // of metrics.k8s.io
-	Resource  string          // nodes or pods
-	Kind      metricsapi.Kind // of the list
-	Namespace string          // "" for all, and for nodes
-	Selector  string          // of labels, "" for none
+	Client    rest.Interface // of metrics.k8s.io
+	Resource  string         // nodes or pods
+	Namespace string         // "" for all, and for nodes
+	Selector  string         // of labels, "" for none
 	Joiner    sample.Joiner
-	// Optional says that the list is not needed where the account may not have it; Absent that the account is not meant
-	// to.
+	// Optional says that the list is not needed where the account has no right to it; Absent that the account is not
+	// meant to have that right.
 	Optional, Absent bool
 	// Ready waits for what has to be there before the list is read; nil for nothing.
 	Ready func(context.Context) error
-	// Show makes what has become of the list visible: a batch, or nil where what was shown before stays. The batch is
+	// Show makes the result of an attempt visible: a batch, or nil where what was shown before stays. The batch is
 	// valid until Show is called the next time but one.
 	Show   func(*sample.Batch, Status)
 	Self   *selfmetrics.Scope // counters, which outlive the list
@@ -57,15 +57,20 @@ type List struct {
 	Options
 	Loop refresh.Loop
 	What string // for people: nodes, pods, pods of namespace NAME
+	Kind metricsapi.Kind
 
 	status  atomic.Pointer[Status]
 	decoder metricsapi.Decoder
+	prober  metricsapi.Decoder  // of Stamp, which runs beside the loop
 	before  [sample.Causes]bool // for which the list before had samples that were dropped
 }
 
 // New returns a list. Its loop wants an Interval, a Cutoff and a Pulse; its gauges are registered with scope.
 func New(o Options, scope *selfmetrics.Scope) *List {
-	l := &List{Options: o, What: o.Resource}
+	l := &List{Options: o, What: o.Resource, Kind: metricsapi.PodMetricsList}
+	if o.Resource == "nodes" {
+		l.Kind = metricsapi.NodeMetricsList
+	}
 	labels := fmt.Sprintf("resource=%q", o.Resource)
 	if o.Namespace != "" {
 		l.What += " of namespace " + o.Namespace
@@ -124,8 +129,31 @@ func (l *List) read(ctx context.Context, _ refresh.Attempt) error {
 		}
 	}
 	l.Joiner.Begin()
-	request := l.Client.Get().NamespaceIfScoped(l.Namespace, l.Namespace != "").Resource(l.Resource).MaxRetries(0)
-	if l.Selector != "" {
+	return l.get(ctx, &l.decoder, l.Kind, l.Namespace, "", l.Joiner.Join)
+}
+
+// Stamp reads one object of the list's resource, within 5 s, and returns its timestamp in Unix nanoseconds.
+func (l *List) Stamp(ctx context.Context, key store.Key) (stamp int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	kind := metricsapi.PodMetrics
+	if l.Kind == metricsapi.NodeMetricsList {
+		kind = metricsapi.NodeMetrics
+	}
+	err = l.get(ctx, &l.prober, kind, key.Namespace, key.Name, func(item *metricsapi.Item) error {
+		stamp = item.Timestamp.UnixNano()
+		return nil
+	})
+	return stamp, err
+}
+
+// get reads the resource of a namespace, or one object of it by its name.
+func (l *List) get(ctx context.Context, d *metricsapi.Decoder, kind metricsapi.Kind, namespace, name string,
+	visit func(*metricsapi.Item) error) error {
+	request := l.Client.Get().NamespaceIfScoped(namespace, namespace != "").Resource(l.Resource).MaxRetries(0)
+	if name != "" {
+		request.Name(name)
+	} else if l.Selector != "" {
 		request.Param("labelSelector", l.Selector)
 	}
 	body, err := request.Stream(ctx)
@@ -133,7 +161,7 @@ func (l *List) read(ctx context.Context, _ refresh.Attempt) error {
 		return err
 	}
 	defer body.Close()
-	if err := l.decoder.Read(body, l.Kind, l.Joiner.Join); err != nil {
+	if err := d.Read(body, kind, visit); err != nil {
 		return kube.BodyError(ctx, err)
 	}
 	return nil
@@ -184,7 +212,7 @@ func (l *List) show(b *sample.Batch, s Status) {
 	l.Show(b, s)
 }
 
-// notice tells of samples that are dropped for a cause that lasts: in two lists one after the other.
+// notice reports samples that are dropped for a cause that lasts: in two lists one after the other.
 func (l *List) notice(cause sample.Cause, d sample.Dropped) {
 	text := ""
 	if d.Samples > 0 && l.before[cause] && cause != sample.Gone {

@@ -22,7 +22,6 @@ import (
 
 	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
-	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
@@ -54,7 +53,7 @@ func try(t *testing.T, change func(*Options), do func(t *testing.T, l *trial)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &trial{t: t}
 		slog.SetDefault(slog.New(slog.NewTextHandler(&l.logged, nil)))
-		o := Options{Client: l.client(), Resource: "pods", Kind: metricsapi.PodMetricsList,
+		o := Options{Client: l.client(), Resource: "pods",
 			Self: l.registry.Scope(""), Health: &l.health,
 			Joiner: sample.Joiner{MaxAge: maxAge, Escape: func(s string) string { return s }, Store: store.New[sample.Text](),
 				Unknown: func(namespace, name string) sample.Text { return sample.Text{Head: namespace + "/" + name} }},
@@ -76,7 +75,7 @@ func try(t *testing.T, change func(*Options), do func(t *testing.T, l *trial)) {
 }
 
 func nodes(o *Options) {
-	o.Resource, o.Kind, o.Optional = "nodes", metricsapi.NodeMetricsList, true
+	o.Resource, o.Optional = "nodes", true
 	o.Joiner = sample.Joiner{MaxAge: maxAge, Escape: func(s string) string { return s }}
 }
 
@@ -110,8 +109,7 @@ func (l *trial) attempt(late time.Duration) (pause time.Duration) {
 // reads makes an attempt that is answered with these items.
 func (l *trial) reads(items ...string) {
 	l.t.Helper()
-	kind := l.Kind.String()
-	l.answer = answers(200, fmt.Sprintf(`{"kind":%q,"apiVersion":"metrics.k8s.io/v1beta1","items":[%s]}`, kind,
+	l.answer = answers(200, fmt.Sprintf(`{"kind":%q,"apiVersion":"metrics.k8s.io/v1beta1","items":[%s]}`, l.Kind,
 		strings.Join(items, ",")))
 	l.attempt(0)
 	if l.status.Failure != nil {

@@ -1,19 +1,24 @@
 package watch
 
 import (
-	"bufio"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"math"
+	"net/http"
 	"strconv"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
 
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/slim"
@@ -23,9 +28,11 @@ import (
 const (
 	// Pauses between two attempts. A cluster that is back is to be seen within a refresh interval.
 	minPause, maxPause = 500 * time.Millisecond, 5 * time.Second
-	// headerSilence is how long an answer may take to begin.
-	headerSilence = 30 * time.Second
-	// initialSilence is how long a list, of pages or of a watch's initial events, may pause between two objects.
+	// minWatch is how long a watch lasts at least, for the reflector opens the next one without a pause. It would list
+	// anew after a watch that brings nothing and ends within a second.
+	minWatch = 2 * time.Second
+	// initialSilence is how long an answer may take to begin, and how long a list, of pages or of a watch's initial
+	// events, may pause between two objects.
 	initialSilence = 30 * time.Second
 	// initialTime is how long the initial events of a watch-list may take in all: where they never end, the changes that
 	// go on meanwhile are no silence.
@@ -45,74 +52,219 @@ const (
 	pageSize = 250
 	// manyObjects bounds a list, far above any cluster, and the messages of one watch.
 	manyObjects = 1_000_000
-	// maxEmptyPages bounds how many pages of a list may be empty.
-	maxEmptyPages = 100
 )
 
-// run keeps the store in step until ctx ends.
-func (g *generation[V]) run(ctx context.Context) {
-	version := ""
-	for pause := minPause; ctx.Err() == nil; pause = min(2*pause, maxPause) {
-		began := time.Now()
-		if version = g.follow(ctx, version); time.Since(began) > time.Minute {
-			pause = minPause
-		}
-		select {
-		case <-time.After(wait.Jitter(pause, 0.3)):
-		case <-ctx.Done():
-		}
-	}
+// generation lists and watches a namespace until the next Resync: it is what a reflector reads from and writes to. It
+// changes the store and its State by its method change only.
+type generation[V comparable] struct {
+	*Watch[V]
+	namespace string
+	life      context.Context
+	end       context.CancelFunc
+
+	State
+	failing string // the verb that failed: a list that works does not mend a watch that is refused
+
+	// These belong to the request in progress; there is one at a time.
+	heard    time.Time // when there last was a list or a message of a watch
+	verb     string    // as observe has it, by which a complete list has come
+	listOnly bool      // a watch-list got stuck; pages are listed instead
+	objects  int       // of the list's pages so far; each page counts as pageSize more, so that empty ones end as well
+	pagesEnd time.Time // when pagesTime is over
 }
 
-// follow watches from a resourceVersion or, where that is "", from a list that it makes first. It returns the version
-// from which to go on, "" for a list.
-func (g *generation[V]) follow(ctx context.Context, version string) string {
-	var r *response
-	if version == "" {
-		if r, version = g.watchList(ctx); r == nil {
-			version = g.list(ctx)
+// run keeps the store in step until the generation or ctx ends.
+func (g *generation[V]) run(ctx context.Context) {
+	defer context.AfterFunc(ctx, g.end)()
+	source := &cache.ListWatch{ListWithContextFunc: g.list, WatchFuncWithContext: g.watch}
+	r := cache.NewReflectorWithOptions(source, nil, g, cache.ReflectorOptions{Name: g.name, TypeDescription: g.name,
+		Backoff: &wait.Backoff{Duration: minPause, Factor: 2, Jitter: 0.3, Steps: math.MaxInt32, Cap: maxPause}})
+	r.WatchListPageSize = pageSize
+	r.RunWithContext(g.life)
+}
+
+// change calls f unless a later generation has begun.
+func (g *generation[V]) change(f func()) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.generations[g.namespace] == g {
+		f()
+	}
+	return nil
+}
+
+// observe records how a list, the opening of a watch, or the reading of what one brings (an event) has ended. It
+// returns the error in the operator's words, to which the reflector's only answer is another attempt after a pause.
+func (g *generation[V]) observe(verb string, err error) error {
+	if g.life.Err() != nil {
+		return err
+	}
+	var failure *kube.Failure
+	if err != nil {
+		failure = kube.Explain(verb+" "+g.name, err)
+		err = failure
+	}
+	g.change(func() {
+		switch {
+		case failure != nil:
+			if g.Failure == nil {
+				g.Since = time.Now()
+			}
+			g.Failure, g.failing = failure, verb
+		case g.Failure == nil,
+			verb == "list" && g.failing != "list",
+			verb == "watch" && g.Failure.Reason == kube.Content: // an answer that begins well may still not be legible
+		default:
+			g.Failure, g.Since = nil, time.Time{}
 		}
-		if version == "" {
-			return ""
+	})
+	g.report(g.namespace)
+	return err
+}
+
+// kept is what is kept of an object, as an object that can pass through the reflector.
+type kept[V comparable] struct{ store.Entry[V] }
+
+func (kept[V]) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
+func (k kept[V]) DeepCopyObject() runtime.Object { return k }
+
+// Transformer has the reflector keep of each of a watch's initial events what is to be kept, while it collects them.
+func (g *generation[V]) Transformer() cache.TransformFunc {
+	return func(object any) (any, error) { return kept[V]{g.Keep(object.(slim.Object))}, nil }
+}
+
+// Replace takes a list as all there is. Not before is it told that the list has worked: what is known then is current.
+func (g *generation[V]) Replace(list []any, _ string) error {
+	entries := make([]store.Entry[V], len(list))
+	for i, object := range list {
+		entries[i] = object.(kept[V]).Entry
+	}
+	g.change(func() { g.Store.Replace(g.namespace, entries); g.Synced = true })
+	return g.observe(g.verb, nil)
+}
+
+// Add, Update and Delete take in an event of a watch. Resync has nothing to do: no work is derived from the store that
+// could have been lost.
+func (g *generation[V]) Add(object any) error    { return g.take(object, g.Store.Put) }
+func (g *generation[V]) Update(object any) error { return g.take(object, g.Store.Put) }
+func (g *generation[V]) Delete(object any) error { return g.take(object, g.Store.Delete) }
+func (g *generation[V]) Resync() error           { return nil }
+
+func (g *generation[V]) take(object any, do func(store.Entry[V])) error {
+	e := g.Keep(object.(slim.Object))
+	return g.change(func() { do(e) })
+}
+
+// list reads a page of a list and returns what is to be kept of its objects. The reflector asks for one page after the
+// other. They are of this moment: no version of before is asked for.
+func (g *generation[V]) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	if o.ResourceVersion = ""; o.Continue == "" {
+		g.objects, g.pagesEnd = 0, time.Now().Add(pagesTime)
+	}
+	ctx, cancel := context.WithDeadlineCause(ctx, g.pagesEnd, g.timeout("list", "its pages do not end"))
+	defer cancel()
+	page := &internalversion.List{}
+	r, err := g.open(ctx, "list", o)
+	if err == nil {
+		g.objects += pageSize
+		page.ListMeta, err = slim.ReadList(r.body, g.Kind+"List", g.New, func(object slim.Object) error {
+			r.silence.Reset(initialSilence)
+			if g.objects++; g.objects > g.maxObjects {
+				return g.endless("list")
+			}
+			page.Items = append(page.Items, kept[V]{g.Keep(object)})
+			return nil
+		})
+		err = r.explain(err)
+		r.Close()
+	}
+	if err == nil && page.Continue != "" {
+		if page.Continue != o.Continue && g.objects <= g.maxObjects {
+			return page, nil
+		}
+		err = g.endless("list")
+	}
+	if g.heard, g.verb = time.Now(), "list"; err != nil {
+		err = g.observe("list", err)
+	}
+	return page, err
+}
+
+// errDistrust has the reflector list anew, after a watch-list by pages: what is known is incomplete or doubtful.
+var errDistrust = errors.New("the objects are listed anew")
+
+// watch opens a watch, from a version or with initial events of this moment. Where the latter fails for whatever
+// reason, the reflector lists pages: the server may be one that only lists, or that refuses only watches.
+func (g *generation[V]) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	initial := o.SendInitialEvents != nil
+	if initial && g.listOnly {
+		return nil, errDistrust
+	} else if initial {
+		o.ResourceVersion = ""
+	}
+	o.Watch = true
+	r, err := g.open(ctx, "watch", o)
+	switch {
+	case initial && apierrors.IsInvalid(err): // which is what a server without watch-lists says
+		return nil, err
+	case initial && err != nil:
+		return nil, g.observe("watch", err) // what it is told to be expired, the reflector repeats at once
+	case initial:
+		g.verb = "event"
+	default:
+		if g.observe("watch", err); err != nil {
+			return nil, err
 		}
 	}
-	if r == nil {
-		var err error
-		r, err = g.open(ctx, "watch", metav1.ListOptions{ResourceVersion: version})
-		switch g.observe("watch", err); {
-		case utilnet.IsConnectionRefused(err), apierrors.IsTooManyRequests(err):
-			return version // a server that has no room for a watch has none for a list
-		case err != nil:
-			return ""
+	r.events = slim.NewEvents(r.body, g.New)
+	return watch.NewStreamWatcher(r, apierrors.NewClientErrorReporter(http.StatusInternalServerError, "GET", "")), nil
+}
+
+// Decode returns the next event, or errDistrust, or io.EOF for a watch that the reflector opens again where it stopped.
+func (r *response[V]) Decode() (watch.EventType, runtime.Object, error) {
+	event, err := r.next()
+	object, ok := event.Object.(slim.Object)
+	if ok && !before(object.GetResourceVersion(), r.began) {
+		if event.Type == watch.Bookmark && object.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true" {
+			r.began, r.opened, r.count = object.GetResourceVersion(), time.Now(), 0
+		}
+		if r.heard = time.Now(); r.began != "" && r.count == 1 {
+			r.observe("event", nil)
+		}
+		return event.Type, object, nil
+	}
+	if err = r.explain(err); r.began == "" {
+		if _, r.listOnly = context.Cause(r.ctx).(*kube.Failure); r.count > r.maxObjects { // it got stuck or goes on
+			err = r.endless("watch")
 		}
 	}
-	defer r.Close()
-	began := version
-	for n := range g.maxObjects {
-		event, err := r.next(watchSilence)
-		if err != nil && (g.illegible(err) || time.Since(g.heard) > restoredSilence) {
-			return ""
-		} else if err != nil {
-			return version
-		}
-		object, ok := event.Object.(slim.Object)
-		if !ok || before(object.GetResourceVersion(), began) {
-			return "" // an error such as a version that is gone, or etcd was restored from a backup
-		}
-		if n == 0 {
-			g.observe("event", nil)
-		}
-		g.heard, version = time.Now(), object.GetResourceVersion()
-		switch event.Type {
-		case watch.Added, watch.Modified:
-			e := g.Keep(object)
-			g.change(func() { g.Store.Put(e) })
-		case watch.Deleted:
-			e := g.Keep(object)
-			g.change(func() { g.Store.Delete(e) })
-		}
+	illegible := err != nil && kube.Explain("watch "+r.name, err).Reason == kube.Content
+	if illegible {
+		r.observe("watch", err) // the next list may not have it
 	}
-	return ""
+	// Without err it is an error such as a version that is gone, or etcd was restored from a backup.
+	if err == nil || illegible || r.began == "" || time.Since(r.heard) > restoredSilence {
+		return "", nil, errDistrust
+	}
+	select {
+	case <-time.After(time.Until(r.opened.Add(minWatch))):
+	case <-r.ctx.Done():
+	}
+	return "", nil, io.EOF
+}
+
+// next reads the next event; it returns none where there were too many.
+func (r *response[V]) next() (event watch.Event, err error) {
+	silence := watchSilence
+	if r.began == "" {
+		silence = min(initialSilence, time.Until(r.opened.Add(initialTime)))
+	}
+	r.silence.Reset(silence)
+	defer r.silence.Stop() // a reader that is slow is no silence of the server
+	if r.count++; r.count > r.maxObjects {
+		return event, nil
+	}
+	return r.events.Next()
 }
 
 // before compares resourceVersions. One that is not a number is before none, and none is before it.
@@ -122,181 +274,52 @@ func before(version, other string) bool {
 	return err == nil && v < o
 }
 
-// illegible records where err says that what a watch has brought cannot be read. The next list may not have it.
-func (g *generation[V]) illegible(err error) bool {
-	f := kube.Explain("watch "+g.name, err)
-	if f.Reason == kube.Content {
-		g.observe("watch", f)
-	}
-	return f.Reason == kube.Content
-}
-
-// watchList opens a watch and takes in its initial events; it returns the watch and the version that it has come to. r
-// is nil where that did not work: the server may be one that only lists, or that refuses only watches.
-func (g *generation[V]) watchList(ctx context.Context) (r *response, version string) {
-	if g.listOnly {
-		return nil, ""
-	}
-	initial := true
-	r, err := g.open(ctx, "watch", metav1.ListOptions{
-		SendInitialEvents: &initial, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan})
-	if !apierrors.IsInvalid(err) { // which is what a server without watch-lists says
-		g.observe("watch", err)
-	}
-	if err != nil {
-		return nil, ""
-	}
-	if version, err = g.initialEvents(r); err == nil {
-		g.observe("event", nil)
-		return r, version
-	}
-	_, g.listOnly = context.Cause(r.ctx).(*kube.Failure) // it got stuck
-	g.illegible(err)
-	r.Close()
-	return nil, ""
-}
-
-// initialEvents replaces what the store holds by the events up to the bookmark that completes them.
-func (g *generation[V]) initialEvents(r *response) (version string, err error) {
-	defer time.AfterFunc(initialTime, func() { r.cancel(g.timeout("watch", "its initial events do not end")) }).Stop()
-	listed := map[store.Key]store.Entry[V]{}
-	for range g.maxObjects {
-		event, err := r.next(initialSilence)
-		if err != nil {
-			return "", err
-		}
-		switch object, ok := event.Object.(slim.Object); {
-		case !ok:
-			return "", apierrors.FromObject(event.Object)
-		case event.Type == watch.Deleted:
-			delete(listed, g.Keep(object).Key)
-		case event.Type != watch.Bookmark:
-			e := g.Keep(object)
-			listed[e.Key] = e
-		case object.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true":
-			g.replace(listed)
-			return object.GetResourceVersion(), nil
-		}
-	}
-	return "", g.endless("watch", fmt.Sprintf("it has more than %d objects", g.maxObjects))
-}
-
-// list replaces what the store holds by a list that it reads page by page. It returns the list's version, or "" where
-// it failed. pages does the reading.
-func (g *generation[V]) list(ctx context.Context) (version string) {
-	ctx, cancel := context.WithTimeoutCause(ctx, pagesTime, g.timeout("list", "its pages do not end"))
-	defer cancel()
-	listed := map[store.Key]store.Entry[V]{}
-	version, err := g.pages(ctx, listed)
-	if err == nil {
-		g.replace(listed)
-	}
-	g.observe("list", err)
-	return version
-}
-
-func (g *generation[V]) pages(ctx context.Context, listed map[store.Key]store.Entry[V]) (version string, err error) {
-	o := metav1.ListOptions{Limit: pageSize}
-	for objects, empty := 0, 0; ; {
-		r, err := g.open(ctx, "list", o)
-		if err != nil {
-			return "", err
-		}
-		before := objects
-		page, err := slim.ReadList(r, g.Kind+"List", g.New, func(object slim.Object) error {
-			r.silence.Reset(initialSilence)
-			if objects++; objects > g.maxObjects {
-				return g.endless("list", fmt.Sprintf("it has more than %d objects", g.maxObjects))
-			}
-			e := g.Keep(object)
-			listed[e.Key] = e
-			return nil
-		})
-		err = r.explain(err)
-		r.Close()
-		if objects == before {
-			empty++
-		}
-		switch {
-		case err != nil:
-			return "", err
-		case page.Continue == "":
-			return page.ResourceVersion, nil
-		case page.Continue == o.Continue:
-			return "", g.endless("list", "a page is continued by itself")
-		case empty > maxEmptyPages:
-			return "", g.endless("list", "its pages are empty")
-		}
-		o.Continue = page.Continue
-	}
-}
-
 // response is an answer that is cut off once nothing has come for the time that its silence was last reset to.
-type response struct {
-	io.ReadCloser
+type response[V comparable] struct {
+	*generation[V]
+	body    io.ReadCloser
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	silence *time.Timer
-	new     func() slim.Object
-	events  *slim.Events // nil before the first
+
+	// These are a watch's.
+	events *slim.Events
+	began  string    // the version from which it brings changes; "" while it brings initial events
+	opened time.Time // when it was opened, or its initial events were complete
+	count  int       // of the events since then
 }
 
 // open sends a request. Its errors are those of client-go, or a Failure where no answer has begun in time.
-func (g *generation[V]) open(ctx context.Context, verb string, o metav1.ListOptions) (*response, error) {
-	if o.LabelSelector, o.FieldSelector = g.LabelSelector, g.FieldSelector; verb == "watch" {
-		seconds := 300 + rand.Int64N(300) // so that the watches of many clients do not end at once
-		o.Watch, o.AllowWatchBookmarks, o.TimeoutSeconds = true, true, &seconds
-	}
-	r := &response{new: g.New}
+func (g *generation[V]) open(ctx context.Context, verb string, o metav1.ListOptions) (r *response[V], err error) {
+	o.LabelSelector, o.FieldSelector = g.LabelSelector, g.FieldSelector
+	r = &response[V]{generation: g, began: o.ResourceVersion}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
-	r.silence = time.AfterFunc(headerSilence, func() { r.cancel(g.timeout(verb, "the server says nothing")) })
-	var err error
-	r.ReadCloser, err = g.Client.Get().NamespaceIfScoped(g.namespace, g.namespace != "").Resource(g.Resource).
+	r.silence = time.AfterFunc(initialSilence, func() { r.cancel(g.timeout(verb, "the server says nothing")) })
+	r.body, err = g.Client.Get().NamespaceIfScoped(g.namespace, g.namespace != "").Resource(g.Resource).
 		VersionedParams(&o, metav1.ParameterCodec).MaxRetries(0).Stream(r.ctx)
-	if err == nil {
-		r.silence.Reset(initialSilence)
-		return r, nil
+	if err != nil {
+		r.silence.Stop()
+		err = cmp.Or(context.Cause(r.ctx), err)
+		r.cancel(nil)
 	}
-	if cause := context.Cause(r.ctx); cause != nil {
-		err = cause
-	}
-	r.silence.Stop()
-	r.cancel(nil)
-	return nil, err
+	r.opened = time.Now()
+	return r, err
 }
 
-// next returns the next event of a watch, which may take as long as silence.
-func (r *response) next(silence time.Duration) (watch.Event, error) {
-	r.silence.Reset(silence)
-	defer r.silence.Stop() // a reader that is slow is no silence of the server
-	if r.events == nil {
-		// client-go does not tell the Content-Type. Protobuf begins with the highest byte of the first event's length.
-		body, contentType := bufio.NewReader(r), "application/json"
-		if first, _ := body.Peek(1); string(first) == "\x00" {
-			contentType = kube.Protobuf
-		}
-		r.events = slim.NewEvents(body, contentType, r.new)
-	}
-	event, err := r.events.Next()
-	return event, r.explain(err)
+// Close ends the request.
+func (r *response[V]) Close() {
+	r.silence.Stop()
+	r.cancel(nil)
+	r.body.Close()
 }
 
 // explain tells what has ended the reading of the answer: a limit on its time, the connection, or its content. The
 // regular end of a watch is io.EOF.
-func (r *response) explain(err error) error {
-	if cause := context.Cause(r.ctx); err != nil && cause != nil {
-		return cause
-	} else if err != nil && err != io.EOF {
-		return kube.BodyError(r.ctx, err)
+func (r *response[V]) explain(err error) error {
+	if err == nil || err == io.EOF {
+		return err
 	}
-	return err
-}
-
-// Close ends the request.
-func (r *response) Close() error {
-	r.silence.Stop()
-	r.cancel(nil)
-	return r.ReadCloser.Close()
+	return cmp.Or(context.Cause(r.ctx), kube.BodyError(r.ctx, err))
 }
 
 func (g *generation[V]) timeout(verb, why string) *kube.Failure {
@@ -305,7 +328,8 @@ func (g *generation[V]) timeout(verb, why string) *kube.Failure {
 }
 
 // endless is the failure of a list that does not end.
-func (g *generation[V]) endless(verb, why string) *kube.Failure {
-	return &kube.Failure{Reason: kube.Content, Text: fmt.Sprintf("cannot %s %s: the list does not end: %s; "+
-		"check that the configured server is a Kubernetes API server", verb, g.name, why)}
+func (g *generation[V]) endless(verb string) *kube.Failure {
+	return &kube.Failure{Reason: kube.Content, Text: fmt.Sprintf("cannot %s %s: the list does not end: it has more than "+
+		"%d objects, or pages that are empty or continued by themselves; check that the configured server is a Kubernetes "+
+		"API server", verb, g.name, g.maxObjects)}
 }

@@ -4,9 +4,7 @@ package watch
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -39,10 +37,10 @@ type Options[V comparable] struct {
 	Self    *selfmetrics.Scope // watch_up and watched_objects are registered with it
 }
 
-// Watch keeps a store in step with a cluster. Each namespace is listed and watched by itself. A first list is streamed
-// (a watch-list); where the server cannot do that it is read page by page. Whole objects are never held longer than it
-// takes to Keep them. client-go's informers and reflectors would hold every object up to three times, and read what
-// they are sent without a limit.
+// Watch keeps a store in step with a cluster, by one of client-go's reflectors for each namespace. They feed the store
+// directly: a shared informer's queue and index would hold every object twice more. A first list is streamed (a
+// watch-list); where the server cannot do that it is read page by page. Whole objects are never held longer than it
+// takes to Keep them, and all that is read has a limit in time and number.
 type Watch[V comparable] struct {
 	Options[V]
 	name       string // of the resource as kubectl has it: with its group, but for the core one
@@ -50,8 +48,8 @@ type Watch[V comparable] struct {
 
 	changed refresh.Broadcast // after each change of a State
 
-	mu     sync.Mutex
-	scopes map[string]*scope[V] // by namespace; their contents are guarded by mu
+	mu          sync.Mutex
+	generations map[string]*generation[V] // the present one by namespace; their State and failing are guarded by mu
 }
 
 // State is how the watch of one namespace, or of the whole cluster, is doing.
@@ -61,23 +59,14 @@ type State struct {
 	Since   time.Time     // since when no request has worked; zero where Failure is nil
 }
 
-// scope is one of the namespaces.
-type scope[V comparable] struct {
-	State
-	failing string         // the verb that failed: a list that works does not mend a watch that is refused
-	current *generation[V] // nil before the first one and between two
-	stop    context.CancelFunc
-}
-
 // New returns a watch that begins as soon as it is Run.
 func New[V comparable](o Options[V]) *Watch[V] {
-	w := &Watch[V]{Options: o, maxObjects: manyObjects, scopes: map[string]*scope[V]{}}
-	for _, namespace := range o.Namespaces {
-		w.scopes[namespace] = &scope[V]{}
-	}
+	o.Namespaces = slices.Compact(slices.Sorted(slices.Values(o.Namespaces)))
+	w := &Watch[V]{Options: o, maxObjects: manyObjects, generations: map[string]*generation[V]{}}
+	w.Resync()
 	label := fmt.Sprintf("resource=%q", o.Resource)
-	o.Self.Gauge("watch_up", "Whether the watch of the resource has had its first list and its last request worked.", label,
-		func() float64 {
+	o.Self.Gauge("watch_up", "Whether the watch of the resource has had its first list and its last request worked.",
+		label, func() float64 {
 			if w.Up() {
 				return 1
 			}
@@ -95,8 +84,8 @@ func (w *Watch[V]) What(namespace string) string {
 	return "watch of " + w.Resource + " of namespace " + namespace
 }
 
-// Ready waits for the first list of a namespace's objects. It fails where the watch cannot begin, or has been broken for
-// longer than maxAge: what is known of an object that old may be of its predecessor.
+// Ready waits for the first list of a namespace's objects. It fails where the watch cannot begin, or has been broken
+// for longer than maxAge: what is known of an object that old may be of its predecessor.
 func (w *Watch[V]) Ready(ctx context.Context, namespace string, maxAge time.Duration) error {
 	for {
 		changed := w.changed.Wait()
@@ -135,24 +124,17 @@ func (w *Watch[V]) report(namespace string) {
 func (w *Watch[V]) Run(ctx context.Context) {
 	w.name = schema.GroupResource{Group: w.Client.APIVersion().Group, Resource: w.Resource}.String()
 	var running sync.WaitGroup
-	for namespace, s := range w.scopes {
+	for _, namespace := range w.Namespaces {
 		running.Go(func() {
 			for ctx.Err() == nil {
-				w.runGeneration(ctx, namespace, s)
+				w.mu.Lock()
+				g := w.generations[namespace]
+				w.mu.Unlock()
+				g.run(ctx)
 			}
 		})
 	}
 	running.Wait()
-}
-
-func (w *Watch[V]) runGeneration(ctx context.Context, namespace string, s *scope[V]) {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	g := &generation[V]{Watch: w, scope: s, namespace: namespace}
-	w.mu.Lock()
-	s.current, s.stop = g, stop
-	w.mu.Unlock()
-	g.run(ctx)
 }
 
 // Resync distrusts what the watches have brought and begins a new generation of them, each with a list. What an earlier
@@ -160,10 +142,14 @@ func (w *Watch[V]) runGeneration(ctx context.Context, namespace string, s *scope
 func (w *Watch[V]) Resync() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, s := range w.scopes {
-		if s.Synced, s.current = false, nil; s.stop != nil {
-			s.stop()
+	for _, namespace := range w.Namespaces {
+		g := &generation[V]{Watch: w, namespace: namespace}
+		g.life, g.end = context.WithCancel(context.Background())
+		if old := w.generations[namespace]; old != nil {
+			g.Failure, g.Since, g.failing = old.Failure, old.Since, old.failing
+			old.end()
 		}
+		w.generations[namespace] = g
 	}
 }
 
@@ -171,8 +157,8 @@ func (w *Watch[V]) Resync() {
 func (w *Watch[V]) State(namespace string) (s State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if scope := w.scopes[namespace]; scope != nil {
-		s = scope.State
+	if g := w.generations[namespace]; g != nil {
+		s = g.State
 	}
 	return s
 }
@@ -182,67 +168,8 @@ func (s State) Working() bool { return s.Synced && s.Failure == nil }
 
 // Up tells whether all scopes have their first list and work.
 func (w *Watch[V]) Up() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, s := range w.scopes {
-		if !s.Working() {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(w.Namespaces, func(namespace string) bool { return !w.State(namespace).Working() })
 }
 
 // Scopes are the namespaces that are watched, each once and in order.
-func (w *Watch[V]) Scopes() []string { return slices.Sorted(maps.Keys(w.scopes)) }
-
-// generation lists and watches a scope until the next Resync. It changes the store and the scope by its method change
-// only.
-type generation[V comparable] struct {
-	*Watch[V]
-	*scope[V]
-	namespace string
-	heard     time.Time // when there last was a list or a message of a watch
-	listOnly  bool      // a watch-list got stuck; pages are listed instead
-}
-
-// change calls f unless a later generation has begun.
-func (g *generation[V]) change(f func()) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.current == g {
-		f()
-	}
-}
-
-// replace takes a list as all there is.
-func (g *generation[V]) replace(list map[store.Key]store.Entry[V]) {
-	entries := slices.Collect(maps.Values(list))
-	g.heard = time.Now()
-	g.change(func() {
-		g.Store.Replace(g.namespace, entries)
-		g.Synced = true
-	})
-	g.report(g.namespace)
-}
-
-// observe records how a list, the opening of a watch, or the reading of what one brings (an event) has ended.
-func (g *generation[V]) observe(verb string, err error) {
-	if errors.Is(err, context.Canceled) {
-		return
-	}
-	g.change(func() {
-		switch {
-		case err != nil:
-			if g.Failure == nil {
-				g.Since = time.Now()
-			}
-			g.Failure, g.failing = kube.Explain(verb+" "+g.name, err), verb
-		case g.Failure == nil,
-			verb == "list" && g.failing != "list",
-			verb == "watch" && g.Failure.Reason == kube.Content: // an answer that begins well may still not be legible
-		default:
-			g.Failure, g.Since = nil, time.Time{}
-		}
-	})
-	g.report(g.namespace)
-}
+func (w *Watch[V]) Scopes() []string { return w.Namespaces }

@@ -464,6 +464,32 @@ func TestWatchThatSaysSomethingGoesOn(t *testing.T) {
 	})
 }
 
+// A proxy may cut off each watch at once: that is no reason to list, nor to ask without a pause.
+func TestWatchThatEndsAtOnceIsOpenedAgainWhereItStoppedAfterAPause(t *testing.T) {
+	for name, event := range map[string]string{"without an event": "", "after an event": "BOOKMARK 5"} {
+		t.Run(name, func(t *testing.T) {
+			watchPods(t, func(t *testing.T, w watching) {
+				events := w.expect("watch-list").stream(t)
+				events.send("ADDED a/p@1")
+				time.Sleep(minWatch)
+				events.send("COMPLETE 5")
+				start, n := time.Now(), 0
+				for ; time.Since(start) < time.Minute; n++ {
+					events.Close()
+					if events = w.expect("watch from 5").stream(t); event != "" {
+						events.send(event)
+					}
+				}
+				if n > 31 {
+					t.Errorf("opened %d times in a minute", n)
+				}
+				w.wantPods("a/p@1")
+				w.wantState(true, "")
+			})
+		})
+	}
+}
+
 func TestWatchOfVeryManyMessagesIsBegunAnew(t *testing.T) {
 	watchPods(t, func(t *testing.T, w watching) {
 		w.maxObjects = 5
@@ -505,9 +531,12 @@ func TestSlowReaderIsNoSilence(t *testing.T) {
 		w := newPods(t, client(t, server), func() {})
 		keep := w.Keep
 		w.Keep = func(o slim.Object) store.Entry[string] { time.Sleep(2 * initialSilence); return keep(o) }
-		ctx, stop := context.WithCancel(t.Context())
+		ctx, stop := context.WithTimeout(t.Context(), initialTime)
 		go w.Run(ctx)
 		server.expect("watch-list").stream(t).send("ADDED a/p@1", "ADDED a/q@2", "ADDED a/r@3", "COMPLETE 4")
+		if err := w.Ready(ctx, "", 0); err != nil {
+			t.Error(err)
+		}
 		watching{w, server, nil}.wantPods("a/p@1", "a/q@2", "a/r@3")
 		stop()
 		synctest.Wait()
@@ -666,16 +695,16 @@ func TestServerThatFallsSilent(t *testing.T) {
 	}{
 		"before the header of a watch-list": {func(t *testing.T, w watching) {
 			w.expect("watch-list")
-		}, false, "list", headerSilence},
+		}, false, "list", initialSilence},
 		"before the header of a list": {func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)
 			w.expect("list")
-		}, false, "watch-list", headerSilence},
+		}, false, "watch-list", initialSilence},
 		"before the header of a list's second page": {func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)
 			w.expect("list").page("5", "two", "a/p@1")
 			w.expect("list on two")
-		}, false, "watch-list", headerSilence},
+		}, false, "watch-list", initialSilence},
 		"within a page": {func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)
 			page := w.expect("list").stream(t)
@@ -691,18 +720,18 @@ func TestServerThatFallsSilent(t *testing.T) {
 			w.expect("watch-list").fail(invalid)
 			w.expect("list").page("5", "", "a/p@1")
 			w.expect("watch from 5")
-		}, true, "watch-list", headerSilence},
+		}, true, "watch-list", initialSilence},
 		"before the header of a watch that goes on": {func(t *testing.T, w watching) {
 			events := w.expect("watch-list").stream(t)
 			events.send("COMPLETE 5")
 			events.Close()
 			w.expect("watch from 5")
-		}, true, "watch-list", headerSilence},
+		}, true, "watch-list", initialSilence},
 		"within the header's time again and again, in a list of many pages": {func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)
 			for i := range 100 {
 				q, _ := w.next()
-				time.Sleep(headerSilence * 9 / 10)
+				time.Sleep(initialSilence * 9 / 10)
 				if q.Context().Err() != nil {
 					return
 				}
@@ -779,7 +808,7 @@ func TestListWithoutEnd(t *testing.T) {
 		},
 		"empty pages without end": func(t *testing.T, w watching) {
 			w.expect("watch-list").fail(invalid)
-			for i := range 10 * maxEmptyPages {
+			for i := range 1000 {
 				q, what := w.next()
 				if what == "watch-list" {
 					go func() { w.requests <- q }()
@@ -871,10 +900,55 @@ func TestEachChangeOfStateIsTold(t *testing.T) {
 		q := w.expect("watch-list")
 		*w.changes = 0
 		events := q.stream(t)
-		told("the watch works")
+		if w.wantState(false, kube.Unavailable); *w.changes > 0 {
+			t.Error("told of a list of which nothing is known yet")
+		}
 		events.send("COMPLETE 5")
 		told("the list is complete")
+		w.wantState(true, "")
+		events.Close()
+		w.expect("watch from 5").fail(apierrors.NewTooManyRequestsError(""))
+		told("the watch failed")
+		w.expect("watch from 5").stream(t)
+		told("the watch works")
+		w.wantState(true, "")
 	})
+}
+
+// Whoever is told that a watch works again may read what it has brought.
+func TestWatchWorksAgainOnceItsListIsInTheStore(t *testing.T) {
+	for name, list := range map[string]func(w watching){
+		"a watch-list": func(w watching) {
+			events := w.expect("watch-list").stream(w.t)
+			events.send("ADDED a/q@8")
+			w.wantState(true, kube.Unavailable)
+			events.send("COMPLETE 9")
+		},
+		"pages": func(w watching) {
+			w.expect("watch-list").fail(apierrors.NewInvalid(schema.GroupKind{}, "", nil))
+			w.expect("list").page("9", "", "a/q@8")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			watchPods(t, func(t *testing.T, w watching) {
+				events := w.expect("watch-list").stream(t)
+				events.send("ADDED a/p@1", "COMPLETE 5", "GONE")
+				w.expect("watch-list").fail(apierrors.NewInvalid(schema.GroupKind{}, "", nil))
+				w.expect("list").fail(apierrors.NewServiceUnavailable("starting"))
+				w.wantState(true, kube.Unavailable)
+				early := false
+				w.Changed = func(string) {
+					q, _ := w.Store.Find([]byte("a"), []byte("q"))
+					early = early || w.Up() && q == nil
+				}
+				if list(w); early {
+					t.Error("told while the store had what was before")
+				}
+				w.wantPods("a/q@8")
+				w.wantState(true, "")
+			})
+		})
+	}
 }
 
 // takeAll takes the next n requests, which may come in any order.
@@ -971,14 +1045,19 @@ func TestEarlierGenerationChangesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			watchPods(t, func(t *testing.T, w watching) {
 				w.expect("watch-list").stream(t).send("ADDED a/p@1", "COMPLETE 5")
-				old := w.scopes[""].current
+				old := w.generations[""]
 				entry := func(text string) store.Entry[string] { return w.Keep(&apiPod(text).Pod) }
 				w.Resync()
 				next(w)
 				old.change(func() { t.Error("it may change the store") })
-				late := entry("a/late@9")
-				old.replace(map[store.Key]store.Entry[string]{late.Key: late})
+				old.Replace([]any{kept[string]{entry("a/late@9")}}, "9")
+				old.Update(&apiPod("a/late@9").Pod)
+				old.Delete(&apiPod("a/p@9").Pod)
+				*w.changes = 0
 				old.observe("watch", kube.Explain("watch pods", apierrors.NewUnauthorized("")))
+				if *w.changes != 0 {
+					t.Error("it reports, be it of a cluster that is no longer there")
+				}
 				w.wantPods("a/p@1")
 				w.wantState(false, "")
 			})

@@ -24,7 +24,7 @@ func protobufList(items ...[]byte) []byte {
 		raw = field(raw, 2, item)
 	}
 	is := field(field(nil, 1, []byte(testList.APIVersion)), 2, []byte(testList.Kind))
-	return append(bytes.Clone(magic), field(field(nil, 1, is), 2, raw)...)
+	return append([]byte(magic), field(field(nil, 1, is), 2, raw)...)
 }
 
 func jsonList(items ...[]byte) []byte {
@@ -34,7 +34,7 @@ func jsonList(items ...[]byte) []byte {
 
 // sizes reads the sizes of a list's items, which are strings in JSON.
 func sizes(r *Reader, body []byte) (sizes []int, err error) {
-	err = r.Read(bytes.NewReader(body), testList, nil, func(o Object) error {
+	_, err = r.Read(bytes.NewReader(body), testList, func(o Object) error {
 		b := o.Protobuf
 		if o.JSON != nil {
 			var s string
@@ -62,9 +62,6 @@ func TestItemsUpToTheLimitAreRead(t *testing.T) {
 		if err != nil || len(got) != 5 || got[0] != 5 || got[1] != large || got[2] != bufferSize ||
 			got[3] != bufferSize+1 || got[4] != 7 {
 			t.Errorf("%s: sizes %v, error %v", name, got, err)
-		}
-		if got := r.large.Cap(); got > keptBuffer {
-			t.Errorf("%s: %d bytes are kept of an item", name, got)
 		}
 		_, err = sizes(&r, list(text(maxItem+1)))
 		if err == nil || !strings.Contains(err.Error(), "over the limit of 4194304") {

@@ -1,5 +1,5 @@
-// Command etcd is etcd's own server, built from its published module: "go install …@version" refuses a module that has
-// replace directives, a module that requires it does not.
+// Command etcd is etcd's own server, built from its published module: "go install …@version" refuses a module that
+// has replace directives; requiring it from another module works.
 package main
 
 import (

@@ -1,0 +1,18 @@
+package watch
+
+import (
+	"log/slog"
+	"os"
+	"testing"
+
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/klog/v2"
+)
+
+// TestMain keeps client-go quiet, as the program does.
+func TestMain(m *testing.M) {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	// They keep the moment of the last error of the whole process, which in a synctest bubble is of another clock.
+	utilruntime.ErrorHandlers = nil
+	os.Exit(m.Run())
+}
