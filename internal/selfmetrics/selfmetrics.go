@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"strings"
 	"sync"
 
@@ -30,6 +31,7 @@ type Registry struct {
 type Scope struct {
 	*Registry
 	labels string
+	gauges map[string]func() float64 // by name with labels; not left to the set, which keeps what it has unregistered
 }
 
 // Scope returns a new scope. Its labels, such as cluster="eu", come last in each of its samples; "" is none.
@@ -39,7 +41,7 @@ func (r *Registry) Scope(labels string) *Scope {
 	if r.set == nil {
 		r.set, r.headers, r.scopes = metrics.NewSet(), map[string]string{}, map[string]*Scope{}
 	}
-	return &Scope{r, labels}
+	return &Scope{r, labels, map[string]func() float64{}}
 }
 
 // Scope returns a scope with the same labels that ends by itself.
@@ -50,6 +52,7 @@ func (s *Scope) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.scopes, func(sample string, of *Scope) bool { return of == s && s.set.UnregisterMetric(sample) })
+	clear(s.gauges)
 }
 
 // Counter returns the counter of that name (without Prefix) and those labels, such as result="ok"; a new one at the
@@ -73,8 +76,20 @@ func (s *Scope) Gauge(name, help, labels string, value func() float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sample := s.sample(name, "gauge", help, labels)
+	s.gauges[sample] = value
 	s.set.UnregisterMetric(sample)
-	s.set.NewGauge(sample, value)
+	s.set.NewGauge(sample, func() float64 { return s.value(sample) })
+}
+
+// value is that of a gauge; NaN once the scope is closed.
+func (s *Scope) value(sample string) float64 {
+	s.mu.Lock()
+	value := s.gauges[sample]
+	s.mu.Unlock()
+	if value == nil {
+		return math.NaN()
+	}
+	return value()
 }
 
 // sample returns the name with labels of a sample that becomes this scope's.

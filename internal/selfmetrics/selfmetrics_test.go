@@ -4,8 +4,10 @@ import (
 	"io"
 	"math"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
+	"weak"
 )
 
 func text(r *Registry) string {
@@ -111,4 +113,21 @@ func TestNumbers(t *testing.T) {
 			t.Errorf("%v is written as %q, want %s", value, b.String(), want)
 		}
 	}
+}
+
+// TestClosedScopeKeepsNothing has gauges of something large, such as the pods of a cluster that is not configured any
+// more.
+func TestClosedScopeKeepsNothing(t *testing.T) {
+	var r Registry
+	s := r.Scope("")
+	held := new([1 << 20]byte)
+	former := weak.Make(held)
+	for _, name := range []string{"a", "b", "c"} {
+		s.Gauge(name, "A gauge.", "", func() float64 { return float64(held[0]) })
+	}
+	s.Close()
+	if runtime.GC(); former.Value() != nil {
+		t.Error("what the gauges were of is kept")
+	}
+	runtime.KeepAlive(&r)
 }
