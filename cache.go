@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,21 +23,39 @@ import (
 	"metrics-server-prom/internal/watch"
 )
 
+// source is what is read, from where and how often, as it is set.
+type source struct {
+	kubeconfig, context           string
+	namespaces, excludeNamespaces []string
+	selector                      string
+	podLabels                     []string
+	refreshInterval, maxAge       time.Duration
+}
+
+// scopes is the namespaces to read one by one; "" is all of them.
+func (s *source) scopes() []string {
+	if len(s.namespaces) == 0 {
+		return []string{""}
+	}
+	return s.namespaces
+}
+
 // cluster is one cluster, as long as the process lives. Its connection changes with its kubeconfig.
 type cluster struct {
-	set     *settings
-	self    *selfmetrics.Scope
-	health  health.Tracker
-	pulse   *refresh.Pulse
-	replace func()                     // called when a snapshot is replaced, so that nobody keeps its memory
-	present atomic.Pointer[connection] // nil while no cluster is configured
-	changed refresh.Broadcast          // after each change of present
+	set       *source
+	userAgent string // of its requests
+	self      *selfmetrics.Scope
+	health    health.Tracker
+	pulse     *refresh.Pulse
+	replace   func()                     // called when a snapshot is replaced, so that nobody keeps its memory
+	present   atomic.Pointer[connection] // nil while no cluster is configured
+	changed   refresh.Broadcast          // after each change of present
 }
 
 // follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
 func (c *cluster) follow(ctx context.Context) {
-	source := kube.Cluster{
-		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: userAgent,
+	from := kube.Cluster{
+		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: c.userAgent,
 		Report: c.requested,
 		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
 		Run: func(ctx context.Context, core, metrics rest.Interface) {
@@ -51,7 +68,7 @@ func (c *cluster) follow(ctx context.Context) {
 			c.health.SetUnknown(n.things...)
 		},
 	}
-	source.Follow(ctx)
+	from.Follow(ctx)
 }
 
 func (c *cluster) requested(resource, verb, code string) {
@@ -115,7 +132,7 @@ func (c *cluster) current(ctx context.Context) ([]*snapshot, error) {
 // needs.
 type connection struct {
 	cluster   *cluster
-	set       *settings
+	set       *source
 	self      *selfmetrics.Scope
 	metrics   rest.Interface
 	labeler   labeler
@@ -129,7 +146,6 @@ type connection struct {
 
 	mu         sync.Mutex
 	compressor page.Compressor // of all lists
-	frozen     time.Duration   // how long the process had stood still when the watch was last trusted
 
 	fresh     phase.Freshness
 	probed    *list // of which the probes look at one object; nil to choose one
@@ -137,17 +153,13 @@ type connection struct {
 }
 
 func newConnection(c *cluster, core, metrics rest.Interface) *connection {
-	n := &connection{cluster: c, set: c.set, self: c.self.Scope(), metrics: metrics, store: store.New[sample.Text](),
-		labeler: newLabeler(c.set.podLabels), frozen: c.pulse.Frozen()}
+	n := &connection{cluster: c, set: c.set, self: c.self.Scope(), metrics: metrics, labeler: newLabeler(c.set.podLabels),
+		store: store.New[sample.Text]()}
 	n.life, n.end = context.WithCancel(context.Background())
-	not := strings.Join(c.set.excludeNamespaces, ",metadata.namespace!=")
-	if not != "" {
-		not = "metadata.namespace!=" + not
-	}
 	n.watch = watch.New(watch.Options[sample.Text]{
 		Client: core, Resource: pods, Kind: "Pod", New: func() slim.Object { return &slim.Pod{} },
-		Namespaces: c.set.scopes(), LabelSelector: c.set.selector, FieldSelector: not,
-		Keep: n.keep, Store: n.store, Self: n.self, Health: &c.health,
+		Namespaces: c.set.scopes(), Excluded: c.set.excludeNamespaces, LabelSelector: c.set.selector,
+		Keep: n.keep, Store: n.store, Self: n.self, Health: &c.health, Pulse: c.pulse,
 		Changed: func(namespace string) { // what could not be read without the watch is read now
 			for _, l := range n.lists[1:] {
 				if l.Namespace == namespace && !l.Working() && n.watch.State(namespace).Working() {
@@ -159,7 +171,7 @@ func newConnection(c *cluster, core, metrics rest.Interface) *connection {
 	n.newList(nodes, "", sample.Joiner{MaxAge: c.set.maxAge, Escape: escape})
 	for _, namespace := range c.set.scopes() {
 		n.newList(pods, namespace, sample.Joiner{MaxAge: c.set.maxAge, Escape: escape,
-			Store: n.store, Unknown: n.labeler.unknown, Excluded: c.set.excluded})
+			Store: n.store, Unknown: n.labeler.unknown, Excluded: c.set.excludeNamespaces})
 	}
 	n.self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
 		func() float64 { return float64(n.store.Len()) })
@@ -248,19 +260,6 @@ func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan 
 	return snapshots, missing, changed
 }
 
-// frozen is how long the process has to have stood still for its watch to be distrusted: it may be dead and not know.
-const frozen = 5 * time.Second
-
-// distrust lists the pods anew after that, once for all lists.
-func (n *connection) distrust() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	was := n.frozen
-	if n.frozen = n.cluster.pulse.Frozen(); n.frozen-was > frozen {
-		n.watch.Resync()
-	}
-}
-
 // probe reads one small object: the node whose sample is the newest or, where there are only Roles in namespaces, the
 // pod. These are what the shipped roles let it get.
 func (n *connection) probe(ctx context.Context) (object string, stamp int64, err error) {
@@ -319,7 +318,7 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 		n.things = append(n.things, n.watch.What(namespace))
 		o.Selector = n.set.selector
 		o.Ready = func(ctx context.Context) error {
-			n.distrust()
+			n.watch.Distrust()
 			n.store.Forget(time.Now().Add(-n.set.maxAge))
 			return n.watch.Ready(ctx, namespace, n.set.maxAge)
 		}

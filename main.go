@@ -44,16 +44,12 @@ var (
 
 // settings is everything that can be set, except how to log.
 type settings struct {
-	kubeconfig, context           string
-	namespaces, excludeNamespaces []string
-	selector                      string
-	podLabels                     []string
-	refreshInterval, maxAge       time.Duration
-	listenAddress, telemetryPath  string
-	webConfig                     string
-	push                          push.Pusher
-	logLevel                      slog.Level
-	logFormat                     string
+	source
+	listenAddress, telemetryPath string
+	webConfig                    string
+	push                         push.Pusher
+	logLevel                     slog.Level
+	logFormat                    string
 }
 
 func (s *settings) table() []setting.Row {
@@ -108,24 +104,12 @@ func (s *settings) check() error {
 		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too "+
 			"old before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
 	}
-	served := func(namespace string) bool { return !s.excluded([]byte(namespace)) }
+	served := func(namespace string) bool { return !slices.Contains(s.excludeNamespaces, namespace) }
 	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, served) {
 		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): " +
 			"nothing is left to serve; take one out of it")
 	}
 	return s.push.Check(append(newLabeler(s.podLabels).names, sampleLabels...))
-}
-
-// scopes is the namespaces to watch; "" is all of them.
-func (s *settings) scopes() []string {
-	if len(s.namespaces) == 0 {
-		return []string{""}
-	}
-	return s.namespaces
-}
-
-func (s *settings) excluded(namespace []byte) bool {
-	return slices.ContainsFunc(s.excludeNamespaces, func(not string) bool { return string(namespace) == not })
 }
 
 func main() {
@@ -187,7 +171,8 @@ func newServer(set *settings) *server {
 	s.self = s.registry.Scope("")
 	build := fmt.Sprintf(`version="%s",revision="%s",goversion="%s"`, escape(version), escape(revision), runtime.Version())
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
-	s.clusters = []*cluster{{set: set, self: s.self, pulse: s.pulse, replace: s.pages.forget}}
+	s.clusters = []*cluster{{set: &set.source, userAgent: userAgent, self: s.self, pulse: s.pulse,
+		replace: s.pages.forget}}
 	return s
 }
 

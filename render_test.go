@@ -98,13 +98,13 @@ func refreshWith(l *list, read func() error) {
 }
 
 // newTestServer is a server with a connection whose loops do not run.
-func newTestServer(t testing.TB, set settings) (*server, *connection) {
+func newTestServer(t testing.TB, set source) (*server, *connection) {
 	t.Helper()
 	if set.maxAge == 0 {
 		set.maxAge = 5 * time.Minute
 	}
-	set.refreshInterval, set.telemetryPath = 15*time.Second, "/metrics"
-	s := newServer(&set)
+	set.refreshInterval = 15 * time.Second
+	s := newServer(&settings{source: set, telemetryPath: "/metrics"})
 	return s, s.clusters[0].connect(nil, nil)
 }
 
@@ -184,7 +184,7 @@ func TestPage(t *testing.T) {
 	now := time.Now()
 	long := now.Add(-time.Hour)
 	for name, c := range map[string]struct {
-		set   settings
+		set   source
 		pods  []slim.Pod
 		usage []metricsv1beta1.PodMetrics
 		want  string
@@ -239,21 +239,21 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"label values are escaped": {
-			set: settings{podLabels: []string{"app"}},
+			set: source{podLabels: []string{"app"}},
 			pods: []slim.Pod{testPod("a", "p", `back\slash`, "quo\"te", long,
 				map[string]string{"app": "new\nline \x00 \xff ü"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="back\\slash",pod="p",ip="quo\"te",container="x",namespace="a",label_app="new\nline ` + "\uFFFD \uFFFD" + ` ü"} 1
 `},
 		"pod labels come last, as kube-state-metrics names them": {
-			set: settings{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
+			set: source{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
 			pods: []slim.Pod{testPod("a", "p", "n", "i", long, map[string]string{
 				"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a",label_app_kubernetes_io_name="shop",label_helm_release="r",label_a_b_conflict1="1",label_a_b_conflict2="2"} 1
 `},
 		"excluded namespaces are left out": {
-			set:   settings{excludeNamespaces: []string{"b", "c"}},
+			set:   source{excludeNamespaces: []string{"b", "c"}},
 			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -"), podUsage("b", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
@@ -275,7 +275,7 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 }
 
 func TestNodes(t *testing.T) {
-	s, n := newTestServer(t, settings{})
+	s, n := newTestServer(t, source{})
 	node := metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Timestamp: metav1.Now(),
 		Window: metav1.Duration{Duration: time.Second}, Usage: corev1.ResourceList{
 			corev1.ResourceCPU: quantity.MustParse("61488047183n"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}
@@ -294,7 +294,7 @@ kube_metrics_server_node_mem{node="n1"} 3221225472
 
 func TestDroppedSamplesAreCounted(t *testing.T) {
 	now := time.Now()
-	s, n := newTestServer(t, settings{})
+	s, n := newTestServer(t, source{})
 	run(t, n, input{
 		pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
@@ -321,7 +321,7 @@ func TestDroppedSamplesAreCounted(t *testing.T) {
 
 func TestPodThatGoesAndComesBack(t *testing.T) {
 	now := time.Now()
-	s, n := newTestServer(t, settings{})
+	s, n := newTestServer(t, source{})
 	old := testPod("a", "db-0", "n1", "i1", now.Add(-time.Hour), nil)
 	moved := testPod("a", "db-0", "n2", "i2", now.Add(-10*time.Second), nil)
 	old.ResourceVersion, moved.ResourceVersion = "10", "20"
@@ -371,7 +371,7 @@ func TestNothingOldIsServedAsNew(t *testing.T) {
 		"when all has expired nothing stays":      {func(l *list) { l.Joiner.MaxAge = 5 * time.Second; l.Loop.Expire() }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, n := newTestServer(t, settings{})
+			s, n := newTestServer(t, source{})
 			run(t, n, c)
 			if want := now.Add(-60 * time.Second).Add(5 * time.Minute).Unix(); n.lists[1].Loop.Expires().Unix() != want {
 				t.Errorf("expires %s, want the first sample's timestamp and max-age", n.lists[1].Loop.Expires())
@@ -389,7 +389,7 @@ func TestNothingOldIsServedAsNew(t *testing.T) {
 }
 
 func TestScrapeEncodings(t *testing.T) {
-	s, n := newTestServer(t, settings{})
+	s, n := newTestServer(t, source{})
 	run(t, n, bigCluster(50, 2))
 	unzip := func(b []byte) []byte {
 		r, err := gzip.NewReader(bytes.NewReader(b))
@@ -426,7 +426,7 @@ func TestScrapeEncodings(t *testing.T) {
 }
 
 func TestBeforeTheFirstDataAScrapeWaitsAndThenIsToldToComeAgain(t *testing.T) {
-	s, _ := newTestServer(t, settings{})
+	s, _ := newTestServer(t, source{})
 	began := time.Now()
 	resp := get(t, s, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "0.4")
 	if waited := time.Since(began); waited < 200*time.Millisecond ||
@@ -444,7 +444,7 @@ func TestBeforeTheFirstDataAScrapeWaitsAndThenIsToldToComeAgain(t *testing.T) {
 }
 
 func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
-	s, n := newTestServer(t, settings{maxAge: time.Minute})
+	s, n := newTestServer(t, source{maxAge: time.Minute})
 	now := time.Now()
 	old := podUsage("a", "p", now.Add(-58*time.Second), "x", "1 1")
 	run(t, n, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{old}}})
@@ -467,7 +467,7 @@ func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
 // second old.
 func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, n := newTestServer(t, settings{})
+		s, n := newTestServer(t, source{})
 		run(t, n, input{})
 		now := func() *page.Page { return s.pages.page(s.clusters[0].snapshots(), &s.registry) }
 		first := now()
@@ -526,7 +526,7 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 		"by another cluster": func(s *server, n *connection) { s.clusters[0].leave(n) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, n := newTestServer(t, settings{})
+			s, n := newTestServer(t, source{})
 			run(t, n, bigCluster(50, 2))
 			page := weak.Make(s.pages.page(s.clusters[0].snapshots(), &s.registry))
 			part := weak.Make(n.lists[1].present.Load().parts[2][0])
@@ -545,7 +545,7 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 
 // TestFormerConnectionTakesNothingFromItsSuccessor hands over in either order: the former's end may come late.
 func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
-	s, former := newTestServer(t, settings{})
+	s, former := newTestServer(t, source{})
 	run(t, former, bigCluster(50, 2))
 	c := s.clusters[0]
 	successor := c.connect(nil, nil)
@@ -566,7 +566,7 @@ func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
 // TestScrapeOfAClusterThatIsGoneIsLetGo waits for first data that never come, as the kubeconfig changes.
 func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, former := newTestServer(t, settings{})
+		s, former := newTestServer(t, source{})
 		answered := make(chan *http.Response)
 		go func() { answered <- get(t, s, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "30") }()
 		synctest.Wait()
@@ -587,7 +587,7 @@ func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 }
 
 func TestPages(t *testing.T) {
-	s, n := newTestServer(t, settings{})
+	s, n := newTestServer(t, source{})
 	run(t, n, input{})
 	for request, want := range map[string]int{"GET /metrics": 200, "HEAD /metrics": 200, "GET /healthz": 200,
 		"GET /-/healthy": 200, "GET /-/ready": 200, "GET /": 200, "HEAD /": 200,
@@ -752,7 +752,7 @@ func TestSettingsThatContradictEachOther(t *testing.T) {
 
 // TestSampleLabelsAreThoseOfThePage keeps the list of them complete.
 func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
-	s, n := newTestServer(t, settings{})
+	s, n := newTestServer(t, source{})
 	run(t, n, bigCluster(1, 1))
 	var page strings.Builder
 	s.clusters[0].requested("pods", "list", "200")
@@ -837,7 +837,7 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 			t.Errorf("--%s, %s, default %q is told as: %s", row.Flag, row.Env, row.Default, line)
 		}
 	}
-	s, n := newTestServer(t, settings{})
+	s, n := newTestServer(t, source{})
 	n.self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "", []float64{1}).Update(1)
 	run(t, n, bigCluster(1, 1))
 	s.pushed(true)
@@ -1108,7 +1108,7 @@ type bubble struct {
 	pulse context.CancelFunc          // ends the pulse
 }
 
-func inBubble(t *testing.T, set settings, do func(t *testing.T, b *bubble)) {
+func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bubble{t: t, api: &apiServer{began: time.Now(), answers: map[string]answerer{},
@@ -1213,7 +1213,7 @@ func TestNamespacesFailOneByOne(t *testing.T) {
 				b.api.answer(request, as)
 			}
 		}
-		set := settings{namespaces: []string{"a", "b"}}
+		set := source{namespaces: []string{"a", "b"}}
 		t.Run(name+" at a start", func(t *testing.T) {
 			inBubble(t, set, func(t *testing.T, b *bubble) {
 				breakB(b)
@@ -1278,7 +1278,7 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 		"two minutes":         {[]time.Duration{2 * time.Minute}, anew},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, settings{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
+			inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
 				b.begin(b.watch.Run)
 				ready := func() {
 					t.Helper()
@@ -1312,7 +1312,7 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 
 // TestShortFreezesBetweenAttemptsDoNotAddUp has each of them followed by an attempt.
 func TestShortFreezesBetweenAttemptsDoNotAddUp(t *testing.T) {
-	inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+	inBubble(t, source{}, func(t *testing.T, b *bubble) {
 		b.begin(b.watch.Run)
 		for range 5 {
 			if err := b.lists[1].Ready(t.Context()); err != nil {
@@ -1328,7 +1328,7 @@ func TestShortFreezesBetweenAttemptsDoNotAddUp(t *testing.T) {
 
 // TestUsageIsNotJoinedWithPodsOfLongAgo has a watch that breaks once it has its list, and cannot be opened again.
 func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
-	inBubble(t, settings{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+	inBubble(t, source{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
 		b.api.answer("page pods", breaks)
 		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
 			b.api.answer("watch pods", breaks)
@@ -1360,7 +1360,7 @@ func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
 
 // TestUsageIsReadAsSoonAsThePodsAreThere has pods that are refused at first.
 func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
-	inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+	inBubble(t, source{}, func(t *testing.T, b *bubble) {
 		b.api.answer("watch pods", forbids)
 		b.api.answer("page pods", forbids)
 		b.begin(b.run)
@@ -1384,7 +1384,7 @@ func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
 
 // TestDeletedPodsAreForgottenInTime deletes a pod of which there may be usage as long as that is served.
 func TestDeletedPodsAreForgottenInTime(t *testing.T) {
-	inBubble(t, settings{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+	inBubble(t, source{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
 		gone := testPod("a", "gone", "n", "i", time.Now(), nil)
 		b.store.Put(b.keep(&gone))
 		b.store.Delete(b.keep(&gone))
@@ -1419,7 +1419,7 @@ func TestProbesAreOfWhatTheShippedRolesAllow(t *testing.T) {
 		"namespaces without usage: nothing": {[]string{"a"}, map[string]answerer{"list a/pods": forbids}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, settings{namespaces: c.namespaces}, func(t *testing.T, b *bubble) {
+			inBubble(t, source{namespaces: c.namespaces}, func(t *testing.T, b *bubble) {
 				b.api.stamp = func(now time.Time) time.Time { return now.Truncate(15 * time.Second) }
 				for request, as := range c.answers {
 					b.api.answer(request, as)
@@ -1459,7 +1459,7 @@ func TestTick(t *testing.T) {
 		"of a fast source and a long interval":         {60 * s, 15 * s, []time.Duration{14 * s, 29 * s, 44 * s, 59 * s}, 59 * s},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, settings{refreshInterval: c.refresh}, func(t *testing.T, b *bubble) {
+			inBubble(t, source{refreshInterval: c.refresh}, func(t *testing.T, b *bubble) {
 				began := time.Now()
 				if b.fresh.Tick(began, c.period); c.period == 0 {
 					b.fresh.Lost()
@@ -1503,7 +1503,7 @@ func TestInterval(t *testing.T) {
 		{600 * s, 60 * s, 602 * s},
 	} {
 		t.Run(fmt.Sprintf("%s of a source of %s", c.refresh, c.period), func(t *testing.T) {
-			inBubble(t, settings{refreshInterval: c.refresh, maxAge: time.Hour}, func(t *testing.T, b *bubble) {
+			inBubble(t, source{refreshInterval: c.refresh, maxAge: time.Hour}, func(t *testing.T, b *bubble) {
 				b.api.stamp = func(now time.Time) time.Time { return now.Truncate(c.period) }
 				b.begin(b.run)
 				longest := time.Duration(0)
@@ -1542,7 +1542,7 @@ func TestNewestSampleOfAClockThatIsAhead(t *testing.T) {
 		"no clock is ahead, both stop":     {until(half), until(half), 0, half, half},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+			inBubble(t, source{}, func(t *testing.T, b *bubble) {
 				began := time.Now()
 				told := func(name string) time.Duration {
 					_, page, _ := b.scrape()
@@ -1580,7 +1580,7 @@ func TestNewestSampleOfAClockThatIsAhead(t *testing.T) {
 
 // TestPageMadeAcrossAThawIsNotServed has the process stand still while a page is made of what was current.
 func TestPageMadeAcrossAThawIsNotServed(t *testing.T) {
-	inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+	inBubble(t, source{}, func(t *testing.T, b *bubble) {
 		b.begin(b.watch.Run)
 		for _, l := range b.lists {
 			b.begin(l.Loop.Run)
@@ -1622,7 +1622,7 @@ func TestHealthPage(t *testing.T) {
 		}, 503, "failed\nnodes: .*\na notice: .*\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, n := newTestServer(t, settings{})
+			s, n := newTestServer(t, source{})
 			before, _ := io.ReadAll(get(t, s, "/healthz").Body)
 			if want := "failed\npods, nodes: not read yet\n"; string(before) != want {
 				t.Errorf("before the first data: %q, want %q", before, want)
@@ -1639,7 +1639,7 @@ func TestHealthPage(t *testing.T) {
 }
 
 func TestEncodingThatThereIsNotIsAnsweredWithThoseThatThereAre(t *testing.T) {
-	s, n := newTestServer(t, settings{})
+	s, n := newTestServer(t, source{})
 	run(t, n, input{})
 	resp := get(t, s, "/metrics", "Accept-Encoding", "br, identity;q=0")
 	body, _ := io.ReadAll(resp.Body)
@@ -1651,7 +1651,7 @@ func TestEncodingThatThereIsNotIsAnsweredWithThoseThatThereAre(t *testing.T) {
 
 // TestStopLetsGoOfScrapesThatWait has one wait for first data that do not come.
 func TestStopLetsGoOfScrapesThatWait(t *testing.T) {
-	inBubble(t, settings{}, func(t *testing.T, b *bubble) {
+	inBubble(t, source{}, func(t *testing.T, b *bubble) {
 		time.AfterFunc(time.Second, b.stop)
 		if status, body, took := b.scrape(); status != http.StatusServiceUnavailable || took != time.Second {
 			t.Errorf("status %d after %s: %s", status, took, body)
@@ -1687,7 +1687,7 @@ func cpuTime(b *testing.B) time.Duration {
 func eachSize(b *testing.B, f func(b *testing.B, s *server, n *connection, in input) func()) {
 	for _, size := range benchmarked {
 		b.Run(fmt.Sprintf("pods=%d", size), func(b *testing.B) {
-			s, n := newTestServer(b, settings{})
+			s, n := newTestServer(b, source{})
 			in := bigCluster(size, 2)
 			for i := range in.pods {
 				n.store.Put(n.keep(&in.pods[i]))
@@ -1740,7 +1740,7 @@ func BenchmarkRenderAndGzip(b *testing.B) {
 // time to assemble it, which is paid once for each change.
 func BenchmarkSplit(b *testing.B) {
 	const size = 150_000
-	_, n := newTestServer(b, settings{})
+	_, n := newTestServer(b, source{})
 	in := bigCluster(size, 2)
 	for i := range in.pods {
 		n.store.Put(n.keep(&in.pods[i]))

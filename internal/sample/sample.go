@@ -171,7 +171,7 @@ type Joiner struct {
 	Store         *store.Store[Text]                // the pods' metadata; nil for nodes, whose samples have an empty Text
 	Unknown       func(namespace, name string) Text // the text of a pod of which nothing but the name is known
 	Escape        func(string) string               // makes a label value of a name
-	Excluded      func(namespace []byte) bool       // tells which namespaces to leave out; nil for none
+	Excluded      []string                          // namespaces to leave out
 	batch, served *Batch
 	now           int64               // Unix seconds, when the batch was begun
 	seen          map[uint64]struct{} // pods of this batch, by hash of namespace and name
@@ -206,8 +206,10 @@ func (j *Joiner) Done() *Batch {
 func (j *Joiner) Join(item *metricsapi.Item) error {
 	p, deleted := &node, false
 	if j.Store != nil {
-		if j.Excluded != nil && j.Excluded(item.Namespace) {
-			return nil
+		for _, namespace := range j.Excluded {
+			if string(item.Namespace) == namespace {
+				return nil
+			}
 		}
 		p, deleted = j.Store.Find(item.Namespace, item.Name)
 	}

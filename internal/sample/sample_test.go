@@ -247,7 +247,7 @@ func TestJoinPods(t *testing.T) {
 				j.cache.Put(known("a", "young2", now.Add(-10*time.Second)))
 				j.cache.Put(known("a", "deleted", now.Add(-time.Hour)))
 				j.cache.Delete(known("a", "deleted", now.Add(-time.Hour)))
-				j.Excluded = func(namespace []byte) bool { return string(namespace) == "excluded" }
+				j.Excluded = []string{"excluded"}
 				b := j.refresh(c.items(now)...)
 				j.check(b, c.want, c.dropped)
 				if b.Unknown != c.unknown {

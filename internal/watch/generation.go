@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -291,7 +292,10 @@ type response[V comparable] struct {
 
 // open sends a request. Its errors are those of client-go, or a Failure where no answer has begun in time.
 func (g *generation[V]) open(ctx context.Context, verb string, o metav1.ListOptions) (r *response[V], err error) {
-	o.LabelSelector, o.FieldSelector = g.LabelSelector, g.FieldSelector
+	o.LabelSelector = g.LabelSelector
+	if not := strings.Join(g.Excluded, ",metadata.namespace!="); not != "" {
+		o.FieldSelector = "metadata.namespace!=" + not
+	}
 	r = &response[V]{generation: g, began: o.ResourceVersion}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	r.silence = time.AfterFunc(initialSilence, func() { r.cancel(g.timeout(verb, "the server says nothing")) })

@@ -25,14 +25,16 @@ type Options[V comparable] struct {
 	Client         rest.Interface // of the resource's group and version
 	Resource, Kind string         // such as pods and Pod
 	// Namespaces are watched each by itself, "" for the whole cluster.
-	Namespaces                   []string
-	LabelSelector, FieldSelector string // applied by the server; empty for all objects
-	New                          func() slim.Object
+	Namespaces    []string
+	Excluded      []string // namespaces, left out by the server
+	LabelSelector string   // applied by the server; empty for all objects
+	New           func() slim.Object
 	// Keep returns what is to be kept of an object, which is all that is held of it from then on.
 	Keep  func(slim.Object) store.Entry[V]
 	Store *store.Store[V]
 	// Changed is called after each change of a namespace's State, by several goroutines.
 	Changed func(namespace string)
+	Pulse   *refresh.Pulse     // of the process, for Distrust
 	Health  *health.Tracker    // told of each namespace
 	Self    *selfmetrics.Scope // watch_up and watched_objects are registered with it
 }
@@ -49,6 +51,7 @@ type Watch[V comparable] struct {
 	changed refresh.Broadcast // after each change of a State
 
 	mu          sync.Mutex
+	frozen      time.Duration             // how long the process had stood still when Distrust was last called
 	generations map[string]*generation[V] // the present one by namespace; their State and failing are guarded by mu
 }
 
@@ -63,6 +66,7 @@ type State struct {
 func New[V comparable](o Options[V]) *Watch[V] {
 	o.Namespaces = slices.Compact(slices.Sorted(slices.Values(o.Namespaces)))
 	w := &Watch[V]{Options: o, maxObjects: manyObjects, generations: map[string]*generation[V]{}}
+	w.frozen = o.Pulse.Frozen()
 	w.Resync()
 	label := fmt.Sprintf("resource=%q", o.Resource)
 	o.Self.Gauge("watch_up", "Whether the watch of the resource has had its first list and its last request worked.",
@@ -135,6 +139,21 @@ func (w *Watch[V]) Run(ctx context.Context) {
 		})
 	}
 	running.Wait()
+}
+
+// frozen is how long the process has to have stood still for a watch to be distrusted: it may be dead and not know.
+const frozen = 5 * time.Second
+
+// Distrust lists everything anew if the process has stood still for long since the last call.
+func (w *Watch[V]) Distrust() {
+	w.mu.Lock()
+	was := w.frozen
+	w.frozen = w.Pulse.Frozen()
+	long := w.frozen-was > frozen
+	w.mu.Unlock()
+	if long {
+		w.Resync()
+	}
 }
 
 // Resync distrusts what the watches have brought and begins a new generation of them, each with a list. What an earlier

@@ -29,6 +29,7 @@ import (
 
 	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/slim"
 	"metrics-server-prom/internal/store"
@@ -225,13 +226,13 @@ func newPods(t *testing.T, client rest.Interface, changed func(), namespaces ...
 	}
 	return New(Options[string]{
 		Client: client, Resource: "pods", Kind: "Pod", Namespaces: namespaces,
-		LabelSelector: "app=shop", FieldSelector: "metadata.namespace!=x",
+		LabelSelector: "app=shop", Excluded: []string{"x"},
 		New: func() slim.Object { return &slim.Pod{} },
 		Keep: func(o slim.Object) store.Entry[string] {
 			return store.NewEntry(o, o.GetName(), o.GetNamespace()+"/"+o.GetName()+"@"+o.GetResourceVersion())
 		},
 		Store: store.New[string](), Changed: func(string) { changed() },
-		Health: &health.Tracker{}, Self: new(selfmetrics.Registry).Scope(""),
+		Pulse: refresh.NewPulse(), Health: &health.Tracker{}, Self: new(selfmetrics.Registry).Scope(""),
 	})
 }
 
@@ -1155,7 +1156,7 @@ func TestOtherResource(t *testing.T) {
 			New:   func() slim.Object { return &node{} },
 			Keep:  func(o slim.Object) store.Entry[int] { return store.NewEntry(o, o.GetName(), len(o.GetLabels())) },
 			Store: store.New[int](), Changed: func(string) {},
-			Health: &health.Tracker{}, Self: new(selfmetrics.Registry).Scope(""),
+			Pulse: refresh.NewPulse(), Health: &health.Tracker{}, Self: new(selfmetrics.Registry).Scope(""),
 		})
 		ctx, stop := context.WithCancel(t.Context())
 		go w.Run(ctx)
