@@ -147,12 +147,10 @@ const frozen = 5 * time.Second
 // Distrust lists everything anew if the process has stood still for long since the last call.
 func (w *Watch[V]) Distrust() {
 	w.mu.Lock()
+	defer w.mu.Unlock() // only now, so that who calls next finds what is distrusted gone
 	was := w.frozen
-	w.frozen = w.Pulse.Frozen()
-	long := w.frozen-was > frozen
-	w.mu.Unlock()
-	if long {
-		w.Resync()
+	if w.frozen = w.Pulse.Frozen(); w.frozen-was > frozen {
+		w.resync()
 	}
 }
 
@@ -161,6 +159,10 @@ func (w *Watch[V]) Distrust() {
 func (w *Watch[V]) Resync() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.resync()
+}
+
+func (w *Watch[V]) resync() {
 	for _, namespace := range w.Namespaces {
 		g := &generation[V]{Watch: w, namespace: namespace}
 		g.life, g.end = context.WithCancel(context.Background())
