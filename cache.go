@@ -49,7 +49,7 @@ type cluster struct {
 	pulse     *refresh.Pulse
 	replace   func()                     // called when a snapshot is replaced, so that nobody keeps its memory
 	present   atomic.Pointer[connection] // nil while no cluster is configured
-	changed   refresh.Broadcast          // after each change of present
+	changed   refresh.Broadcast          // after each connect
 }
 
 // follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
@@ -90,7 +90,6 @@ func (c *cluster) leave(n *connection) {
 	c.present.CompareAndSwap(n, nil)
 	n.self.Close()
 	c.replace()
-	c.changed.Send()
 }
 
 // snapshots is what there is to serve at this moment; nothing while no cluster is configured.
@@ -236,7 +235,6 @@ func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
 // nothing of a resource is current, or where there are no data at all. changed is closed when it is worth looking
 // again.
 func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan struct{}) {
-	thaws := n.cluster.pulse.Thaws()
 	changed = n.published.Wait()
 	has, data := map[string]bool{}, false
 	for _, l := range n.lists {
@@ -250,9 +248,6 @@ func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan 
 			changed = ended // of the others the last look is enough
 		}
 		missing++
-	}
-	if n.cluster.pulse.Thaws() != thaws {
-		return n.look() // else the first of them may be old again
 	}
 	if !has[nodes] || !has[pods] || !data {
 		missing = len(n.lists)

@@ -1786,6 +1786,42 @@ func TestAFailedProbeLosesThePhase(t *testing.T) {
 	}
 }
 
+// TestNoProbesWhileListsFail has nothing to be looked at any more.
+func TestNoProbesWhileListsFail(t *testing.T) {
+	inBubble(t, source{}, func(t *testing.T, b *bubble) {
+		b.api.stamp = func(now time.Time) time.Time { return now.Truncate(15 * time.Second) }
+		b.begin(b.run)
+		time.Sleep(time.Minute)
+		for _, request := range []string{"list nodes", "get nodes/n2"} {
+			b.api.answer(request, breaks)
+		}
+		time.Sleep(time.Minute)
+		b.api.asked("get")
+		time.Sleep(20 * time.Minute)
+		if asked := b.api.asked("get"); len(asked) > 0 {
+			t.Errorf("%d probes", len(asked))
+		}
+		b.api.answer("list nodes", nil)
+		time.Sleep(16 * time.Second)
+		if asked := b.api.asked("get"); len(asked) == 0 {
+			t.Error("no probe once there are data again")
+		}
+	})
+}
+
+// TestNothingOfAClusterThatIsGone has a scrape wait for one namespace, as the kubeconfig is taken away: what there is of
+// the other is not the answer.
+func TestNothingOfAClusterThatIsGone(t *testing.T) {
+	inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
+		b.api.answer("list b/pods", hangs)
+		b.begin(b.run)
+		time.AfterFunc(time.Second, func() { b.clusters[0].leave(b.connection) })
+		if status, page, _ := b.scrape(); status != http.StatusServiceUnavailable {
+			t.Errorf("status %d:\n%s", status, page)
+		}
+	})
+}
+
 // TestHealthKeysAreKnown has everything fail: what is not known would stay on the health page of another cluster.
 func TestHealthKeysAreKnown(t *testing.T) {
 	inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
