@@ -33,11 +33,10 @@ name=metrics-server-prom
 revision=$(git rev-parse --verify --quiet HEAD || echo unknown)
 
 GOBIN=$work go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
-for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64; do
+for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do
   os=${platform%/*} arch=${platform#*/}
   binary=$folder/$name-$version-$os-$arch
   sbom=$binary.sbom.json
-  [ "$os" != windows ] || binary=$binary.exe
   CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -buildvcs=false -o "$binary" \
     -ldflags "-s -w -X main.version=$version -X main.revision=$revision" .
   "$work/cyclonedx-gomod" bin -json -version "$version" -output "$sbom" "$binary" 2>"$work/log" || {
