@@ -1811,8 +1811,8 @@ func TestNoProbesWhileListsFail(t *testing.T) {
 	})
 }
 
-// TestNothingOfAClusterThatIsGone has a scrape wait for a namespace, as the kubeconfig is taken away: what there is of
-// the other is not the answer.
+// TestNothingOfAClusterThatIsGone has a scrape wait for one namespace, as the kubeconfig is taken away: what there is
+// of the other is not the answer.
 func TestNothingOfAClusterThatIsGone(t *testing.T) {
 	inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
 		b.api.answer("list b/pods", hangs)
