@@ -32,7 +32,7 @@ var dependencies = map[string]string{
 }
 
 // linked is how many modules are in the exporter: those above and what they bring along. Whoever changes it says why.
-const linked = 43
+const linked = 44
 
 func TestDependenciesAreCountedAndJustified(t *testing.T) {
 	t.Parallel()
