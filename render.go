@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"regexp"
@@ -130,9 +131,8 @@ func registerServed(self *selfmetrics.Scope, present func() []*snapshot) {
 							continue
 						}
 						// The clock of a node that is ahead makes nothing newer than the list it is in.
-						if stamp := min(of(s), s.Refreshed.Unix()); best == 0 || better(stamp, best) == stamp {
-							best = stamp
-						}
+						stamp := min(of(s), s.Refreshed.Unix())
+						best = better(cmp.Or(best, stamp), stamp)
 					}
 					if best == 0 {
 						return math.NaN()

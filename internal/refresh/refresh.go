@@ -185,24 +185,9 @@ func (l *Loop) Began() time.Time {
 	return l.began
 }
 
-// Current waits until nothing that is published is old: since the process last stood still an attempt was made, and
+// IsCurrent tells whether nothing that is published is old: since the process last stood still an attempt was made, and
 // none is overdue. In regular operation that is so, and before the first attempt nothing is published. Else it begins
-// one, for however many callers, unless one is running.
-func (l *Loop) Current(ctx context.Context) error {
-	for {
-		ended := l.ended.Wait()
-		if l.IsCurrent() {
-			return nil
-		}
-		select {
-		case <-ended:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// IsCurrent tells whether what is published is current, see Current. Where it is not, an attempt is running or begins.
+// one, for however many callers, unless one is running; Ended tells when to ask again.
 func (l *Loop) IsCurrent() bool {
 	still, now := l.Pulse.look(), time.Now()
 	expires := time.Time{}

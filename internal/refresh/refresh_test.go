@@ -29,6 +29,21 @@ type trial struct {
 	running  int
 }
 
+// Current waits until what is published is current, as whoever serves it does.
+func (l *Loop) Current(ctx context.Context) error {
+	for {
+		ended := l.Ended()
+		if l.IsCurrent() {
+			return nil
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // newTrial makes a loop with an interval of 15 s and a cut-off of 10 s. read makes the nth attempt, from 0; pause is
 // what the server asks for after it.
 func newTrial(t *testing.T, read func(ctx context.Context, n int) error, pause func(n int) time.Duration) *trial {
