@@ -131,7 +131,6 @@ func (c *cluster) current(ctx context.Context) ([]*snapshot, error) {
 // needs.
 type connection struct {
 	cluster   *cluster
-	set       *source
 	self      *selfmetrics.Scope
 	metrics   rest.Interface
 	labeler   labeler
@@ -152,7 +151,7 @@ type connection struct {
 }
 
 func newConnection(c *cluster, core, metrics rest.Interface) *connection {
-	n := &connection{cluster: c, set: c.set, self: c.self.Scope(), metrics: metrics, labeler: newLabeler(c.set.podLabels),
+	n := &connection{cluster: c, self: c.self.Scope(), metrics: metrics, labeler: newLabeler(c.set.podLabels),
 		store: store.New[sample.Text]()}
 	n.life, n.end = context.WithCancel(context.Background())
 	n.watch = watch.New(watch.Options[sample.Text]{
@@ -259,7 +258,7 @@ func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan 
 // pod. These are what the shipped roles let it get.
 func (n *connection) probe(ctx context.Context) (object string, stamp int64, err error) {
 	resource := nodes
-	if len(n.set.namespaces) > 0 {
+	if len(n.cluster.set.namespaces) > 0 {
 		resource = pods
 	}
 	for n.probed == nil {
@@ -289,7 +288,7 @@ func (n *connection) ticked(since time.Time, period time.Duration) {
 	for _, l := range n.lists {
 		began := l.Loop.Began()
 		elapsed := max(time.Since(began), phase.MinPeriod)
-		if period == 0 || elapsed+period >= n.set.refreshInterval+time.Second {
+		if period == 0 || elapsed+period >= n.cluster.set.refreshInterval+time.Second {
 			l.Loop.WakeAt(began.Add(elapsed))
 		}
 	}
@@ -306,22 +305,22 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	l := &list{}
 	l.present.Store(&snapshot{})
 	o := usage.Options{Client: n.metrics, Resource: resource, Namespace: namespace, Joiner: joiner,
-		Optional: resource == nodes, Absent: resource == nodes && len(n.set.namespaces) > 0,
+		Optional: resource == nodes, Absent: resource == nodes && len(n.cluster.set.namespaces) > 0,
 		Self: n.cluster.self, Health: &n.cluster.health,
 		Show: func(b *sample.Batch, s usage.Status) { n.show(l, b, s) }}
 	if resource == pods {
 		n.things = append(n.things, n.watch.What(namespace))
-		o.Selector = n.set.selector
+		o.Selector = n.cluster.set.selector
 		o.Ready = func(ctx context.Context) error {
 			n.watch.Distrust()
-			n.store.Forget(time.Now().Add(-n.set.maxAge))
-			return n.watch.Ready(ctx, namespace, n.set.maxAge)
+			n.store.Forget(time.Now().Add(-n.cluster.set.maxAge))
+			return n.watch.Ready(ctx, namespace, n.cluster.set.maxAge)
 		}
 	}
 	l.List = usage.New(o, n.self)
-	l.Loop.Interval = func() time.Duration { return n.fresh.Interval(n.set.refreshInterval) }
+	l.Loop.Interval = func() time.Duration { return n.fresh.Interval(n.cluster.set.refreshInterval) }
 	l.Loop.Pulse = n.cluster.pulse
-	l.Loop.Cutoff = min(max(n.set.refreshInterval, 10*time.Second), time.Minute)
+	l.Loop.Cutoff = min(max(n.cluster.set.refreshInterval, 10*time.Second), time.Minute)
 	n.lists, n.things = append(n.lists, l), append(n.things, l.What)
 }
 
