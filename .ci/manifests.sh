@@ -236,6 +236,8 @@ sh -n deploy/outside/kubeconfig.sh
 
 promtool=$(.ci/prometheus.sh promtool)
 "$promtool" check config --lint=all --lint-fatal example/prometheus.yml >&2
+"$promtool" check rules --lint=all --lint-fatal deploy/prometheus/rules.yml >&2
+"$promtool" test rules deploy/prometheus/rules_test.yml >&2
 
 go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 )
 
 const deploy = "../../deploy/"
@@ -212,6 +214,48 @@ func TestPagesOfEveryForm(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestExampleScrapesItsPages holds the two files of the compose example against each other.
+func TestExampleScrapesItsPages(t *testing.T) {
+	var compose struct {
+		Services struct {
+			Target struct{ Environment struct{ PAGES string } }
+		}
+	}
+	var prometheus struct {
+		ScrapeConfigs []struct {
+			JobName     string `json:"job_name"`
+			MetricsPath string `json:"metrics_path"`
+			HonorLabels bool   `json:"honor_labels"`
+		} `json:"scrape_configs"`
+	}
+	for file, into := range map[string]any{"docker-compose.yml": &compose, "prometheus.yml": &prometheus} {
+		text, err := os.ReadFile("../../example/" + file)
+		if err == nil {
+			err = yaml.Unmarshal(text, into)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := compose.Services.Target.Environment.PAGES; got != strings.Join(allPages, ",") {
+		t.Errorf("the exporter has the pages %q, want all", got)
+	}
+	want := map[string]string{"metrics-server-prom": ""}
+	for path, labels := range mixin {
+		want[labels["job"]] = "/metrics" + path
+	}
+	got := map[string]string{}
+	for _, c := range prometheus.ScrapeConfigs {
+		got[c.JobName] = c.MetricsPath
+		if !c.HonorLabels {
+			t.Errorf("the job %s renames labels", c.JobName)
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the jobs are %v, want %v", got, want)
 	}
 }
 
