@@ -168,7 +168,7 @@ func (g *generation[V]) list(ctx context.Context, o metav1.ListOptions) (runtime
 	r, err := g.open(ctx, "list", o)
 	if err == nil {
 		g.objects += pageSize
-		page.ListMeta, err = slim.ReadList(r.body, g.Kind+"List", g.New, func(object slim.Object) error {
+		page.ListMeta, err = slim.ReadList(r.body, g.New, func(object slim.Object) error {
 			r.silence.Reset(initialSilence)
 			if g.objects++; g.objects > g.maxObjects {
 				return g.endless("list")
