@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"metrics-server-prom/internal/health"
@@ -58,8 +59,8 @@ func (c *cluster) follow(ctx context.Context) {
 		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: c.userAgent,
 		Report: c.requested,
 		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
-		Run: func(ctx context.Context, core, metrics rest.Interface) {
-			n := c.connect(core, metrics)
+		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
+			n := c.connect(client(kube.Core), client(kube.Metrics))
 			c.health.SetUnknown(n.things...) // before the cluster is healthy, which may be the end of an outage
 			c.health.SetHealthy("cluster")
 			defer context.AfterFunc(ctx, func() { c.leave(n) })()
