@@ -25,82 +25,106 @@ func among(end int64, window, rate float64) Reading {
 	return r
 }
 
-func near(a, b float64) bool { return math.Abs(a-b) <= 1e-9*max(1, math.Abs(b)) || a == b }
-
-// TestRules has what each rule does with the reading that comes after others, and at which values it ends.
+// TestRules has what becomes of a reading that comes after others, at the borders of each rule.
 func TestRules(t *testing.T) {
-	// The first of all: 15 s of one core.
-	single, several := read(0, 15, 1), among(0, 15, 1)
+	type readings []Reading
+	// Before them there were 15 s of one core.
+	single, several := readings{read(0, 15, 1)}, readings{among(0, 15, 1)}
+	replicas := readings{read(0, 15, 1), read(14, 14, 1)}
 	for name, c := range map[string]struct {
-		before        []Reading
-		reading       Reading
-		seconds       float64 // NaN for none
-		filled        float64
-		result        Result
-		maxAge        time.Duration // 0 for 5m
-		withoutEffect bool
+		before          readings
+		reading         Reading
+		seconds, filled float64
+		result          Result
 	}{
-		"the first value is rate times window":                {nil, read(0, 12.5, 2), 25, 0, Added, 0, false},
-		"of several containers too":                           {nil, among(0, 12.5, 2), 25, 0, Added, 0, false},
-		"without a window it is 0":                            {nil, read(0, 0, 2), 0, 0, Added, 0, false},
-		"the same reading again":                              {[]Reading{single}, single, 15, 0, Repeated, 0, true},
-		"the same moment with another rate":                   {[]Reading{several}, among(0, 9, 3), 15, 0, Repeated, 0, true},
-		"an older reading":                                    {[]Reading{single}, read(-1, 15, 9), 15, 0, Older, 0, true},
-		"a window that abuts":                                 {[]Reading{single}, read(15, 15, 2), 45, 0, Added, 0, false},
-		"abuts although the moments are cut: earlier":         {[]Reading{single}, read(15, 15.999, 2), 15 + 31.998, 0, Added, 0, false},
-		"abuts although the moments are cut: later":           {[]Reading{single}, read(15, 14.001, 2), 15 + 28.002, 0, Added, 0, false},
-		"a gap of a second":                                   {[]Reading{single}, read(16, 15, 3), 15 + 45 + 2, 2, Filled, 0, false},
-		"an overlap of a second":                              {[]Reading{single}, read(14, 15, 3), 15 + 42, 0, Added, 0, false},
-		"a window within that of the reading before":          {[]Reading{single}, read(1, 15, 3), 15 + 3, 0, Added, 0, false},
-		"a gap is filled with the mean of both rates":         {[]Reading{single}, read(45, 15, 3), 15 + 45 + 60, 60, Filled, 0, false},
-		"a gap of max-age is filled":                          {[]Reading{single}, read(315, 15, 3), 15 + 45 + 600, 600, Filled, 0, false},
-		"a longer one is left out":                            {[]Reading{single}, read(316, 15, 3), 15 + 45, 0, Hole, 0, false},
-		"by any max-age":                                      {[]Reading{single}, read(26, 15, 3), 15 + 45, 0, Hole, 10 * time.Second, false},
-		"after a hole it goes on":                             {[]Reading{single, read(9000, 15, 3)}, read(9015, 15, 1), 15 + 45 + 15, 0, Added, 0, false},
-		"after a rate of 0 too":                               {[]Reading{single, read(15, 15, 0)}, read(30, 15, 1), 30, 0, Added, 0, false},
-		"of several containers the moments count":             {[]Reading{several}, among(10, 19, 2), 15 + 20, 0, Added, 0, false},
-		"whichever is longer":                                 {[]Reading{several}, among(19, 10, 2), 15 + 38, 0, Added, 0, false},
-		"and by less than the kubelet's readings are apart":   {[]Reading{several}, among(44, 15, 2), 15 + 88, 0, Added, 0, false},
-		"more is a gap":                                       {[]Reading{several}, among(45, 15, 2), 15 + 30 + 45, 45, Filled, 0, false},
-		"of max-age":                                          {[]Reading{several}, among(315, 15, 3), 15 + 45 + 600, 600, Filled, 0, false},
-		"or a hole":                                           {[]Reading{several}, among(316, 15, 3), 15 + 45, 0, Hole, 0, false},
-		"which nothing less than that is":                     {[]Reading{several}, among(40, 15, 2), 15 + 80, 0, Added, 10 * time.Second, false},
-		"a pod that loses its other container":                {[]Reading{several}, read(25, 15, 3), 15 + 45 + 20, 20, Filled, 0, false},
-		"a pod that gets another container":                   {[]Reading{single}, among(25, 15, 3), 15 + 75, 0, Added, 0, false},
-		"without a window only the moments count":             {[]Reading{single}, read(60, 0, 2), 15 + 120, 0, Added, 0, false},
-		"up to max-age":                                       {[]Reading{single}, read(300, 0, 2), 15 + 600, 0, Added, 0, false},
-		"beyond it nothing is known":                          {[]Reading{single}, read(301, 0, 2), 15, 0, Hole, 0, false},
-		"a window of less than nothing is none":               {[]Reading{single}, read(60, -5, 2), 15 + 120, 0, Added, 0, false},
-		"a pod that was away for two ticks":                   {[]Reading{single}, read(45, 15, 1), 60, 30, Filled, 0, false},
-		"a replica that has the same reading":                 {[]Reading{single, read(14, 14, 1)}, read(14, 29, 1), 29, 0, Repeated, 0, true},
-		"a replica that is behind":                            {[]Reading{single, read(14, 14, 1)}, read(0, 14, 1), 29, 0, Older, 0, true},
-		"and then ahead, by a window that holds what was had": {[]Reading{single, read(14, 14, 1), read(0, 14, 1)}, read(29, 29, 2), 29 + 30, 0, Added, 0, false},
-		"no number":                           {[]Reading{single}, read(15, 15, math.NaN()), 15, 0, Invalid, 0, true},
-		"less than nothing":                   {[]Reading{single}, read(15, 15, -1), 15, 0, Invalid, 0, true},
-		"more cores than a machine has":       {[]Reading{single}, read(15, 15, 1e7), 15, 0, Invalid, 0, true},
-		"more than there are numbers":         {[]Reading{single}, read(15, 15, math.Inf(1)), 15, 0, Invalid, 0, true},
-		"a first one that is invalid":         {nil, read(15, 15, -1), math.NaN(), 0, Invalid, 0, true},
-		"no moment":                           {[]Reading{single}, read(-began, 15, 1), 15, 0, Invalid, 0, true},
-		"a moment beyond what is kept of one": {[]Reading{single}, read(1<<32, 15, 1), 15, 0, Invalid, 0, true},
+		"the first value is rate times window": {nil, read(0, 12.5, 2), 25, 0, Added},
+		"of one of several containers too":     {nil, among(0, 12.5, 2), 25, 0, Added},
+		"without a window it is 0":             {nil, read(0, 0, 2), 0, 0, Added},
+
+		"the same reading again":            {single, read(0, 15, 1), 15, 0, Repeated},
+		"the same moment with another rate": {several, among(0, 9, 3), 15, 0, Repeated},
+		"an older reading":                  {single, read(-1, 15, 9), 15, 0, Older},
+
+		"a window that abuts": {single, read(15, 15, 2), 15 + 30, 0, Added},
+		"it does where cutting the moments makes it overlap": {single, read(15, 15.999, 2),
+			15 + 31.998, 0, Added},
+		"and where it makes a gap":       {single, read(15, 14.001, 2), 15 + 28.002, 0, Added},
+		"a gap of a second":              {single, read(16, 15, 3), 15 + 45 + 2, 2, Filled},
+		"an overlap of a second":         {single, read(14, 15, 3), 15 + 42, 0, Added},
+		"a window within the one before": {single, read(1, 15, 3), 15 + 3, 0, Added},
+
+		"a gap is filled with the mean of both rates": {single, read(45, 15, 3), 15 + 45 + 60, 60, Filled},
+		"a pod that was away for two ticks":           {single, read(45, 15, 1), 15 + 15 + 30, 30, Filled},
+		"a gap of max-age":                            {single, read(315, 15, 3), 15 + 45 + 600, 600, Filled},
+		"a longer one is left out":                    {single, read(316, 15, 3), 15 + 45, 0, Hole},
+		"after that it goes on": {append(single, read(9000, 15, 3)), read(9015, 15, 1),
+			15 + 45 + 15, 0, Added},
+		"after a rate of 0 too": {append(single, read(15, 15, 0)), read(30, 15, 1), 15 + 15, 0, Added},
+
+		"of several containers only the moments count":       {several, among(10, 19, 2), 15 + 20, 0, Added},
+		"whether they are nearer or farther than the window": {several, among(19, 10, 2), 15 + 38, 0, Added},
+		"as far as readings of a kubelet are apart":          {several, among(44, 15, 2), 15 + 88, 0, Added},
+		"more is a gap":                        {several, among(45, 15, 2), 15 + 30 + 45, 45, Filled},
+		"one of max-age":                       {several, among(315, 15, 3), 15 + 45 + 600, 600, Filled},
+		"or a hole":                            {several, among(316, 15, 3), 15 + 45, 0, Hole},
+		"a pod that loses its other container": {several, read(25, 15, 3), 15 + 45 + 20, 20, Filled},
+		"a pod that gets another container":    {single, among(25, 15, 3), 15 + 75, 0, Added},
+
+		"without a window only the moments count": {single, read(60, 0, 2), 15 + 120, 0, Added},
+		"up to max-age":                         {single, read(300, 0, 2), 15 + 600, 0, Added},
+		"beyond it nothing is known":            {single, read(301, 0, 2), 15, 0, Hole},
+		"a window of less than nothing is none": {single, read(60, -5, 2), 15 + 120, 0, Added},
+
+		"a replica that has the same reading": {replicas, read(14, 29, 1), 29, 0, Repeated},
+		"a replica that is behind":            {replicas, read(0, 14, 1), 29, 0, Older},
+		"then ahead, by a window that holds what was had": {append(replicas, read(0, 14, 1)), read(29, 29, 2),
+			29 + 30, 0, Added},
+
+		"no number":                             {single, read(15, 15, math.NaN()), 15, 0, Invalid},
+		"less than nothing":                     {single, read(15, 15, -1), 15, 0, Invalid},
+		"more cores than a machine has":         {single, read(15, 15, 1e7), 15, 0, Invalid},
+		"infinitely many":                       {single, read(15, 15, math.Inf(1)), 15, 0, Invalid},
+		"a first one that is invalid":           {nil, read(15, 15, -1), math.NaN(), 0, Invalid},
+		"no moment":                             {single, read(-began, 15, 1), 15, 0, Invalid},
+		"a moment that is too large to be kept": {single, read(1<<32, 15, 1), 15, 0, Invalid},
 	} {
 		t.Run(name, func(t *testing.T) {
-			limit := c.maxAge
-			if limit == 0 {
-				limit = maxAge
-			}
-			var counter Counter
+			var before Counter
 			for _, r := range c.before {
-				counter, _, _ = counter.Next(r, limit)
+				before, _, _ = before.Next(r, maxAge)
 			}
-			next, filled, result := counter.Next(c.reading, limit)
-			if got := next.Seconds(); !near(got, c.seconds) && !(math.IsNaN(got) && math.IsNaN(c.seconds)) {
+			next, filled, result := before.Next(c.reading, maxAge)
+			if got := next.Seconds(); !(math.Abs(got-c.seconds) < 1e-9 || math.IsNaN(got) && math.IsNaN(c.seconds)) {
 				t.Errorf("%v seconds, want %v", got, c.seconds)
 			}
 			if filled != c.filled || result != c.result {
-				t.Errorf("%v seconds filled and %s, want %v and %s", filled, result, c.filled, c.result)
+				t.Errorf("%v seconds filled, %s; want %v, %s", filled, result, c.filled, c.result)
 			}
-			if ignored := next == counter; ignored != c.withoutEffect {
-				t.Errorf("it is ignored: %t, want %t", ignored, c.withoutEffect)
+			if changed := next != before; changed != (result <= Hole) {
+				t.Errorf("%s: it changes the counter: %t", result, changed)
+			}
+		})
+	}
+}
+
+// TestShortMaxAge has gaps that are holes, and moments of several containers that are apart no more than usual.
+func TestShortMaxAge(t *testing.T) {
+	for name, c := range map[string]struct {
+		first, next Reading
+		seconds     float64
+		result      Result
+	}{
+		"a gap":                      {read(0, 15, 1), read(25, 15, 3), 15 + 45 + 20, Filled},
+		"a hole":                     {read(0, 15, 1), read(26, 15, 3), 15 + 45, Hole},
+		"moments as usual":           {among(0, 15, 1), among(44, 15, 3), 15 + 3*44, Added},
+		"a hole among several":       {among(0, 15, 1), among(46, 15, 3), 15 + 45, Hole},
+		"a hole without any windows": {read(0, 15, 1), read(11, 0, 3), 15, Hole},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before, _, _ := Counter{}.Next(c.first, 10*time.Second)
+			next, _, result := before.Next(c.next, 10*time.Second)
+			if got := next.Seconds(); got != c.seconds || result != c.result {
+				t.Errorf("%v seconds, %s; want %v, %s", got, result, c.seconds, c.result)
 			}
 		})
 	}
@@ -185,7 +209,7 @@ func TestSize(t *testing.T) {
 // larger of two rates gives in the time that has passed, or in a window that the cut moments make a second longer.
 func FuzzNext(f *testing.F) {
 	f.Add([]byte("\x00\x00\x0f\x0f\x10\x01\x0f\x0f\x10\x02\x3f\x0f\x20\x03\xf1\x0f\x30\x04"))
-	f.Add([]byte("\x80\x05\xff\x00\xff\x06\x7f\x7f\x7f\x07\x10\x20\x30\x40\x50\x60\x70\x80\x90\xa0\xb0\xc0\xd0\xe0\xf0\xff"))
+	f.Add([]byte("\x80\x05\xff\x00\xff\x06\x7f\x7f\x7f\x07\x10\x20\x30\x40\x50\x60\x70\x80\x90\xa0\xb0\xc0\xd0\xe0"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var c Counter
 		end, rate := int64(began), 0.0
