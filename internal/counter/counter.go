@@ -9,6 +9,7 @@ package counter
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -107,7 +108,7 @@ func (c Counter) Next(r Reading, maxAge time.Duration) (next Counter, filled flo
 // Keep is for how long a counter is kept that is not read any more: longer than a container that still runs is away.
 const Keep = time.Hour
 
-// Gone tells whether the counter has no reading of the last hour before a moment in Unix seconds.
+// Gone tells whether the last reading was more than Keep before a moment in Unix seconds.
 func (c Counter) Gone(now int64) bool { return now-int64(c.end) > int64(Keep/time.Second) }
 
 // Set is the counters of a pod's containers. The zero value is empty. It is for one goroutine at a time.
@@ -129,7 +130,7 @@ func (s *Set) Get(id uint64) Counter {
 	return Counter{}
 }
 
-// Put takes in the counter of a run. A new one takes the place of those that are gone.
+// Put takes in the counter of a run.
 func (s *Set) Put(id uint64, c Counter) {
 	for i := range s.runs {
 		if s.runs[i].id == id {
@@ -138,11 +139,12 @@ func (s *Set) Put(id uint64, c Counter) {
 		}
 	}
 	// Not append, which would take room for more: most sets never grow again.
-	kept := make([]run, 0, len(s.runs)+1)
-	for _, r := range s.runs {
-		if !r.Gone(int64(c.end)) {
-			kept = append(kept, r)
-		}
-	}
-	s.runs = append(kept, run{id, c})
+	runs := make([]run, len(s.runs)+1)
+	runs[copy(runs, s.runs)] = run{id, c}
+	s.runs = runs
+}
+
+// Drop takes out the counters that are gone at a moment in Unix seconds.
+func (s *Set) Drop(now int64) {
+	s.runs = slices.DeleteFunc(s.runs, func(r run) bool { return r.Gone(now) })
 }

@@ -186,10 +186,11 @@ func TestSet(t *testing.T) {
 	}
 	const hour = int64(Keep / time.Second)
 	next(4, read(10+hour, 15, 1))
-	if len(s.runs) != 4 {
+	if s.Drop(began + 10 + hour); len(s.runs) != 4 {
 		t.Errorf("%d counters, want those of an hour ago still: 4", len(s.runs))
 	}
 	next(5, read(11+hour, 15, 1))
+	s.Drop(began + 11 + hour)
 	if got := s.Get(2); len(s.runs) != 3 || !math.IsNaN(got.Seconds()) {
 		t.Errorf("%d counters, want those of the last hour: 3", len(s.runs))
 	}

@@ -16,7 +16,7 @@ import (
 
 // pod is a pod whose value tells what it is.
 func pod(namespace, name string, version uint64, value string) Entry[string] {
-	return Entry[string]{Key{namespace, name}, &Object[string]{value, state{0, version}}}
+	return Entry[string]{Key{namespace, name}, &Object[string]{Value: value, state: state{0, version}}}
 }
 
 // born is the same pod, created at that second.
