@@ -9,15 +9,18 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"metrics-server-prom/internal/counter"
 )
 
 // Key names an object. Namespace is empty for an object that belongs to none.
 type Key struct{ Namespace, Name string }
 
-// Object is what is kept of an object. Value and Created never change, so that samples can point to it without a lock:
-// a change of either brings a new Object.
+// Object is what is kept of an object. Value, Counters and Created never change, so that samples can point to it
+// without a lock: a change of Value or Created brings a new Object.
 type Object[V comparable] struct {
-	Value V
+	Value    V
+	Counters *counter.Set // of a pod's containers; nil where nothing needs them. What replaces the Object takes them over
 	state
 }
 
@@ -46,7 +49,7 @@ type Entry[V comparable] struct {
 func NewEntry[V comparable](object metav1.Object, name string, value V) Entry[V] {
 	version, _ := strconv.ParseUint(object.GetResourceVersion(), 10, 64)
 	created := object.GetCreationTimestamp().Unix()
-	return Entry[V]{Key{object.GetNamespace(), name}, &Object[V]{value, state{created, version}}}
+	return Entry[V]{Key{object.GetNamespace(), name}, &Object[V]{Value: value, state: state{created, version}}}
 }
 
 // Store holds objects. Its lock is held for a few map operations at a time. Use New.
