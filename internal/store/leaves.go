@@ -103,12 +103,11 @@ func (l *leaves[V]) short(n int) bool { return n > 0 && n < l.length/2 }
 // up for others that would be too short.
 func (l *leaves[V]) split(list []Entry[V], old []*Leaf[V]) (leaves []*Leaf[V]) {
 	for _, leaf := range old {
-		begin := search(list, leaf.Entries[0].Key)
-		if l.short(begin) || !leaf.begins(list[begin:]) {
-			continue
+		begin, n := search(list, leaf.Entries[0].Key), len(leaf.Entries)
+		if !l.short(begin) && leaf.begins(list[begin:]) && (!l.short(n) || n == len(list)) {
+			leaves = append(l.cut(leaves, list[:begin]), leaf)
+			list = list[begin+n:]
 		}
-		leaves = append(l.cut(leaves, list[:begin]), leaf)
-		list = list[begin+len(leaf.Entries):]
 	}
 	if last := len(leaves) - 1; last >= 0 && l.short(len(list)) {
 		list = slices.Concat(leaves[last].Entries, list)
