@@ -20,7 +20,7 @@ type Key struct{ Namespace, Name string }
 // without a lock: a change of Value or Created brings a new Object.
 type Object[V comparable] struct {
 	Value    V
-	Counters *counter.Set // of a pod's containers; nil where nothing needs them. An Object's successor takes them over.
+	Counters *counter.Set // of a pod's containers; nil where nothing needs them. What replaces the Object takes them over
 	state
 }
 
