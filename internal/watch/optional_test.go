@@ -110,6 +110,16 @@ func TestOptionalResourceThatIsRefusedIsANotice(t *testing.T) {
 	}
 }
 
+func TestNeededResourceThatIsRefusedIsAFailure(t *testing.T) {
+	logged(t)
+	watchPods(t, func(t *testing.T, w watching) {
+		w.refused(forbidden)
+		if f, n := w.Health.Failures(), w.Health.Notices(); len(f) != 1 || len(n) > 0 {
+			t.Errorf("failures %q, notices %q", f, n)
+		}
+	})
+}
+
 func TestOptionalResourceThatFailsOtherwiseIsAFailure(t *testing.T) {
 	log := logged(t)
 	watchOther(t, optional, func(t *testing.T, w watching) {
@@ -287,7 +297,8 @@ func TestNamespaceThatCannotBeRead(t *testing.T) {
 			q.answer(200, body)
 			time.Sleep(initialSilence + time.Second)
 		}, kube.Timeout, "cannot get namespaces: no complete answer in time", maxPause - time.Second},
-		"the answer is illegible": {func(q *request) { q.object("<html>") }, kube.Content, "neither Kubernetes protobuf", maxPause},
+		"the answer is illegible": {func(q *request) { q.object("<html>") }, kube.Content,
+			"neither Kubernetes protobuf", maxPause},
 		"the answer is another object": {func(q *request) { q.object(`{"kind":"Namespace","apiVersion":"v1"}`) },
 			kube.Content, `its kind is "Namespace"`, maxPause},
 	} {
