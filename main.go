@@ -172,7 +172,7 @@ type server struct {
 func newServer(set *settings) *server {
 	s := &server{set: set, pulse: refresh.NewPulse(), pages: map[string]*cached{}}
 	for _, name := range append([]string{""}, set.pages...) {
-		s.pages[name] = &cached{name: name}
+		s.pages[name] = &cached{name: name, idle: time.AfterFunc(maxIdle, func() { s.release(name) })}
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
@@ -183,10 +183,27 @@ func newServer(set *settings) *server {
 	return s
 }
 
-// replaced drops the pages of a snapshot that is replaced, so that nobody keeps its memory.
-func (s *server) replaced() {
-	for _, p := range s.pages {
-		p.forget()
+// replaced drops what is made of a snapshot that is replaced, or all where a connection ended, so that nobody keeps its
+// memory.
+func (s *server) replaced(ended bool) {
+	for name, p := range s.pages {
+		if ended || name != kubeState {
+			p.forget()
+		}
+	}
+}
+
+// maxIdle is after how long a page is given up that nobody asks for.
+const maxIdle = 10 * time.Minute
+
+// release gives back what a page has in memory until it is asked for again.
+func (s *server) release(name string) {
+	s.pages[name].forget()
+	for _, c := range s.clusters {
+		if n := c.present.Load(); n != nil && name != "" {
+			n.pods.Release()
+			n.others.Release()
+		}
 	}
 }
 
@@ -256,11 +273,12 @@ func (s *server) metrics(name string) http.HandlerFunc {
 			http.Error(w, "this page is off; --pages "+name+" (PAGES) turns it on", http.StatusNotFound)
 			return
 		}
-		current := func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) }
-		serve.Scrape(w, r, s.stopping, current, func() string {
-			failures, _ := s.state()
-			return "no data yet\n" + strings.Join(failures, "\n")
-		})
+		s.pages[name].idle.Reset(maxIdle)
+		serve.Scrape(w, r, s.stopping, func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) },
+			func() string {
+				failures, _ := s.state()
+				return "no data yet\n" + strings.Join(failures, "\n")
+			})
 	}
 }
 
@@ -287,27 +305,16 @@ func (s *server) state() (failures, notices []string) {
 	return failures, notices
 }
 
-// hasData tells whether there are first data of every cluster.
 func (s *server) hasData() bool {
 	return !slices.ContainsFunc(s.clusters, func(c *cluster) bool { return !c.hasData() })
 }
 
-// healthz is the original tool's page: ok, or failed and below it what, since when and why. Notices follow.
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
 	failures, notices := s.state()
 	if len(failures) == 0 && !s.hasData() {
 		failures = []string{"pods, nodes: not read yet"}
 	}
-	if len(failures)+len(notices) == 0 {
-		io.WriteString(w, "ok")
-		return
-	}
-	state := "ok"
-	if len(failures) > 0 {
-		state = "failed"
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	fmt.Fprintf(w, "%s\n%s\n", state, strings.Join(append(failures, notices...), "\n"))
+	serve.Health(w, failures, notices)
 }
 
 func (s *server) ready(w http.ResponseWriter, _ *http.Request) {

@@ -106,9 +106,13 @@ var families = [...]*family{
 		state: state.ContainerLastTerminated, help: "Why the container was terminated the last time; always 1."},
 }
 
+// names are those of the families.
+var names []string
+
 func init() {
 	var c page.Compressor
 	for i, f := range families {
+		names = append(names, f.name)
 		if i > 0 && f.name == families[i-1].name {
 			f.header = families[i-1].header
 			continue
@@ -277,7 +281,8 @@ func assemble(name string, snapshots []*snapshot, objects [][][]*page.Part, self
 
 // cached is a page as scrapes are answered with it, made anew where it is not current.
 type cached struct {
-	name string // "" for the page of the telemetry path
+	name string      // "" for the page of the telemetry path
+	idle *time.Timer // runs out when nobody has asked for the page for long
 
 	mu         sync.Mutex // held while the page is made
 	compressor page.Compressor
@@ -330,13 +335,4 @@ func rows(source string, pages []string) (rows []state.Row) {
 		}
 	}
 	return rows
-}
-
-// newRenderer returns what renders the samples of objects.
-func newRenderer() *state.Renderer {
-	r := &state.Renderer{}
-	for _, f := range families {
-		r.Names = append(r.Names, f.name)
-	}
-	return r
 }

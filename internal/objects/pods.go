@@ -53,3 +53,11 @@ func NewPods(c *Cluster, pods Pods) *Source[sample.Text] {
 	}
 	return New(o)
 }
+
+// Keys are those of the source's health.
+func (s *Source[V]) Keys() (keys []string) {
+	for _, namespace := range s.Watch.Namespaces {
+		keys = append(keys, s.Watch.What(namespace))
+	}
+	return keys
+}
