@@ -398,6 +398,9 @@ func TestCPUReadingsAreCounted(t *testing.T) {
 		l.Loop.Expire()
 		l.reads(node(0))
 		counted("hole", "25")
+		time.Sleep(15 * time.Second)
+		l.reads(node(0))
+		counted("added", "25")
 	})
 	try(t, nodes, func(t *testing.T, l *trial) {
 		l.reads(node(0))
