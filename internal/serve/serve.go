@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -98,16 +97,4 @@ func Landing(w http.ResponseWriter, name, line string, links []string, state str
 </body>
 </html>
 `, html.EscapeString(name), html.EscapeString(line), anchors.String(), html.EscapeString(state))
-}
-
-// Patience is how long a scrape may wait for data: the scraper's own timeout, as Prometheus sends it, less a margin for
-// the answer.
-func Patience(h http.Header) time.Duration {
-	const most, margin = 2 * time.Minute, 500 * time.Millisecond
-	seconds, err := strconv.ParseFloat(h.Get("X-Prometheus-Scrape-Timeout-Seconds"), 64)
-	if err != nil || !(seconds > 0) {
-		return 10 * time.Second
-	}
-	timeout := time.Duration(min(seconds, most.Seconds()) * float64(time.Second))
-	return max(timeout-margin, timeout/2)
 }
