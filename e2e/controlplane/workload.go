@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -51,14 +53,7 @@ func (c *ControlPlane) CreateNamespaces(ctx context.Context, podSecurity string,
 // CreateNodes creates the nodes node-0 to node-(n-1) and returns when KWOK has made all of them ready.
 func (c *ControlPlane) CreateNodes(ctx context.Context, n int) error {
 	err := each(n, func(i int) error {
-		name := fmt.Sprintf("node-%d", i)
-		_, err := c.Admin.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
-			Name: name,
-			// Where the one server of all kubelets has this node's metrics.
-			Annotations: map[string]string{"metrics.k8s.io/resource-metrics-path": "/metrics/nodes/" + name +
-				"/metrics/resource"},
-			Labels: map[string]string{"kubernetes.io/hostname": name},
-		}}, metav1.CreateOptions{})
+		_, err := c.Admin.CoreV1().Nodes().Create(ctx, node(i), metav1.CreateOptions{})
 		return err
 	})
 	if err != nil {
@@ -104,6 +99,40 @@ func (c *ControlPlane) CreatePods(ctx context.Context, pods ...Pod) error {
 		}
 	}
 	return nil
+}
+
+// node is the node as its kubelet registers it. KWOK adds its address and its conditions.
+func node(i int) *corev1.Node {
+	name, role := fmt.Sprintf("node-%d", i), "worker"
+	if i == 0 {
+		role = "control-plane"
+	}
+	capacity := corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("16"), corev1.ResourceMemory: resource.MustParse("64Gi"),
+		corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceEphemeralStorage: resource.MustParse("200Gi"),
+		"hugepages-2Mi": resource.MustParse("1Gi"), "example.test/gpu": resource.MustParse("4"),
+	}
+	allocatable := maps.Clone(capacity)
+	allocatable[corev1.ResourceCPU] = *resource.NewMilliQuantity(15_890-int64(i), resource.DecimalSI)
+	allocatable[corev1.ResourceMemory] = resource.MustParse("62Gi")
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name,
+			// Where the one server of all kubelets has this node's metrics.
+			Annotations: map[string]string{"metrics.k8s.io/resource-metrics-path": "/metrics/nodes/" + name +
+				"/metrics/resource"},
+			Labels: map[string]string{"kubernetes.io/hostname": name, "node-role.kubernetes.io/" + role: ""},
+		},
+		Spec: corev1.NodeSpec{ProviderID: "e2e:///zone/" + name, PodCIDR: fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)},
+		Status: corev1.NodeStatus{
+			Capacity: capacity, Allocatable: allocatable,
+			NodeInfo: corev1.NodeSystemInfo{
+				MachineID: "machine-" + name, SystemUUID: "system-" + name, BootID: "boot-" + name,
+				KernelVersion: "6.1.0", OSImage: "Distribution 12 (\"e2e\")", ContainerRuntimeVersion: "containerd://2.1.0",
+				KubeletVersion: "v1.37.2", OperatingSystem: "linux", Architecture: "amd64",
+			},
+		},
+	}
 }
 
 func (c *ControlPlane) awaitRunning(ctx context.Context, namespace string) error {
