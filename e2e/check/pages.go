@@ -95,8 +95,8 @@ const (
 	OfQuotas      = "resourcequotas"
 )
 
-// KubeStateMetrics is what the page of kube-state-metrics' names must have for these objects, without those that may not
-// be read, by the rules of kube-state-metrics 2.20. The keys are those of --pod-labels.
+// KubeStateMetrics is what the page of kube-state-metrics' names must have for these objects, without those that may
+// not be read, by the rules of kube-state-metrics 2.20. The keys are those of --pod-labels.
 func (o *Objects) KubeStateMetrics(podLabels []string, without ...string) Samples {
 	s := Samples{}
 	for i := range o.Pods {
@@ -170,9 +170,7 @@ func (s Samples) addPod(pod *corev1.Pod, podLabels []string) {
 		}
 		add(1, "kube_pod_labels", labels...)
 	}
-	specImages := map[string]string{}
 	for _, container := range pod.Spec.Containers {
-		specImages[container.Name] = container.Image
 		for family, list := range map[string]corev1.ResourceList{
 			"kube_pod_container_resource_requests": container.Resources.Requests,
 			"kube_pod_container_resource_limits":   container.Resources.Limits,
@@ -183,7 +181,7 @@ func (s Samples) addPod(pod *corev1.Pod, podLabels []string) {
 	}
 	for _, status := range pod.Status.ContainerStatuses {
 		container := []string{"container", status.Name}
-		add(1, "kube_pod_container_info", append(container, "image_spec", specImages[status.Name],
+		add(1, "kube_pod_container_info", append(container, "image_spec", specImage(pod, status.Name),
 			"image", status.Image, "image_id", status.ImageID, "container_id", status.ContainerID)...)
 		add(float64(status.RestartCount), "kube_pod_container_status_restarts_total", container...)
 		add(number(status.State.Running != nil), "kube_pod_container_status_running", container...)
@@ -273,7 +271,11 @@ func (r *Reading) CAdvisor(o *Objects, without ...string) Samples {
 				continue
 			}
 			_, id, _ := strings.Cut(statuses[i].ContainerID, "://")
-			labels := []string{"container", container.Name, "image", statuses[i].Image, "name", id,
+			image := statuses[i].Image
+			if image == "" {
+				image = specImage(meta, container.Name)
+			}
+			labels := []string{"container", container.Name, "image", image, "name", id,
 				"namespace", pod.Namespace, "node", meta.Spec.NodeName, "pod", pod.Name}
 			s.addUsage(container.Usage, labels...)
 			if running := statuses[i].State.Running; running != nil {
@@ -291,6 +293,16 @@ func (r *Reading) CAdvisor(o *Objects, without ...string) Samples {
 		}
 	}
 	return s
+}
+
+// specImage is the image that a container was to run.
+func specImage(pod *corev1.Pod, container string) string {
+	for _, c := range slices.Concat(pod.Spec.Containers, pod.Spec.InitContainers) {
+		if c.Name == container {
+			return c.Image
+		}
+	}
+	return ""
 }
 
 const cpuCounter = "container_cpu_usage_seconds_total"

@@ -94,7 +94,7 @@ func (c *ControlPlane) CreatePods(ctx context.Context, pods ...Pod) error {
 		return err
 	}
 	for namespace := range namespaces {
-		if err := c.awaitRunning(ctx, namespace); err != nil {
+		if err := c.AwaitRunning(ctx, namespace); err != nil {
 			return err
 		}
 	}
@@ -135,10 +135,11 @@ func node(i int) *corev1.Node {
 	}
 }
 
-func (c *ControlPlane) awaitRunning(ctx context.Context, namespace string) error {
+// AwaitRunning returns when all pods of a namespace run, but for those that have no node.
+func (c *ControlPlane) AwaitRunning(ctx context.Context, namespace string) error {
 	return process.Await(ctx, 100*time.Millisecond, func(ctx context.Context) error {
 		waiting, err := c.Admin.CoreV1().Pods(namespace).List(ctx,
-			metav1.ListOptions{FieldSelector: "status.phase!=Running", Limit: 1})
+			metav1.ListOptions{FieldSelector: "status.phase!=Running,spec.nodeName!=", Limit: 1})
 		if err != nil {
 			return err
 		}
