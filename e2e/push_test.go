@@ -252,10 +252,7 @@ func pushgatewayValues(ctx context.Context, server string) (map[string]float64, 
 			continue
 		}
 		for _, metric := range family.GetMetric() {
-			labels := map[string]string{}
-			for _, label := range metric.GetLabel() {
-				labels[label.GetName()] = label.GetValue()
-			}
+			labels := exporter.Labels(metric)
 			if err := takeExtraLabels(labels); err != nil {
 				return nil, err
 			}

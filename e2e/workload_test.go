@@ -249,8 +249,8 @@ func finish(ctx context.Context) error {
 			return err
 		}
 		if change.pod == "bare" {
-			pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-				Name: "debugger", Image: "example.test/debugger"}}}
+			debugger := corev1.EphemeralContainerCommon{Name: "debugger", Image: "example.test/debugger"}
+			pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: debugger}}
 			if pod, err = pods.UpdateEphemeralContainers(ctx, pod.Name, pod, metav1.UpdateOptions{}); err != nil {
 				return err
 			}

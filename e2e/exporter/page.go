@@ -219,14 +219,19 @@ func (p *Page) Series() map[string]float64 {
 			if metric.Histogram != nil || metric.Summary != nil {
 				continue
 			}
-			labels := map[string]string{}
-			for _, label := range metric.GetLabel() {
-				labels[label.GetName()] = label.GetValue()
-			}
-			samples[Series(name, labels)] = value(metric)
+			samples[Series(name, Labels(metric))] = value(metric)
 		}
 	}
 	return samples
+}
+
+// Labels is a metric's labels by their names.
+func Labels(metric *dto.Metric) map[string]string {
+	labels := make(map[string]string, len(metric.GetLabel()))
+	for _, label := range metric.GetLabel() {
+		labels[label.GetName()] = label.GetValue()
+	}
+	return labels
 }
 
 // value is that of a counter or gauge. Of the three a metric has one; the getters of the others say 0.
