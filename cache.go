@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"metrics-server-prom/internal/health"
@@ -57,9 +58,9 @@ func (c *cluster) follow(ctx context.Context) {
 	from := kube.Cluster{
 		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: c.userAgent,
 		Report: c.requested,
-		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
-		Run: func(ctx context.Context, core, metrics rest.Interface) {
-			n := c.connect(core, metrics)
+		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
+		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
+			n := c.connect(client(kube.Core), client(kube.Metrics))
 			c.health.SetUnknown(n.things...) // before the cluster is healthy, which may be the end of an outage
 			c.health.SetHealthy("cluster")
 			defer context.AfterFunc(ctx, func() { c.leave(n) })()
@@ -155,7 +156,7 @@ func newConnection(c *cluster, core, metrics rest.Interface) *connection {
 		store: store.New[sample.Text]()}
 	n.life, n.end = context.WithCancel(context.Background())
 	n.watch = watch.New(watch.Options[sample.Text]{
-		Client: core, Resource: pods, Kind: "Pod", New: func() slim.Object { return &slim.Pod{} },
+		Client: core, Resource: pods, New: func() slim.Object { return &slim.Pod{} },
 		Namespaces: c.set.scopes(), Excluded: c.set.excludeNamespaces, LabelSelector: c.set.selector,
 		Keep: n.keep, Store: n.store, Self: n.self, Health: &c.health, Pulse: c.pulse,
 		Changed: func(namespace string) { // what could not be read without the watch is read now

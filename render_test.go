@@ -1617,11 +1617,11 @@ func TestHealthPage(t *testing.T) {
 		"nothing to tell": {func(*cluster) {}, 200, `ok`},
 		"a notice does no harm": {func(c *cluster) { c.health.SetNotice("pods (3)", "7 samples") }, 200,
 			"ok\npods \\(3\\): since .*: 7 samples\n"},
-		"a failure": {func(c *cluster) { c.health.SetUnhealthy(nodes, failure, false) }, 503,
+		"a failure": {func(c *cluster) { c.health.SetUnhealthy(nodes, failure, "") }, 503,
 			"failed\nnodes: failing since .*: cannot list .*; mend it\n"},
 		"both": {func(c *cluster) {
 			c.health.SetNotice("a notice", "7 samples")
-			c.health.SetUnhealthy(nodes, failure, false)
+			c.health.SetUnhealthy(nodes, failure, "")
 		}, 503, "failed\nnodes: .*\na notice: .*\n"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -183,7 +183,11 @@ func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
 		}
 		l.show(batch, Status{old.Refreshed, f, old.expires})
 		l.failed(f.Reason).Inc()
-		l.Health.SetUnhealthy(l.What, f, l.Optional)
+		missing := ""
+		if l.Optional && f.Reason == kube.Forbidden {
+			missing = "no metrics of " + l.What + " are served, the rest is"
+		}
+		l.Health.SetUnhealthy(l.What, f, missing)
 		return f.Retry
 	}
 	batch := l.Joiner.Done()

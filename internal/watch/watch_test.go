@@ -225,7 +225,7 @@ func newPods(t *testing.T, client rest.Interface, changed func(), namespaces ...
 		namespaces = []string{""}
 	}
 	return New(Options[string]{
-		Client: client, Resource: "pods", Kind: "Pod", Namespaces: namespaces,
+		Client: client, Resource: "pods", Namespaces: namespaces,
 		LabelSelector: "app=shop", Excluded: []string{"x"},
 		New: func() slim.Object { return &slim.Pod{} },
 		Keep: func(o slim.Object) store.Entry[string] {
@@ -1152,7 +1152,7 @@ func TestOtherResource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := newAPI(t)
 		w := New(Options[int]{
-			Client: client(t, server), Resource: "nodes", Kind: "Node", Namespaces: []string{""},
+			Client: client(t, server), Resource: "nodes", Namespaces: []string{""},
 			New:   func() slim.Object { return &node{} },
 			Keep:  func(o slim.Object) store.Entry[int] { return store.NewEntry(o, o.GetName(), len(o.GetLabels())) },
 			Store: store.New[int](), Changed: func(string) {},
