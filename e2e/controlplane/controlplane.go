@@ -31,7 +31,7 @@ type Options struct {
 	// MetricResolution is metrics-server's interval between its readings; 0: the 15 s of its shipped manifests. At
 	// least 10 s.
 	MetricResolution time.Duration
-	// Replicas is how many metrics-servers there are beside the usual one, see Route. Each reads half a resolution
+	// Replicas is how many metrics-servers there are beside the usual one, see Route. Each reads a third of a resolution
 	// after the one before.
 	Replicas int
 	// Housekeeping makes the kubelets read each container at moments of its own, see kubelet.New.
@@ -154,7 +154,7 @@ func (c *ControlPlane) start(ctx context.Context) error {
 	}
 	for _, replica := range c.Replicas {
 		select {
-		case <-time.After(c.options.MetricResolution / 2):
+		case <-time.After(c.options.MetricResolution / 3):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -19,11 +20,11 @@ type replicas struct {
 	urls []*url.URL
 
 	mutex  sync.Mutex
-	routes map[string][]int // by user; the first is the next to ask
+	routes map[string][]int // by user
 }
 
-// Route lets these metrics-servers (0 is MetricsServer, 1 the first of Replicas) answer the requests of a service
-// account in turn. Everybody else's go to MetricsServer.
+// Route lets one of these metrics-servers (0 is MetricsServer, 1 the first of Replicas) answer a request of a service
+// account, each time a random one. Everybody else's go to MetricsServer.
 func (c *ControlPlane) Route(namespace, account string, numbers ...int) {
 	c.replicas.mutex.Lock()
 	defer c.replicas.mutex.Unlock()
@@ -34,12 +35,10 @@ func (c *ControlPlane) Route(namespace, account string, numbers ...int) {
 func (r *replicas) next(user string) *url.URL {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	route := r.routes[user]
-	if len(route) == 0 {
-		return r.urls[0]
+	if route := r.routes[user]; len(route) > 0 {
+		return r.urls[route[rand.IntN(len(route))]]
 	}
-	r.routes[user] = append(route[1:len(route):len(route)], route[0])
-	return r.urls[route[0]]
+	return r.urls[0]
 }
 
 // serveReplicas answers for all metrics-servers until the control plane stops.
