@@ -71,26 +71,40 @@ func startPrometheus(t *testing.T, scrapeConfigs string, rules ...string) promet
 	return server
 }
 
-// query is the present value of each series of an instant query, by exporter.Series' text, without the labels by which
-// Prometheus tells targets apart.
-func (p prometheus) query(ctx context.Context, query string) (map[string]float64, error) {
+// result is a series that an expression gives.
+type result struct {
+	Metric map[string]string
+	Value  [2]any // seconds, the value's text
+}
+
+// evaluate is what an expression gives at present. What Prometheus warns of is an error too.
+func (p prometheus) evaluate(ctx context.Context, query string) ([]result, error) {
 	text, err := body(ctx, p.url+"/api/v1/query?query="+url.QueryEscape(query))
 	if err != nil {
 		return nil, err
 	}
 	var answer struct {
-		Data struct {
-			Result []struct {
-				Metric map[string]string
-				Value  [2]any // seconds, the value's text
-			}
-		}
+		Data     struct{ Result []result }
+		Warnings []string
 	}
 	if err := json.Unmarshal(text, &answer); err != nil {
+		return nil, fmt.Errorf("%s: %w", query, err)
+	}
+	if len(answer.Warnings) > 0 {
+		return nil, fmt.Errorf("%s: %q", query, answer.Warnings)
+	}
+	return answer.Data.Result, nil
+}
+
+// query is the value of each series that an expression gives, by exporter.Series' text, without the labels by which
+// Prometheus tells targets apart.
+func (p prometheus) query(ctx context.Context, query string) (map[string]float64, error) {
+	results, err := p.evaluate(ctx, query)
+	if err != nil {
 		return nil, err
 	}
 	values := map[string]float64{}
-	for _, result := range answer.Data.Result {
+	for _, result := range results {
 		text, ok := result.Value[1].(string)
 		if !ok {
 			return nil, fmt.Errorf("no value in %v", result)

@@ -26,10 +26,10 @@ type Objects struct {
 	Quotas      []corev1.ResourceQuota
 }
 
-// ReadObjects reads them, of one namespace or with "" of all.
-func ReadObjects(ctx context.Context, client kubernetes.Interface, namespace string) (*Objects, error) {
-	objects, all := &Objects{}, metav1.ListOptions{}
-	pods, err := client.CoreV1().Pods(namespace).List(ctx, all)
+// ReadObjects reads them.
+func ReadObjects(ctx context.Context, client kubernetes.Interface) (*Objects, error) {
+	all := metav1.ListOptions{}
+	pods, err := client.CoreV1().Pods("").List(ctx, all)
 	if err != nil {
 		return nil, err
 	}
@@ -41,23 +41,28 @@ func ReadObjects(ctx context.Context, client kubernetes.Interface, namespace str
 	if err != nil {
 		return nil, err
 	}
-	sets, err := client.AppsV1().ReplicaSets(namespace).List(ctx, all)
+	sets, err := client.AppsV1().ReplicaSets("").List(ctx, all)
 	if err != nil {
 		return nil, err
 	}
-	jobs, err := client.BatchV1().Jobs(namespace).List(ctx, all)
+	jobs, err := client.BatchV1().Jobs("").List(ctx, all)
 	if err != nil {
 		return nil, err
 	}
-	quotas, err := client.CoreV1().ResourceQuotas(namespace).List(ctx, all)
+	quotas, err := client.CoreV1().ResourceQuotas("").List(ctx, all)
 	if err != nil {
 		return nil, err
 	}
-	objects.Pods, objects.Nodes, objects.ReplicaSets = pods.Items, nodes.Items, sets.Items
-	objects.Jobs, objects.Quotas = jobs.Items, quotas.Items
-	objects.Namespaces = slices.DeleteFunc(namespaces.Items,
-		func(n corev1.Namespace) bool { return namespace != "" && n.Name != namespace })
-	return objects, nil
+	return &Objects{pods.Items, nodes.Items, namespaces.Items, sets.Items, jobs.Items, quotas.Items}, nil
+}
+
+// Keep leaves out the objects of namespaces that are not wanted, and these.
+func (o *Objects) Keep(wanted func(namespace string) bool) {
+	o.Pods = slices.DeleteFunc(o.Pods, func(p corev1.Pod) bool { return !wanted(p.Namespace) })
+	o.Namespaces = slices.DeleteFunc(o.Namespaces, func(n corev1.Namespace) bool { return !wanted(n.Name) })
+	o.ReplicaSets = slices.DeleteFunc(o.ReplicaSets, func(s appsv1.ReplicaSet) bool { return !wanted(s.Namespace) })
+	o.Jobs = slices.DeleteFunc(o.Jobs, func(j batchv1.Job) bool { return !wanted(j.Namespace) })
+	o.Quotas = slices.DeleteFunc(o.Quotas, func(q corev1.ResourceQuota) bool { return !wanted(q.Namespace) })
 }
 
 // Samples are values of series, by exporter.Series' text.
@@ -89,6 +94,7 @@ func number(b bool) float64 {
 // Families of an object that is not watched are missing; the names say of which.
 const (
 	OfNodes       = "nodes"
+	OfNodeUsage   = "nodes.metrics.k8s.io"
 	OfReplicaSets = "replicasets"
 	OfJobs        = "jobs"
 	OfNamespaces  = "namespaces"
@@ -251,15 +257,21 @@ func (s Samples) addResources(list corev1.ResourceList, family string, labels ..
 	}
 }
 
-// CAdvisor is what the page of cAdvisor's names must have for this usage and these objects, without the node families
-// where nodes may not be read. The CPU counters' values are not in it: they are 0.
-func (r *Reading) CAdvisor(o *Objects, without ...string) Samples {
+// CAdvisor is what the page of cAdvisor's names must have for these objects and the usage of their pods, without what
+// is made of nodes where these may not be read. The CPU counters' values are not in it: they are 0.
+func (o *Objects) CAdvisor(usage *Reading, without ...string) Samples {
 	s := Samples{}
-	for _, node := range r.Nodes {
-		s.addUsage(node.Usage, "node", node.Name, "id", "/")
+	metadata := map[string]*corev1.Pod{}
+	for i := range o.Pods {
+		metadata[o.Pods[i].Namespace+"/"+o.Pods[i].Name] = &o.Pods[i]
 	}
-	for _, pod := range r.Pods {
-		meta := r.Metadata[pod.Namespace+"/"+pod.Name]
+	if !slices.Contains(without, OfNodeUsage) {
+		for _, node := range usage.Nodes {
+			s.addUsage(node.Usage, "node", node.Name, "id", "/")
+		}
+	}
+	for _, pod := range usage.Pods {
+		meta := metadata[pod.Namespace+"/"+pod.Name]
 		if meta == nil {
 			continue
 		}

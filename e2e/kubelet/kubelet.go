@@ -176,7 +176,7 @@ func (k *Kubelet) set(pod *corev1.Pod) {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()
 	n := k.node(pod.Spec.NodeName)
-	for _, status := range statuses(pod) {
+	for _, status := range Statuses(pod) {
 		key, id := containerKey{pod.Namespace, pod.Name, status.Name}, ID(status)
 		old := n.containers[key]
 		if !running(status) {
@@ -199,7 +199,7 @@ func (k *Kubelet) set(pod *corev1.Pod) {
 func (k *Kubelet) remove(pod *corev1.Pod) {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()
-	for _, status := range statuses(pod) {
+	for _, status := range Statuses(pod) {
 		k.end(k.node(pod.Spec.NodeName), containerKey{pod.Namespace, pod.Name, status.Name})
 	}
 }
@@ -216,15 +216,15 @@ func (k *Kubelet) end(n *node, key containerKey) {
 	}
 }
 
-// statuses is those of all kinds of containers.
-func statuses(pod *corev1.Pod) []corev1.ContainerStatus {
+// Statuses is those of all kinds of containers.
+func Statuses(pod *corev1.Pod) []corev1.ContainerStatus {
 	return slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses,
 		pod.Status.EphemeralContainerStatuses)
 }
 
 // Running is how many of a pod's containers have usage.
 func Running(pod *corev1.Pod) (n int) {
-	for _, status := range statuses(pod) {
+	for _, status := range Statuses(pod) {
 		if running(status) {
 			n++
 		}
