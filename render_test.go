@@ -40,6 +40,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/refresh"
@@ -68,7 +69,7 @@ type input struct {
 func run(t testing.TB, n *connection, in input) {
 	t.Helper()
 	for i := range in.pods {
-		n.store.Put(n.keep(&in.pods[i]))
+		n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
 	}
 	refreshFrom(t, n.lists[0], &in.nodes, "NodeMetricsList")
 	refreshFrom(t, n.lists[1], &in.usage, "PodMetricsList")
@@ -106,7 +107,7 @@ func newTestServer(t testing.TB, set source) (*server, *connection) {
 	}
 	set.refreshInterval = 15 * time.Second
 	s := newServer(&settings{source: set, telemetryPath: "/metrics"})
-	return s, s.clusters[0].connect(nil, nil)
+	return s, s.clusters[0].connect(func(schema.GroupVersion) rest.Interface { return nil })
 }
 
 // get is a scrape.
@@ -329,7 +330,7 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
 		podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
-	put, del := func(p slim.Pod) { n.store.Put(n.keep(&p)) }, func(p slim.Pod) { n.store.Delete(n.keep(&p)) }
+	put, del := func(p slim.Pod) { n.pods.Store.Put(n.pods.Watch.Keep(&p)) }, func(p slim.Pod) { n.pods.Store.Delete(n.pods.Watch.Keep(&p)) }
 	for _, step := range []struct {
 		what  string
 		event func()
@@ -417,7 +418,7 @@ func TestScrapeEncodings(t *testing.T) {
 		if want == "gzip" {
 			body = unzip(body)
 		}
-		if !strings.HasPrefix(string(body), pods) || resp.Header.Get("Content-Type") != contentType {
+		if !strings.HasPrefix(string(body), pods) || resp.Header.Get("Content-Type") != "text/plain; version=0.0.4; charset=utf-8" {
 			t.Errorf("Accept-Encoding %q: not the same text", accept)
 		}
 	}
@@ -470,7 +471,7 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, n := newTestServer(t, source{})
 		run(t, n, input{})
-		now := func() *page.Page { return s.pages.page(s.clusters[0].snapshots(), &s.registry) }
+		now := func() *page.Page { return s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry) }
 		first := now()
 		if time.Sleep(selfAge - 1); now() != first {
 			t.Error("two scrapes of one second are rendered twice")
@@ -493,11 +494,11 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 			}},
 			{"a new pod", `watched_objects{resource="pods"} 1`, func() {
 				p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
-				n.store.Put(n.keep(&p))
+				n.pods.Store.Put(n.pods.Watch.Keep(&p))
 				time.Sleep(selfAge)
 			}},
 			{"a tick", `source_period_seconds 15`, func() {
-				n.fresh.Tick(time.Time{}, 15*time.Second)
+				n.ticks.Fresh.Tick(time.Time{}, 15*time.Second)
 				time.Sleep(selfAge)
 			}},
 		} {
@@ -529,9 +530,9 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, n := newTestServer(t, source{})
 			run(t, n, bigCluster(50, 2))
-			page := weak.Make(s.pages.page(s.clusters[0].snapshots(), &s.registry))
-			part := weak.Make(n.lists[1].present.Load().parts[2][0])
-			former := weak.Make(n.store)
+			page := weak.Make(s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry))
+			part := weak.Make(n.lists[1].present.Load().rendered.parts[2][0])
+			former := weak.Make(n.pods.Store)
 			replace(s, n)
 			if runtime.GC(); page.Value() != nil || part.Value() != nil {
 				t.Error("the page of the former snapshot, or what it is made of, is kept until the next scrape")
@@ -549,7 +550,7 @@ func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
 	s, former := newTestServer(t, source{})
 	run(t, former, bigCluster(50, 2))
 	c := s.clusters[0]
-	successor := c.connect(nil, nil)
+	successor := c.connect(func(schema.GroupVersion) rest.Interface { return nil })
 	c.leave(former)
 	if c.present.Load() != successor {
 		t.Fatal("the former connection's end has taken its successor away")
@@ -573,7 +574,7 @@ func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 		synctest.Wait()
 		s.clusters[0].leave(former)
 		synctest.Wait()
-		run(t, s.clusters[0].connect(nil, nil), bigCluster(1, 1))
+		run(t, s.clusters[0].connect(func(schema.GroupVersion) rest.Interface { return nil }), bigCluster(1, 1))
 		synctest.Wait()
 		select {
 		case r := <-answered:
@@ -839,12 +840,12 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 		}
 	}
 	s, n := newTestServer(t, source{})
-	n.self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "", []float64{1}).Update(1)
+	n.source.Self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "", []float64{1}).Update(1)
 	run(t, n, bigCluster(1, 1))
 	s.pushed(true)
 	s.clusters[0].requested("pods", "list", "200")
-	n.fresh.Tick(time.Now(), time.Second)
-	n.fresh.Shown(time.Now())
+	n.ticks.Fresh.Tick(time.Now(), time.Second)
+	n.ticks.Fresh.Shown(time.Now())
 	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
 	for _, name := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(string(body), -1) {
 		name := strings.TrimPrefix(name[1], selfmetrics.Prefix)
@@ -870,10 +871,10 @@ func FuzzLabelValue(f *testing.F) {
 		f.Add(s, "web-0")
 		f.Add("web-0", s)
 	}
-	l := newLabeler([]string{"app"})
+	l := label.Pods{Keys: []string{"app"}, Names: []string{"label_app"}}
 	f.Fuzz(func(t *testing.T, value, name string) {
 		p := testPod(value, name, value, value, time.Now(), map[string]string{"app": value})
-		text, kept := l.pod(&p)
+		text, kept := l.Text(&p)
 		if kept != name {
 			t.Errorf("the pod %q is kept as %q", name, kept)
 		}
@@ -936,7 +937,7 @@ func FuzzLabelNames(f *testing.F) {
 			}
 		}
 		seen := map[string]bool{}
-		for i, name := range newLabeler(set.podLabels).names {
+		for i, name := range label.Names(set.podLabels) {
 			if !valid.MatchString(name) {
 				t.Errorf("%q becomes %q", set.podLabels[i], name)
 			}
@@ -1124,7 +1125,9 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 			b.server.set.refreshInterval = set.refreshInterval
 		}
 		b.clusters[0].leave(none)
-		b.connection = b.clusters[0].connect(b.client(kube.Core, "/api"), b.client(kube.Metrics, "/apis"))
+		b.connection = b.clusters[0].connect(func(group schema.GroupVersion) rest.Interface {
+			return b.client(group, map[bool]string{true: "/api", false: "/apis"}[group == kube.Core])
+		})
 		b.unfreeze()
 		do(t, b)
 		stop()
@@ -1282,7 +1285,7 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
-				b.begin(b.watch.Run)
+				b.begin(b.pods.Watch.Run)
 				ready := func() {
 					t.Helper()
 					for _, l := range b.lists[1:] {
@@ -1316,7 +1319,7 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 // TestShortFreezesBetweenAttemptsDoNotAddUp has each of them followed by an attempt.
 func TestShortFreezesBetweenAttemptsDoNotAddUp(t *testing.T) {
 	inBubble(t, source{}, func(t *testing.T, b *bubble) {
-		b.begin(b.watch.Run)
+		b.begin(b.pods.Watch.Run)
 		for range 5 {
 			if err := b.lists[1].Ready(t.Context()); err != nil {
 				t.Fatal(err)
@@ -1339,7 +1342,7 @@ func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
 			answer.Body = io.NopCloser(b.api.initialEvents(r, ""))
 			return answer, err
 		})
-		b.begin(b.watch.Run)
+		b.begin(b.pods.Watch.Run)
 		ready := func() error { return b.lists[1].Ready(t.Context()) }
 		if err := ready(); err != nil {
 			t.Fatal(err)
@@ -1389,9 +1392,9 @@ func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
 func TestDeletedPodsAreForgottenInTime(t *testing.T) {
 	inBubble(t, source{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
 		gone := testPod("a", "gone", "n", "i", time.Now(), nil)
-		b.store.Put(b.keep(&gone))
-		b.store.Delete(b.keep(&gone))
-		b.begin(b.watch.Run)
+		b.pods.Store.Put(b.pods.Watch.Keep(&gone))
+		b.pods.Store.Delete(b.pods.Watch.Keep(&gone))
+		b.begin(b.pods.Watch.Run)
 		for _, step := range []struct {
 			after time.Duration
 			known bool
@@ -1400,7 +1403,7 @@ func TestDeletedPodsAreForgottenInTime(t *testing.T) {
 			if err := b.lists[1].Ready(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if _, known := b.store.Find([]byte("a"), []byte("gone")); known != step.known {
+			if _, known := b.pods.Store.Find([]byte("a"), []byte("gone")); known != step.known {
 				t.Errorf("%s later it is known that the pod was deleted: %t", step.after, known)
 			}
 		}
@@ -1433,7 +1436,7 @@ func TestProbesAreOfWhatTheShippedRolesAllow(t *testing.T) {
 				if got := slices.Compact(slices.Sorted(slices.Values(asked))); !slices.Equal(got, c.want) {
 					t.Errorf("probes of %q, want %q", got, c.want)
 				}
-				if period := b.fresh.Period().Round(time.Second); (period == 15*time.Second) != (c.want != nil) {
+				if period := b.ticks.Fresh.Period().Round(time.Second); (period == 15*time.Second) != (c.want != nil) {
 					t.Errorf("the period is %s", period)
 				}
 			})
@@ -1464,8 +1467,8 @@ func TestTick(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, source{refreshInterval: c.refresh}, func(t *testing.T, b *bubble) {
 				began := time.Now()
-				if b.fresh.Tick(began, c.period); c.period == 0 {
-					b.fresh.Lost()
+				if b.ticks.Fresh.Tick(began, c.period); c.period == 0 {
+					b.ticks.Fresh.Lost()
 				}
 				reads := make([][]time.Duration, len(b.lists))
 				for i, l := range b.lists {
@@ -1479,7 +1482,7 @@ func TestTick(t *testing.T) {
 				synctest.Wait()
 				for _, tick := range c.ticks {
 					time.Sleep(time.Until(began.Add(tick)))
-					b.ticked(began, c.period)
+					b.ticks.Tick(began, c.period)
 				}
 				time.Sleep(time.Until(began.Add(c.want)))
 				synctest.Wait()
@@ -1512,7 +1515,7 @@ func TestInterval(t *testing.T) {
 				longest := time.Duration(0)
 				for range 1800 {
 					time.Sleep(time.Second)
-					longest = max(longest, b.fresh.Interval(c.refresh))
+					longest = max(longest, b.ticks.Fresh.Interval(c.refresh))
 				}
 				most := max(c.refresh, 2*time.Minute) + 2*s
 				if longest > most || (longest-c.want).Abs() > 2*s || longest < c.want-s {
@@ -1584,7 +1587,7 @@ func TestNewestSampleOfAClockThatIsAhead(t *testing.T) {
 // TestPageMadeAcrossAThawIsNotServed has the process stand still while a page is made of what was current.
 func TestPageMadeAcrossAThawIsNotServed(t *testing.T) {
 	inBubble(t, source{}, func(t *testing.T, b *bubble) {
-		b.begin(b.watch.Run)
+		b.begin(b.pods.Watch.Run)
 		for _, l := range b.lists {
 			b.begin(l.Loop.Run)
 		}
@@ -1766,13 +1769,13 @@ func TestAFailedProbeLosesThePhase(t *testing.T) {
 				b.begin(b.run)
 				time.Sleep(2 * time.Minute)
 				probed := slices.Compact(b.api.asked("get"))
-				if len(probed) != 1 || b.fresh.Period() == 0 {
-					t.Fatalf("probes of %q, a period of %s", probed, b.fresh.Period())
+				if len(probed) != 1 || b.ticks.Fresh.Period() == 0 {
+					t.Fatalf("probes of %q, a period of %s", probed, b.ticks.Fresh.Period())
 				}
 				b.api.answer(probed[0], fails)
 				b.api.answer(strings.Replace(probed[0], "get", "list", 1)[:len("list a/pods")], forbids)
 				time.Sleep(22 * time.Second) // the next tick, and the most that a probe may take
-				if period := b.fresh.Period(); period != 0 {
+				if period := b.ticks.Fresh.Period(); period != 0 {
 					t.Errorf("the period is still %s", period)
 				}
 				time.Sleep(30 * time.Second)
@@ -1780,8 +1783,8 @@ func TestAFailedProbeLosesThePhase(t *testing.T) {
 					t.Errorf("no pause after a failure: %q", asked)
 				}
 				time.Sleep(2 * time.Minute)
-				if asked := b.api.asked("get"); len(asked) == 0 || slices.Contains(asked, probed[0]) || b.fresh.Period() == 0 {
-					t.Errorf("later probes are of %q, the period is %s; want that of another", asked, b.fresh.Period())
+				if asked := b.api.asked("get"); len(asked) == 0 || slices.Contains(asked, probed[0]) || b.ticks.Fresh.Period() == 0 {
+					t.Errorf("later probes are of %q, the period is %s; want that of another", asked, b.ticks.Fresh.Period())
 				}
 			})
 		})
@@ -1877,7 +1880,7 @@ func eachSize(b *testing.B, f func(b *testing.B, s *server, n *connection, in in
 			s, n := newTestServer(b, source{})
 			in := bigCluster(size, 2)
 			for i := range in.pods {
-				n.store.Put(n.keep(&in.pods[i]))
+				n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
 			}
 			measured := f(b, s, n, in)
 			b.ReportAllocs()
@@ -1894,7 +1897,7 @@ func BenchmarkLabels(b *testing.B) {
 	eachSize(b, func(_ *testing.B, _ *server, n *connection, in input) func() {
 		return func() {
 			for i := range in.pods {
-				n.keep(&in.pods[i])
+				n.pods.Watch.Keep(&in.pods[i])
 			}
 		}
 	})
@@ -1930,21 +1933,21 @@ func BenchmarkSplit(b *testing.B) {
 	_, n := newTestServer(b, source{})
 	in := bigCluster(size, 2)
 	for i := range in.pods {
-		n.store.Put(n.keep(&in.pods[i]))
+		n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
 	}
 	refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{source: pods}
+			s := &snapshot{source: pods, rendered: &rendered{}}
 			for i, f := range families {
-				if f.source == pods {
-					s.parts[i], s.served[i] = f.render(&n.compressor, batch, partLen)
+				if f.source == pods && f.page == "" {
+					s.rendered.parts[i], s.rendered.served[i] = f.render(&n.compressor, &label.Usage{Batch: batch}, partLen)
 				}
 			}
 			var whole *page.Page
 			for b.Loop() {
-				whole = assemble([]*snapshot{s}, nil)
+				whole = assemble("", []*snapshot{s}, nil, nil)
 			}
 			b.ReportMetric(float64(whole.GzipLen())/size, "bytes/pod")
 		})

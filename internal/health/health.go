@@ -130,8 +130,8 @@ func (t *Tracker) SetUnknown(what ...string) {
 }
 
 // SetNotice says something that the operator should know and that does not affect health, such as what is left out
-// of the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text, unless it is about
-// a thing that does not work, of which that was logged; "" ends it.
+// of the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text, but not where it is
+// about a thing that does not work: that was logged. "" ends it.
 func (t *Tracker) SetNotice(what, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -72,6 +72,9 @@ type Text struct {
 	Node unique.Handle[string]
 	Head string
 	Tail unique.Handle[string]
+	// Shared and Own are what package kept has packed of the pod; Own is empty where nothing is kept.
+	Shared unique.Handle[string]
+	Own    string
 }
 
 // Sample is the usage of one container or node. A usage that is missing is NaN.
@@ -82,6 +85,9 @@ type Sample struct {
 	Name   uint32  // of the container or node, in Batch.Names
 	at     uint32  // Unix seconds from which its age counts
 }
+
+// At is the moment from which the sample's age counts, in Unix seconds.
+func (s *Sample) At() int64 { return int64(s.at) }
 
 // Batch is the samples of one refresh. Its memory is used again by the refresh after the next.
 type Batch struct {

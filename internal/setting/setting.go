@@ -199,6 +199,16 @@ func List(p *[]string, of string, invalid func(string) []string) func(string) st
 	}
 }
 
+// NotOf is what List wants to know of an item that has to be one of the values.
+func NotOf(values ...string) func(string) []string {
+	return func(item string) []string {
+		if slices.Contains(values, item) {
+			return nil
+		}
+		return values
+	}
+}
+
 // Duration sets p to a duration within the bounds.
 func Duration(p *time.Duration, low, high time.Duration) func(string) string {
 	return func(v string) string {

@@ -379,9 +379,10 @@ func TestReadObjectRefuses(t *testing.T) {
 		body io.Reader
 		want string
 	}{
-		"another object":     {bytes.NewReader(enveloped(t, "v1", "Node", &corev1.Node{})), `its kind is "Node"`},
-		"a list":             {bytes.NewReader(enveloped(t, "v1", "PodList", &corev1.PodList{})), `its kind is "PodList"`},
-		"a Status":           {bytes.NewReader(enveloped(t, "v1", "Status", status)), `the message "namespaces is forbidden"`},
+		"another object": {bytes.NewReader(enveloped(t, "v1", "Node", &corev1.Node{})), `its kind is "Node"`},
+		"a list":         {bytes.NewReader(enveloped(t, "v1", "PodList", &corev1.PodList{})), `its kind is "PodList"`},
+		"a Status": {bytes.NewReader(enveloped(t, "v1", "Status", status)),
+			`the message "namespaces is forbidden"`},
 		"a page":             {strings.NewReader("<html>"), `it begins with "<html>"`},
 		"nothing":            {strings.NewReader(""), "the body is empty"},
 		"a pod that is none": {strings.NewReader(`{"kind":"Pod","apiVersion":"v1","spec":5}`), "cannot unmarshal number"},

@@ -44,7 +44,11 @@ type Options struct {
 type Status struct {
 	Refreshed time.Time     // when the list was last read; zero for never
 	Failure   *kube.Failure // of the last attempt; nil where it worked
-	expires   time.Time     // when the first sample shown reaches max-age; zero where there is none
+	// Newest is the newest timestamp of the samples shown, Unix seconds, 0 where there are none; NewestOf is the pod, or
+	// the node without a namespace, that has it.
+	Newest   int64
+	NewestOf store.Key
+	expires  time.Time // when the first sample shown reaches max-age; zero where there is none
 }
 
 // Tried tells whether an attempt was made; one that waits for the first list of a watch is still going on.
@@ -178,10 +182,11 @@ func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
 			old = *l.status.Load()
 		}
 		var batch *sample.Batch
+		old.Failure = f
 		if a.Late > 0 {
-			batch, old.expires = &sample.Batch{}, time.Time{}
+			batch, old = &sample.Batch{}, Status{Refreshed: old.Refreshed, Failure: f}
 		}
-		l.show(batch, Status{old.Refreshed, f, old.expires})
+		l.show(batch, old)
 		l.failed(f.Reason).Inc()
 		missing := ""
 		if l.Optional && f.Reason == kube.Forbidden {
@@ -191,7 +196,8 @@ func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
 		return f.Retry
 	}
 	batch := l.Joiner.Done()
-	l.show(batch, Status{Refreshed: time.Now(), expires: batch.Expires(l.Joiner.MaxAge)})
+	l.show(batch, Status{Refreshed: time.Now(), Newest: batch.Newest, NewestOf: batch.NewestOf,
+		expires: batch.Expires(l.Joiner.MaxAge)})
 	l.Health.SetHealthy(l.What)
 	for cause, d := range batch.Dropped {
 		l.notice(sample.Cause(cause), d)
@@ -202,7 +208,7 @@ func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
 // expire takes the samples that have reached max-age out of what is shown.
 func (l *List) expire() {
 	status, batch := *l.status.Load(), l.Joiner.Expire(time.Now())
-	status.expires = batch.Expires(l.Joiner.MaxAge)
+	status.expires, status.Newest, status.NewestOf = batch.Expires(l.Joiner.MaxAge), batch.Newest, batch.NewestOf
 	l.show(batch, status)
 }
 
@@ -211,6 +217,9 @@ func (l *List) show(b *sample.Batch, s Status) {
 		for cause, d := range b.Dropped {
 			l.dropped(sample.Cause(cause)).Add(d.Samples)
 		}
+	}
+	if b != nil {
+		tmpShown[l] = b
 	}
 	l.status.Store(&s)
 	l.Show(b, s)

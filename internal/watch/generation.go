@@ -201,12 +201,16 @@ func (g *generation[V]) poll() {
 
 // get reads a Namespace, and takes it as a list of all there are in itself.
 func (g *generation[V]) get() error {
+	g.verb = "get"
+	if slices.Contains(g.Excluded, g.namespace) {
+		return g.Replace(nil, "")
+	}
 	var found []any
 	r, err := g.open(g.life, "get", metav1.ListOptions{})
 	switch {
 	case err == nil:
 		var object slim.Object
-		if object, err = slim.ReadObject(r.body, g.New); err == nil && !slices.Contains(g.Excluded, g.namespace) {
+		if object, err = slim.ReadObject(r.body, g.New); err == nil {
 			found = []any{g.keep(object)}
 		}
 		err = r.explain(err)
@@ -215,9 +219,8 @@ func (g *generation[V]) get() error {
 		err = nil
 	}
 	if err != nil {
-		return g.observe("get", err)
+		return g.observe(g.verb, err)
 	}
-	g.verb = "get"
 	return g.Replace(found, "")
 }
 

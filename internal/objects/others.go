@@ -1,0 +1,130 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+
+	"metrics-server-prom/internal/health"
+	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/state"
+	"metrics-server-prom/internal/store"
+)
+
+// Cluster is what the sources of a cluster have in common.
+type Cluster struct {
+	Client               func(schema.GroupVersion) rest.Interface
+	Namespaces, Excluded []string // as of watch.Options
+	MaxAge               time.Duration
+	Pulse                *refresh.Pulse
+	Health               *health.Tracker
+	Self                 *selfmetrics.Scope
+}
+
+// For returns the options of a resource of the cluster.
+func For[V comparable](c *Cluster, group schema.GroupVersion, resource string) (o Options[V]) {
+	o.Client, o.Resource, o.MaxAge, o.Changed = c.Client(group), resource, c.MaxAge, func(string) {}
+	o.Namespaces, o.Excluded, o.Pulse, o.Health, o.Self = c.Namespaces, c.Excluded, c.Pulse, c.Health, c.Self
+	return o
+}
+
+// Other is a resource other than pods. No account has to have the right to it.
+type Other struct {
+	*Source[string]
+	guess *state.Guess // what takes its place where it may not be read; nil for nothing
+}
+
+// Others are the resources other than pods that pages have samples of.
+type Others []*Other
+
+// NewOthers returns a source of each resource of which rows has families, and the keys of their health. Where only
+// namespaces are read, none of a resource that belongs to no namespace.
+func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []string) (all Others, keys []string) {
+	for i := range state.Resources {
+		r := &state.Resources[i]
+		if rows := rows(r.Name); len(rows) > 0 && !(r.Global && c.Namespaces[0] != "") {
+			o := newOther(c, r, rows, &state.Renderer{Names: names})
+			all = append(all, o)
+			keys = append(keys, o.Keys()...)
+		}
+	}
+	return all, keys
+}
+
+// Parts returns the parts of each resource that has some, see Other.
+func (all Others) Parts(ctx context.Context, pods *store.Store[sample.Text], wanted func(resource string) bool) (
+	parts [][][]*page.Part) {
+	for _, o := range all {
+		if wanted(o.Watch.Resource) {
+			if of := o.Parts(ctx, pods); of != nil {
+				parts = append(parts, of)
+			}
+		}
+	}
+	return parts
+}
+
+// Release gives back what is rendered, until it is asked for again.
+func (all Others) Release() {
+	for _, o := range all {
+		o.Release()
+	}
+}
+
+// leafLen is how many objects other than pods a leaf has; each has few samples.
+const leafLen = 128
+
+// newOther returns a source of a resource, of which each object has the samples of the rows.
+func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.Renderer) *Other {
+	o := For[string](c, r.Group, r.Name)
+	o.New, o.LeafLen, o.Render, o.Optional = r.New, leafLen, renderer.Kept, r.Missing
+	o.Keep = func(object slim.Object) store.Entry[string] {
+		return store.NewEntry(object, object.GetName(), r.Samples(rows, object))
+	}
+	if r.Global {
+		o.Namespaces, o.Excluded = []string{""}, nil
+	}
+	s := &Other{Source: New(o)}
+	if r.Owner != "" {
+		s.guess = state.NewGuess(r, rows[0].Family, renderer)
+		c.Self.Gauge("owners_guessed", "Whether owners of the resource are guessed from the pods, as it may not be read.",
+			fmt.Sprintf("resource=%q", r.Name), func() float64 {
+				if s.refused() {
+					return 1
+				}
+				return 0
+			})
+	}
+	return s
+}
+
+// Parts waits until the resource is current and returns the parts by family, which are guessed from pods where the
+// account has no right to the resource and that is possible; nil where there is nothing to serve.
+func (s *Other) Parts(ctx context.Context, pods *store.Store[sample.Text]) [][]*page.Part {
+	var failure *kube.Failure
+	switch err := s.Ready(ctx); {
+	case err == nil:
+		return s.Source.Parts()
+	case errors.As(err, &failure) && s.guess != nil && s.refused():
+		return s.guess.Parts(pods.Leaves())
+	}
+	return nil
+}
+
+func (s *Other) refused() bool {
+	for _, namespace := range s.Watch.Namespaces {
+		if s.Watch.State(namespace).Refused() {
+			return true
+		}
+	}
+	return false
+}
