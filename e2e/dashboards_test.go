@@ -37,7 +37,7 @@ var selectors = map[string]struct{ job, relabeling, cadvisor string }{
 func TestDashboardsHaveTheirData(t *testing.T) {
 	t.Parallel()
 	startWorkload(t)
-	e := startReady(t, deployed(t), "--pages=cadvisor,kube-state-metrics", "--pod-labels=app")
+	e := startReady(t, withPages(t), "--pages=cadvisor,kube-state-metrics", "--pod-labels=app")
 	rules := must(filepath.Glob(deploy("prometheus", "*.yml")))(t)
 	if len(rules) == 0 {
 		t.Error("no rules in deploy/prometheus")
@@ -162,8 +162,8 @@ func testOurDashboards(t *testing.T, p prometheus) {
 
 var labelValues = regexp.MustCompile(`^label_values\((.*), *(\w+)\)$`)
 
-// variables replaces a dashboard's variables by what stands for all of their values or, where there is no such thing, by
-// the last of them, as Grafana does with that which is chosen.
+// variables replaces a dashboard's variables by what stands for all of their values or, where there is no such thing,
+// by the last of them, as Grafana does with that which is chosen.
 func (d dashboard) variables(t *testing.T, p prometheus) *strings.Replacer {
 	t.Helper()
 	replace := []string{"$__rate_interval", "1m", "$__interval", "15s", "$__range", "1m"}
@@ -238,12 +238,88 @@ func testOurRules(t *testing.T, p prometheus) {
 func TestExtraPagesAreExactlyTheObjectsOfTheAPI(t *testing.T) {
 	t.Parallel()
 	startWorkload(t)
-	e := startReady(t, deployed(t), "--pages=cadvisor,kube-state-metrics", "--pod-labels=app,team")
+	e := startReady(t, withPages(t), "--pages=cadvisor,kube-state-metrics", "--pod-labels=app,team")
 	equalPages(t, e, "", []string{"app", "team"})
 }
 
-// equalPages returns both pages once they have exactly what the API says, in a namespace or with "" in all, but for what
-// is made of these resources, which may not be read.
+// withPages is a kubeconfig of an account with the rights that the pages need, as the component for them has them.
+func withPages(t *testing.T) (kubeconfig string) {
+	t.Helper()
+	kubeconfig = account(t, "metrics-server-prom", "with-pages")
+	grant(t, "clusterrole.yaml", "with-pages", "")
+	if err := plane.BindClusterRole(t.Context(), "with-pages", "metrics-server-prom", "with-pages", ""); err != nil {
+		t.Fatal(err)
+	}
+	return kubeconfig
+}
+
+// grant applies a role of the component for the pages, under another name.
+func grant(t *testing.T, file, name, namespace string) {
+	t.Helper()
+	text := string(must(os.ReadFile(deploy("kubernetes", "components", "pages", file)))(t))
+	text = strings.NewReplacer("name: metrics-server-prom\n", "name: "+name+"\n",
+		"namespace: metrics-server-prom\n", "namespace: "+namespace+"\n").Replace(text)
+	if _, err := plane.ApplyYAML(within(t, 30*time.Second), []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestExtraPagesWithoutTheirRights has only what /metrics needs. ReplicaSets' and Jobs' owners are guessed, here as
+// they are; all else that needs more is missing.
+func TestExtraPagesWithoutTheirRights(t *testing.T) {
+	t.Parallel()
+	startWorkload(t)
+	e := startReady(t, deployed(t), "--pages=cadvisor,kube-state-metrics")
+	equalPages(t, e, "", nil, check.OfNodes, check.OfNamespaces, check.OfQuotas)
+	forbidden := []string{"nodes", "namespaces", "resourcequotas", "replicasets", "jobs"}
+	eventually(t, 10*time.Second, func(ctx context.Context) error { // its metrics may be a second old
+		page, err := e.Scrape(ctx)
+		if err != nil {
+			return err
+		}
+		for _, resource := range forbidden {
+			label := map[string]string{"resource": resource}
+			if up, series := page.Sum("metrics_server_prom_watch_up", label); up != 0 || series != 1 {
+				return fmt.Errorf("watch_up of %s is %v, of %d series", resource, up, series)
+			}
+			guessed, series := page.Sum("metrics_server_prom_owners_guessed", label)
+			if owned := resource == "replicasets" || resource == "jobs"; owned && guessed != 1 || !owned && series != 0 {
+				return fmt.Errorf("owners_guessed of %s is %v, of %d series", resource, guessed, series)
+			}
+		}
+		return nil
+	})
+	for _, resource := range forbidden {
+		if lines := linesWith(e.Log(), resource, "403"); len(lines) != 1 {
+			t.Errorf("%d log lines say that %s are forbidden:\n%s", len(lines), resource, strings.Join(lines, "\n"))
+		}
+	}
+	status, body, err := e.Get(t.Context(), "/healthz")
+	if err != nil || status != 200 {
+		t.Errorf("/healthz answers %d %q %v", status, body, err)
+	}
+}
+
+// TestExtraPagesOfOneNamespaceNeedOnlyARole has the rights of the component in one namespace, and none elsewhere.
+func TestExtraPagesOfOneNamespaceNeedOnlyARole(t *testing.T) {
+	t.Parallel()
+	startWorkload(t)
+	for _, namespace := range []string{shop, batch} {
+		t.Run(namespace, func(t *testing.T) {
+			t.Parallel()
+			kubeconfig := account(t, "metrics-server-prom", "of-"+namespace)
+			grant(t, "role.yaml", "with-pages", namespace)
+			if err := plane.BindRole(t.Context(), "with-pages", "metrics-server-prom", "of-"+namespace, namespace); err != nil {
+				t.Fatal(err)
+			}
+			e := startReady(t, kubeconfig, "--namespaces="+namespace, "--pages=cadvisor,kube-state-metrics")
+			equalPages(t, e, namespace, nil, check.OfNodes, check.OfNodeUsage)
+		})
+	}
+}
+
+// equalPages returns both pages once they have exactly what the API says, in a namespace or with "" in all, but for
+// what is made of these resources, which may not be read.
 func equalPages(t *testing.T, e *exporter.Exporter, namespace string, podLabels []string, without ...string) (cadvisor,
 	state *exporter.Page) {
 	t.Helper()
@@ -319,7 +395,7 @@ func TestExtraPagesThatAreOffSayHowToTurnThemOn(t *testing.T) {
 func TestPromtoolHasNothingToSayAboutTheExtraPages(t *testing.T) {
 	t.Parallel()
 	startWorkload(t)
-	e := startReady(t, deployed(t), "--pages=cadvisor,kube-state-metrics")
+	e := startReady(t, withPages(t), "--pages=cadvisor,kube-state-metrics")
 	for _, path := range []string{cadvisorPage, statePage} {
 		promtool(t, must(e.ScrapePage(within(t, 10*time.Second), path))(t))
 	}

@@ -14,8 +14,8 @@ import (
 	"metrics-server-prom/e2e/kubelet"
 )
 
-// expression is one of our own that asks for what a reader of the pages asks for: the same metrics, selectors, join keys
-// and labels. $cadvisor and $state stand for the selectors of the two pages' jobs.
+// expression is one of our own that asks for what a reader of the pages asks for: the same metrics, selectors, join
+// keys and labels. $cadvisor and $state stand for the selectors of the two pages' jobs.
 type expression struct {
 	reader, query string
 	want          func(*world, answer)
@@ -81,7 +81,8 @@ func (w *world) rate(pod *corev1.Pod, container string) float64 {
 }
 
 // resources calls f for each request (or limit) of the workload's containers.
-func (w *world) resources(limits bool, f func(pod *corev1.Pod, container string, name corev1.ResourceName, value float64)) {
+func (w *world) resources(limits bool, f func(pod *corev1.Pod, container string, name corev1.ResourceName,
+	value float64)) {
 	for i := range w.Pods {
 		for _, container := range w.Pods[i].Spec.Containers {
 			list := container.Resources.Requests
@@ -522,7 +523,7 @@ var expressions = []expression{
 		reader: "pods by a label",
 		query:  `count by (label_app) (kube_pod_labels{label_app!="",` + ours + `})`,
 		want: func(_ *world, a answer) {
-			a.add(3, "label_app", "web")
+			a.add(4, "label_app", "web")
 			a.add(1, "label_app", "db")
 		},
 	},

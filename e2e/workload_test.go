@@ -94,7 +94,9 @@ func newWorkload() *workload {
 			"hugepages-2Mi": resource.MustParse("8Mi"), corev1.ResourceCPU: resource.MustParse("250m"),
 			corev1.ResourceEphemeralStorage: resource.MustParse("1Gi")}
 	}
-	w.container(w.pod(shop, "web-5f6b7c8d9-0", "node-0", owner("ReplicaSet", "web-5f6b7c8d9")), "app")
+	old := w.pod(shop, "web-5f6b7c8d9-0", "node-0", owner("ReplicaSet", "web-5f6b7c8d9"))
+	old.Labels = map[string]string{"app": "web", "pod-template-hash": "5f6b7c8d9"}
+	w.container(old, "app")
 	w.container(w.pod(shop, "by-hand-abc-0", "node-1", owner("ReplicaSet", "by-hand-abc")), "app")
 
 	// One of two owners controls it.

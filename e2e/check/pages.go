@@ -267,7 +267,9 @@ func (o *Objects) CAdvisor(usage *Reading, without ...string) Samples {
 	}
 	if !slices.Contains(without, OfNodeUsage) {
 		for _, node := range usage.Nodes {
-			s.addUsage(node.Usage, "node", node.Name, "id", "/")
+			root := []string{"node", node.Name, "id", "/"}
+			s.Add(0, cpuCounter, root...)
+			s.Add(Number(node.Usage[corev1.ResourceMemory]), memoryGauge, root...)
 		}
 	}
 	for _, pod := range usage.Pods {
@@ -289,7 +291,8 @@ func (o *Objects) CAdvisor(usage *Reading, without ...string) Samples {
 			}
 			labels := []string{"container", container.Name, "image", image, "name", id,
 				"namespace", pod.Namespace, "node", meta.Spec.NodeName, "pod", pod.Name}
-			s.addUsage(container.Usage, labels...)
+			s.Add(0, cpuCounter, append(slices.Clone(labels), "cpu", "total")...)
+			s.Add(Number(container.Usage[corev1.ResourceMemory]), memoryGauge, labels...)
 			if running := statuses[i].State.Running; running != nil {
 				s.Add(float64(running.StartedAt.Unix()), "container_start_time_seconds", labels...)
 			}
@@ -317,13 +320,10 @@ func specImage(pod *corev1.Pod, container string) string {
 	return ""
 }
 
-const cpuCounter = "container_cpu_usage_seconds_total"
-
-func (s Samples) addUsage(usage corev1.ResourceList, labels ...string) {
-	s.Add(0, cpuCounter, append(slices.Clone(labels), "cpu", "total")...)
-	memory := usage[corev1.ResourceMemory]
-	s.Add(Number(memory), "container_memory_working_set_bytes", labels...)
-}
+const (
+	cpuCounter  = "container_cpu_usage_seconds_total"
+	memoryGauge = "container_memory_working_set_bytes"
+)
 
 // DiffPage is how a page differs from what it must have, see Diff, but for the families that the exporter tells of
 // itself and for the values of the CPU counters, which must be more than 0.
