@@ -69,7 +69,7 @@ func (s *settings) table() []setting.Row {
 			Help: "label selector of the pods to serve, applied by the server"},
 		{Flag: "pod-labels", Env: "POD_LABELS", Set: setting.List(&s.podLabels, "label names", validation.IsQualifiedName),
 			Help: "labels of pods to add to their samples, separated by commas: app,team adds label_app and label_team"},
-		{Flag: "pages", Env: "PAGES", Set: setting.List(&s.pages, "the pages cadvisor and kube-state-metrics", setting.NotOf(cadvisor, kubeState)),
+		{Flag: "pages", Env: "PAGES", Set: setting.ListOf(&s.pages, "pages", cadvisor, kubeState),
 			Help: "pages to serve as well, separated by commas, with the names that dashboards know: cadvisor, " +
 				"kube-state-metrics. They need further rights, see README"},
 		{Flag: "refresh-interval", Env: "REFRESH_INTERVAL", Default: "15s",
@@ -176,7 +176,7 @@ func newServer(set *settings) *server {
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
-	build := fmt.Sprintf(`version="%s",revision="%s",goversion="%s"`, label.Escape(version), label.Escape(revision), runtime.Version())
+	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
 	s.clusters = []*cluster{{set: &set.source, userAgent: userAgent, self: s.self, pulse: s.pulse,
 		replace: s.replaced}}
@@ -192,9 +192,6 @@ func (s *server) replaced(ended bool) {
 		}
 	}
 }
-
-// maxIdle is after how long a page is given up that nobody asks for.
-const maxIdle = 10 * time.Minute
 
 // release gives back what a page has in memory until it is asked for again.
 func (s *server) release(name string) {
@@ -226,13 +223,12 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 // handler routes the program's pages.
 func (s *server) handler() http.Handler {
 	pages := map[string]http.HandlerFunc{
-		s.set.telemetryPath: s.metrics(""),
-		"/healthz":          s.healthz,
-		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
-		"/-/ready":          s.ready,
-		"/":                 s.index,
+		"/healthz":   s.healthz,
+		"/-/healthy": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
+		"/-/ready":   s.ready,
+		"/":          s.index,
 	}
-	for _, name := range []string{cadvisor, kubeState} {
+	for _, name := range []string{"", cadvisor, kubeState} {
 		pages[path.Join(s.set.telemetryPath, name)] = s.metrics(name)
 	}
 	return serve.Pages(pages)
@@ -342,9 +338,13 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	if newest != 0 {
 		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
 	}
+	var links []string
+	for _, name := range append([]string{""}, s.set.pages...) {
+		links = append(links, path.Join(s.set.telemetryPath, name))
+	}
 	failures, notices := s.state()
 	serve.Landing(w, "metrics-server-prom", fmt.Sprintf("Version %s (revision %s)", version, revision),
-		[]string{s.set.telemetryPath, "/healthz", "/-/healthy", "/-/ready"},
+		append(links, "/healthz", "/-/healthy", "/-/ready"),
 		fmt.Sprintf("Watched pods: %d\nAge of the newest sample: %s\nFailures:\n%s", pods, age,
 			cmp.Or(strings.Join(append(failures, notices...), "\n"), "none")))
 }
