@@ -972,35 +972,45 @@ func bigCluster(n, containers int) (c input) {
 	return c
 }
 
-// apiServer is the API server of a cluster inside a synctest bubble. Each namespace has a pod p with one container;
-// where all are asked for there is one, a. The cluster has nodes n1 and n2, of which n2's usage is the newer. What
-// anything uses is as many bytes as seconds have passed since the beginning.
+// apiServer is the API server of a cluster inside a synctest bubble. Each namespace has a pod p with one container, of
+// ReplicaSet web-5d, and one object of each other resource; where all are asked for there is one namespace, a. The
+// cluster has nodes n1 and n2, of which n2's usage is the newer. What anything uses is as many bytes as seconds have
+// passed since the beginning, and a core.
 type apiServer struct {
 	began time.Time
 	stamp func(time.Time) time.Time // of the newest usage that there is at a moment
 
 	mu       sync.Mutex
-	requests []string            // "watch a/pods", "page a/pods" (of the core API), "list nodes", "get a/pods/p"
+	requests []string            // "watch a/pods", "page a/pods", "get namespaces/a" (of objects), "list nodes", "get a/pods/p" (of usage)
 	answers  map[string]answerer // what to do in place of the regular answer, by request
+	have     map[string][]any    // objects of a resource in place of the regular ones; those of one namespace are read with all
 }
 
 type answerer func(*http.Request) (*http.Response, error)
 
 func (a *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
-	path, usage := strings.CutPrefix(r.URL.Path, "/apis/metrics.k8s.io/v1beta1/")
-	path = strings.TrimPrefix(strings.TrimPrefix(path, "/api/v1/"), "namespaces/")
-	namespace, object, found := strings.Cut(path, "/"+pods)
-	if !found {
-		namespace, object = "", strings.TrimPrefix(strings.TrimPrefix(path, pods), nodes)
+	_, path, usage := strings.Cut(r.URL.Path, "/v1beta1/")
+	if !usage {
+		_, path, _ = strings.Cut(r.URL.Path, "/v1/")
+	}
+	if of, found := strings.CutPrefix(path, "namespaces/"); found && strings.Contains(of, "/") {
+		path = of
+	}
+	var namespace, resource, object string
+	switch names := strings.Split(path, "/"); {
+	case names[0] == nodes || names[0] == namespaces || len(names) == 1:
+		resource, object = names[0], strings.Join(names[1:], "")
+	default:
+		namespace, resource, object = names[0], names[1], strings.Join(names[2:], "")
 	}
 	verb := "list"
 	switch {
 	case r.URL.Query().Get("watch") != "":
 		verb = "watch"
-	case !usage:
-		verb = "page"
 	case object != "":
 		verb = "get"
+	case !usage:
+		verb = "page"
 	}
 	a.mu.Lock()
 	a.requests = append(a.requests, verb+" "+path)
@@ -1010,54 +1020,122 @@ func (a *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	case answer != nil:
 		return answer(r)
 	case verb == "watch":
-		return a.watch(r, namespace)
+		return a.watch(r, resource, namespace)
+	case !usage && verb == "get":
+		return answerJSON(r, http.StatusOK, a.objects(resource, object)[0])
+	case !usage:
+		is := metav1.TypeMeta{APIVersion: typeOf(resource).APIVersion, Kind: typeOf(resource).Kind + "List"}
+		return answerJSON(r, http.StatusOK, listed{is, metav1.ListMeta{ResourceVersion: "1"}, a.objects(resource, namespace)})
 	}
 	kind, of := "PodMetrics", []any{a.usage(cmp.Or(namespace, "a"), "p", 0)}
-	if strings.HasPrefix(path, nodes) {
+	if resource == nodes {
 		kind, of = "NodeMetrics", []any{a.usage("", "n2", 0), a.usage("", "n1", 5*time.Second)}
 	}
-	if verb == "get" {
-		return answerJSON(r, http.StatusOK, kind, of[0].(map[string]any))
+	one := of[0].(map[string]any)
+	if verb == "list" {
+		kind, one = kind+"List", map[string]any{"items": of}
 	}
-	return answerJSON(r, http.StatusOK, kind+"List", map[string]any{"items": of})
+	one["kind"], one["apiVersion"] = kind, kube.Metrics.String()
+	return answerJSON(r, http.StatusOK, one)
+}
+
+type listed struct {
+	metav1.TypeMeta
+	metav1.ListMeta `json:"metadata"`
+	Items           []any `json:"items"`
 }
 
 // usage is that of a node or pod, so much older than the newest.
 func (a *apiServer) usage(namespace, name string, older time.Duration) map[string]any {
-	used := corev1.ResourceList{corev1.ResourceMemory: *quantity.NewQuantity(int64(time.Since(a.began).Seconds()), "")}
+	used := corev1.ResourceList{corev1.ResourceCPU: quantity.MustParse("1"),
+		corev1.ResourceMemory: *quantity.NewQuantity(int64(time.Since(a.began).Seconds()), "")}
 	return map[string]any{"metadata": metav1.ObjectMeta{Namespace: namespace, Name: name},
 		"timestamp": metav1.NewTime(a.stamp(time.Now()).Add(-older)), "window": "15s", "usage": used,
 		"containers": []any{map[string]any{"name": "c", "usage": used}}}
 }
 
-func answerJSON(r *http.Request, status int, kind string, object map[string]any) (*http.Response, error) {
-	object["kind"], object["apiVersion"] = kind, kube.Metrics.String()
+func answerJSON(r *http.Request, status int, object any) (*http.Response, error) {
 	body, err := json.Marshal(object)
 	header := http.Header{"Content-Type": {"application/json"}}
 	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(body)), Request: r}, err
 }
 
-// watch answers with the namespace's pod, and nothing more until the request ends.
-func (a *apiServer) watch(r *http.Request, namespace string) (*http.Response, error) {
+// typeOf is what the objects of a resource are read as.
+func typeOf(resource string) metav1.TypeMeta {
+	kinds := map[string]string{pods: "Pod", nodes: "Node", quotas: "ResourceQuota"}
+	if kinds[resource] == "" {
+		return metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"}
+	}
+	return metav1.TypeMeta{Kind: kinds[resource], APIVersion: "v1"}
+}
+
+// objects are what the cluster has of a resource in a namespace, or in all. Where it is a namespace itself that is
+// asked for, that is it.
+func (a *apiServer) objects(resource, namespace string) []any {
+	a.mu.Lock()
+	have, set := a.have[resource]
+	a.mu.Unlock()
+	if set {
+		return have
+	}
+	is, namespace := typeOf(resource), cmp.Or(namespace, "a")
+	meta := metav1.ObjectMeta{Namespace: namespace, ResourceVersion: "1", CreationTimestamp: metav1.NewTime(a.began.Add(-time.Hour))}
+	named := func(name string, owners ...metav1.OwnerReference) metav1.ObjectMeta {
+		meta.Name, meta.OwnerReferences = name, owners
+		return meta
+	}
+	controller := func(kind, name string) metav1.OwnerReference {
+		return metav1.OwnerReference{Kind: kind, Name: name, Controller: new(true)}
+	}
+	switch resource {
+	case pods:
+		pod := corev1.Pod{TypeMeta: is, ObjectMeta: named("p", controller("ReplicaSet", "web-5d"), controller("Job", "backup-29000000")),
+			Spec: corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{Name: "c", Image: "c:1"}}},
+			Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "c", Image: "c:1",
+				ContainerID: "containerd://c1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{
+					StartedAt: meta.CreationTimestamp}}}}}}
+		pod.Labels = map[string]string{"pod-template-hash": "5d"}
+		return []any{pod}
+	case nodes:
+		meta.Namespace = ""
+		capacity := corev1.ResourceList{corev1.ResourceCPU: quantity.MustParse("4"), corev1.ResourceMemory: quantity.MustParse("8Gi")}
+		status := corev1.NodeStatus{Capacity: capacity, Allocatable: capacity}
+		meta.Labels = map[string]string{"node-role.kubernetes.io/worker": ""}
+		return []any{corev1.Node{TypeMeta: is, ObjectMeta: named("n1"), Status: status},
+			corev1.Node{TypeMeta: is, ObjectMeta: named("n2"), Status: status}}
+	case quotas:
+		hard := corev1.ResourceList{corev1.ResourcePods: quantity.MustParse("10")}
+		return []any{corev1.ResourceQuota{TypeMeta: is, ObjectMeta: named("q"), Status: corev1.ResourceQuotaStatus{Hard: hard}}}
+	case namespaces:
+		meta.Namespace = ""
+		return []any{metav1.PartialObjectMetadata{TypeMeta: is, ObjectMeta: named(namespace)}}
+	case replicaSets:
+		return []any{metav1.PartialObjectMetadata{TypeMeta: is, ObjectMeta: named("web-5d", controller("Rollout", "web"))}}
+	}
+	return []any{metav1.PartialObjectMetadata{TypeMeta: is, ObjectMeta: named("backup-29000000", controller("CronJob", "nightly"))}}
+}
+
+// watch answers with the objects of a namespace, and nothing more until the request ends.
+func (a *apiServer) watch(r *http.Request, resource, namespace string) (*http.Response, error) {
 	answer, err := hangsLater(r)
 	answer.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(a.initialEvents(r, namespace), answer.Body), answer.Body}
+	}{io.MultiReader(a.initialEvents(r, resource, namespace), answer.Body), answer.Body}
 	return answer, err
 }
 
 // initialEvents are those that a watch begins with, where it is asked for them.
-func (a *apiServer) initialEvents(r *http.Request, namespace string) io.Reader {
+func (a *apiServer) initialEvents(r *http.Request, resource, namespace string) io.Reader {
 	var events bytes.Buffer
 	if r.URL.Query().Get("sendInitialEvents") == "" {
 		return &events
 	}
-	pod := corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, Spec: corev1.PodSpec{NodeName: "n"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: cmp.Or(namespace, "a"), Name: "p", ResourceVersion: "1"}}
-	listed := pod
-	listed.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
-	json.NewEncoder(&events).Encode(map[string]any{"type": "ADDED", "object": pod})
+	for _, object := range a.objects(resource, namespace) {
+		json.NewEncoder(&events).Encode(map[string]any{"type": "ADDED", "object": object})
+	}
+	listed := metav1.PartialObjectMetadata{TypeMeta: typeOf(resource), ObjectMeta: metav1.ObjectMeta{ResourceVersion: "1",
+		Annotations: map[string]string{metav1.InitialEventsAnnotationKey: "true"}}}
 	json.NewEncoder(&events).Encode(map[string]any{"type": "BOOKMARK", "object": listed})
 	return &events
 }
@@ -1078,9 +1156,17 @@ func (a *apiServer) asked(prefix string) []string {
 	return asked
 }
 
+var statusType = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+
+// lacks is the answer of a server that has no such resource.
+func lacks(r *http.Request) (*http.Response, error) {
+	return answerJSON(r, http.StatusNotFound, metav1.Status{TypeMeta: statusType, Status: "Failure", Code: 404,
+		Reason: metav1.StatusReasonNotFound})
+}
+
 // forbids refuses a request for lack of rights.
 func forbids(r *http.Request) (*http.Response, error) {
-	return answerJSON(r, http.StatusForbidden, "Status", map[string]any{"status": "Failure", "code": 403})
+	return answerJSON(r, http.StatusForbidden, metav1.Status{TypeMeta: statusType, Status: "Failure", Code: 403})
 }
 
 // breaks is a connection that is refused.
@@ -1115,7 +1201,7 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 	// The race detector crashes now and then where two threads run timers of a bubble: https://go.dev/issue/78156
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{t: t, api: &apiServer{began: time.Now(), answers: map[string]answerer{},
+		b := &bubble{t: t, api: &apiServer{began: time.Now(), answers: map[string]answerer{}, have: map[string][]any{},
 			stamp: func(now time.Time) time.Time { return now }}}
 		var running sync.WaitGroup
 		ctx, stop := context.WithCancel(t.Context())
@@ -1339,7 +1425,7 @@ func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
 		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
 			b.api.answer("watch pods", breaks)
 			answer, err := hangsLater(r)
-			answer.Body = io.NopCloser(b.api.initialEvents(r, ""))
+			answer.Body = io.NopCloser(b.api.initialEvents(r, pods, ""))
 			return answer, err
 		})
 		b.begin(b.pods.Watch.Run)
@@ -1374,7 +1460,7 @@ func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
 		var allowed, read time.Time
 		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
 			allowed = time.Now()
-			return b.api.watch(r, "")
+			return b.api.watch(r, pods, "")
 		})
 		b.api.answer("list pods", func(r *http.Request) (*http.Response, error) {
 			read = time.Now()
@@ -1719,7 +1805,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 		watched, listed := make(chan url.Values, 1), make(chan url.Values, 1)
 		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
 			watched <- r.URL.Query()
-			return b.api.watch(r, "")
+			return b.api.watch(r, pods, "")
 		})
 		b.api.answer("list pods", func(r *http.Request) (*http.Response, error) {
 			listed <- r.URL.Query()
