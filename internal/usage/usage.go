@@ -218,9 +218,6 @@ func (l *List) show(b *sample.Batch, s Status) {
 			l.dropped(sample.Cause(cause)).Add(d.Samples)
 		}
 	}
-	if b != nil {
-		tmpShown[l] = b
-	}
 	l.status.Store(&s)
 	l.Show(b, s)
 }
