@@ -180,7 +180,7 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 		n.ticks.Probed = pods
 	}
 	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
-		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages), Renderer: &state.Renderer{Names: names}, Changed: n.watched})
+		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages), Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.scopes() {
 		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,

@@ -69,7 +69,7 @@ func (s *settings) table() []setting.Row {
 			Help: "label selector of the pods to serve, applied by the server"},
 		{Flag: "pod-labels", Env: "POD_LABELS", Set: setting.List(&s.podLabels, "label names", validation.IsQualifiedName),
 			Help: "labels of pods to add to their samples, separated by commas: app,team adds label_app and label_team"},
-		{Flag: "pages", Env: "PAGES", Set: setting.List(&s.pages, "the pages cadvisor and kube-state-metrics", setting.NotOf(cadvisor, kubeState)),
+		{Flag: "pages", Env: "PAGES", Set: setting.ListOf(&s.pages, "pages", cadvisor, kubeState),
 			Help: "pages to serve as well, separated by commas, with the names that dashboards know: cadvisor, " +
 				"kube-state-metrics. They need further rights, see README"},
 		{Flag: "refresh-interval", Env: "REFRESH_INTERVAL", Default: "15s",
@@ -176,7 +176,7 @@ func newServer(set *settings) *server {
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
-	build := fmt.Sprintf(`version="%s",revision="%s",goversion="%s"`, label.Escape(version), label.Escape(revision), runtime.Version())
+	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
 	s.clusters = []*cluster{{set: &set.source, userAgent: userAgent, self: s.self, pulse: s.pulse,
 		replace: s.replaced}}

@@ -40,7 +40,8 @@ func manyPods(n int) (entries []store.Entry[sample.Text]) {
 // BenchmarkPods renders the families of pods in runs of so many: time and compressed bytes a pod.
 func BenchmarkPods(b *testing.B) {
 	pods := manyPods(1024)
-	rows := rowsOf("info owner phase qos ready labels requests limits container restarts running container_ready waiting last")
+	rows := rowsOf("info owner phase qos ready labels requests limits container restarts running container_ready " +
+		"waiting last")
 	for _, n := range []int{16, 32, 64, 128, 256, 1024} {
 		b.Run(fmt.Sprintf("leaf=%d", n), func(b *testing.B) {
 			r := newRenderer()
