@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path"
 	"regexp"
 	"runtime"
 	"slices"
@@ -34,11 +35,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
+	"metrics-server-prom/internal/counter"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/metricsapi"
@@ -155,6 +158,12 @@ func testPod(namespace, name, node, ip string, created time.Time, labels map[str
 		Spec:   corev1.PodSpec{NodeName: node},
 		Status: corev1.PodStatus{PodIP: ip},
 	}
+	return slimPod(full, false)
+}
+
+// slimPod is what is read of a pod, or all of that.
+func slimPod(full corev1.Pod, whole bool) (p slim.Pod) {
+	p.Whole = whole
 	b, err := full.Marshal()
 	if err == nil {
 		err = p.Unmarshal(b)
@@ -625,6 +634,7 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		{"exclude-namespaces", "EXCLUDE_NAMESPACES", "[]", "a", "[a]", "-", got(func(s *settings) any { return s.excludeNamespaces })},
 		{"selector", "LABEL_SELECTOR", "", "app=shop,tier!=test", "app=shop,tier!=test", "app in", got(func(s *settings) any { return s.selector })},
 		{"pod-labels", "POD_LABELS", "[]", "app,a.b/c", "[app a.b/c]", "a b", got(func(s *settings) any { return s.podLabels })},
+		{"pages", "PAGES", "[]", "cadvisor, kube-state-metrics", "[cadvisor kube-state-metrics]", "cadvisor,node", got(func(s *settings) any { return s.pages })},
 		{"refresh-interval", "REFRESH_INTERVAL", "15s", "1s", "1s", "999ms", got(func(s *settings) any { return s.refreshInterval })},
 		{"refresh-interval", "REFRESH_INTERVAL", "15s", "10m", "10m0s", "10m1s", got(func(s *settings) any { return s.refreshInterval })},
 		{"max-age", "MAX_AGE", "5m0s", "1m", "1m0s", "5", got(func(s *settings) any { return s.maxAge })},
@@ -1025,7 +1035,7 @@ func (a *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
 		return answerJSON(r, http.StatusOK, a.objects(resource, object)[0])
 	case !usage:
 		is := metav1.TypeMeta{APIVersion: typeOf(resource).APIVersion, Kind: typeOf(resource).Kind + "List"}
-		return answerJSON(r, http.StatusOK, listed{is, metav1.ListMeta{ResourceVersion: "1"}, a.objects(resource, namespace)})
+		return answerJSON(r, http.StatusOK, itemList{is, metav1.ListMeta{ResourceVersion: "1"}, a.objects(resource, namespace)})
 	}
 	kind, of := "PodMetrics", []any{a.usage(cmp.Or(namespace, "a"), "p", 0)}
 	if resource == nodes {
@@ -1039,7 +1049,7 @@ func (a *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answerJSON(r, http.StatusOK, one)
 }
 
-type listed struct {
+type itemList struct {
 	metav1.TypeMeta
 	metav1.ListMeta `json:"metadata"`
 	Items           []any `json:"items"`
@@ -1251,8 +1261,14 @@ func (b *bubble) unfreeze() {
 // scrape is one by a scraper whose timeout is 10 s: what is answered, and after how long.
 func (b *bubble) scrape() (status int, body string, took time.Duration) {
 	b.t.Helper()
+	return b.scrapePage("")
+}
+
+// scrapePage is a scrape of the page of that name.
+func (b *bubble) scrapePage(name string) (status int, body string, took time.Duration) {
+	b.t.Helper()
 	began := time.Now()
-	resp := get(b.t, b.server, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "10")
+	resp := get(b.t, b.server, path.Join("/metrics", name), "X-Prometheus-Scrape-Timeout-Seconds", "10")
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		b.t.Fatal(err)
@@ -1931,6 +1947,352 @@ func TestHealthKeysAreKnown(t *testing.T) {
 		}
 		if known := slices.Sorted(slices.Values(b.things)); !slices.Equal(failing, known) {
 			t.Errorf("%q fail, of which %q are known", failing, known)
+		}
+	})
+}
+
+// furtherPages are all that can be turned on.
+var furtherPages = []string{cadvisor, kubeState}
+
+// watched has the watches run and waits until each has its first list, as far as it gets one.
+func (b *bubble) watched() {
+	b.begin(b.connection.pods.Watch.Run)
+	for _, o := range b.others {
+		b.begin(o.Watch.Run)
+	}
+	synctest.Wait()
+}
+
+// put is an event of the watch of pods.
+func (b *bubble) put(p corev1.Pod) {
+	whole := slimPod(p, len(b.set.pages) > 0)
+	b.connection.pods.Store.Put(b.connection.pods.Watch.Keep(&whole))
+}
+
+// familiesOf are the families of a page's text, in their order.
+func familiesOf(text string) (all []string) {
+	for _, name := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(text, -1) {
+		all = append(all, name[1])
+	}
+	return all
+}
+
+// TestOnlyWhatPagesNeedIsWatched: what is off costs no watch, no request, no right and no memory.
+func TestOnlyWhatPagesNeedIsWatched(t *testing.T) {
+	usage := []string{"get nodes/n2", "list nodes", "list pods"}
+	for name, c := range map[string]struct{ pages, watches []string }{
+		"none":               {nil, []string{"watch pods"}},
+		"cadvisor":           {[]string{cadvisor}, []string{"watch nodes", "watch pods"}},
+		"kube-state-metrics": {[]string{kubeState}, []string{"watch jobs", "watch namespaces", "watch nodes", "watch pods", "watch replicasets", "watch resourcequotas"}},
+		"both":               {furtherPages, []string{"watch jobs", "watch namespaces", "watch nodes", "watch pods", "watch replicasets", "watch resourcequotas"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: c.pages}, func(t *testing.T, b *bubble) {
+				b.begin(b.run)
+				time.Sleep(time.Minute)
+				for _, page := range furtherPages {
+					status, body, took := b.scrapePage(page)
+					if on := slices.Contains(c.pages, page); on && status != http.StatusOK ||
+						!on && (status != http.StatusNotFound || body != "this page is off; --pages "+page+" (PAGES) turns it on\n") || took > 0 {
+						t.Errorf("%s: status %d after %s: %s", page, status, took, body)
+					}
+				}
+				asked := slices.Compact(slices.Sorted(slices.Values(b.api.asked(""))))
+				if want := slices.Concat(usage, c.watches); !slices.Equal(asked, want) {
+					t.Errorf("asks for %q, want %q", asked, want)
+				}
+				store := b.connection.pods.Store
+				p, _ := store.Find([]byte("a"), []byte("p"))
+				if p == nil || (p.Value.Own != "") != (c.pages != nil) || (p.Counters != nil) != slices.Contains(c.pages, cadvisor) ||
+					(len(store.Leaves()) > 0) != slices.Contains(c.pages, kubeState) {
+					t.Errorf("kept of a pod is %+v, of all %d leaves", p, len(store.Leaves()))
+				}
+			})
+		})
+	}
+}
+
+// TestPagesChangeNothingElse compares the page of the telemetry path with what it is without others.
+func TestPagesChangeNothingElse(t *testing.T) {
+	var samples, self [2][]string
+	for i, pages := range [][]string{nil, furtherPages} {
+		inBubble(t, source{pages: pages, podLabels: []string{"pod-template-hash"}}, func(t *testing.T, b *bubble) {
+			b.begin(b.run)
+			time.Sleep(time.Minute)
+			for _, page := range pages {
+				b.scrapePage(page)
+			}
+			_, text, _ := b.scrape()
+			for line := range strings.Lines(text) {
+				switch name, _, _ := strings.Cut(line, " "); {
+				case strings.HasPrefix(line, selfmetrics.Prefix):
+					self[i] = append(self[i], strings.TrimPrefix(name, selfmetrics.Prefix))
+				case strings.Contains(line, "kube_metrics_server_") && !strings.Contains(line, selfmetrics.Prefix):
+					samples[i] = append(samples[i], line)
+				}
+			}
+		})
+	}
+	if without, with := strings.Join(samples[0], ""), strings.Join(samples[1], ""); without != with || len(samples[0]) < 8 {
+		t.Errorf("without pages:\n%swith them:\n%s", without, with)
+	}
+	var more []string
+	for _, name := range self[1] {
+		if !slices.Contains(self[0], name) {
+			more = append(more, name)
+		}
+	}
+	var want []string
+	for result := range counter.Result(counter.Results) {
+		want = append(want, fmt.Sprintf("cpu_readings_total{result=%q}", result))
+	}
+	want = append(want, "cpu_seconds_filled_total")
+	for _, resource := range []string{replicaSets, jobs} {
+		want = append(want, fmt.Sprintf("owners_guessed{resource=%q}", resource))
+	}
+	for _, resource := range []string{nodes, namespaces, quotas, replicaSets, jobs} {
+		want = append(want, fmt.Sprintf("watch_up{resource=%q}", resource), fmt.Sprintf("watched_objects{resource=%q}", resource))
+	}
+	slices.Sort(more)
+	if slices.Sort(want); !slices.Equal(more, want) || len(self[1]) != len(self[0])+len(more) {
+		t.Errorf("further metrics of the exporter itself: %q, want %q", more, want)
+	}
+}
+
+func TestPagesThatThereAreNot(t *testing.T) {
+	for _, value := range []string{"metrics", "cadvisor,", "Cadvisor", "/metrics/cadvisor", "cadvisor kube-state-metrics"} {
+		err := parseSettings([]string{"--pages", value}, nil)
+		if valid := value == "cadvisor,"; (err == nil) != valid {
+			t.Errorf("%s: %v", value, err)
+		} else if err != nil && !strings.Contains(err.Error(), "a list of pages (cadvisor, kube-state-metrics) separated by commas") {
+			t.Errorf("%s is refused without naming what there is: %v", value, err)
+		}
+	}
+}
+
+// smallCluster is objects of each kind, of which the further pages are written out in TestFurtherPages.
+func smallCluster(began time.Time) map[string][]any {
+	at := func(ago time.Duration) metav1.Time { return metav1.NewTime(began.Add(-ago)) }
+	meta := func(namespace, name string, owners ...metav1.OwnerReference) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID("uid-" + name), ResourceVersion: "1",
+			CreationTimestamp: at(2 * time.Hour), OwnerReferences: owners}
+	}
+	controller := func(kind, name string) metav1.OwnerReference {
+		return metav1.OwnerReference{Kind: kind, Name: name, Controller: new(true)}
+	}
+	amounts := func(pairs ...string) corev1.ResourceList {
+		list := corev1.ResourceList{}
+		for i := 0; i < len(pairs); i += 2 {
+			list[corev1.ResourceName(pairs[i])] = quantity.MustParse(pairs[i+1])
+		}
+		return list
+	}
+	status := func(name string, ready bool, restarts int32, state corev1.ContainerState) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: name, Image: "docker.io/" + name + ":1", ImageID: "sha256:" + name,
+			ContainerID: "containerd://id-" + name, Ready: ready, RestartCount: restarts, State: state}
+	}
+	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: at(time.Hour)}}
+	ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed", StartedAt: at(time.Hour)}}
+	ready := func(status corev1.ConditionStatus) []corev1.PodCondition {
+		return []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
+	}
+
+	web := corev1.Pod{TypeMeta: typeOf(pods), ObjectMeta: meta("shop", "web-5d-1", controller("ReplicaSet", "web-5d")),
+		Spec: corev1.PodSpec{NodeName: "n1", HostNetwork: true, PriorityClassName: "high", Containers: []corev1.Container{
+			{Name: "app", Image: "app:1", Resources: corev1.ResourceRequirements{
+				Requests: amounts("cpu", "250m", "memory", "1Gi"), Limits: amounts("memory", "2Gi")}},
+			{Name: "proxy", Image: "proxy:1"}},
+			InitContainers: []corev1.Container{{Name: "log", Image: "log:1", Resources: corev1.ResourceRequirements{
+				Requests: amounts("cpu", "1")}}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.1.0.1", HostIP: "10.0.0.1",
+			QOSClass: corev1.PodQOSBurstable, Conditions: ready(corev1.ConditionTrue),
+			ContainerStatuses:     []corev1.ContainerStatus{status("app", true, 0, running), status("proxy", true, 1, running)},
+			InitContainerStatuses: []corev1.ContainerStatus{status("log", true, 0, running)}}}
+	web.Labels = map[string]string{"app": "web", "pod-template-hash": "5d"}
+	web.Status.ContainerStatuses[1].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "OOMKilled"}
+
+	lone := corev1.Pod{TypeMeta: typeOf(pods), ObjectMeta: meta("shop", "lone"),
+		Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "main", Image: "main:1"}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.1.0.2", HostIP: "10.0.0.1",
+			QOSClass: corev1.PodQOSBestEffort, Conditions: ready(corev1.ConditionFalse), ContainerStatuses: []corev1.ContainerStatus{
+				status("main", false, 3, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}})}}}
+
+	done := corev1.Pod{TypeMeta: typeOf(pods), ObjectMeta: meta("shop", "backup-x", controller("Job", "backup")),
+		Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "tar", Image: "tar:1",
+			Resources: corev1.ResourceRequirements{Requests: amounts("example.com/disk", "1")}}}},
+		Status: corev1.PodStatus{Phase: corev1.PodSucceeded, HostIP: "10.0.0.1",
+			ContainerStatuses: []corev1.ContainerStatus{status("tar", false, 0, ended)}}}
+
+	waiting := corev1.Pod{TypeMeta: typeOf(pods), ObjectMeta: meta("shop", "waiting"), Status: corev1.PodStatus{Phase: corev1.PodPending},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "big", Image: "big:1",
+			Resources: corev1.ResourceRequirements{Requests: amounts("cpu", "64")}}}}}
+
+	node := corev1.Node{TypeMeta: typeOf(nodes), ObjectMeta: meta("", "n1"), Spec: corev1.NodeSpec{PodCIDR: "10.1.0.0/24", ProviderID: "x://n1"},
+		Status: corev1.NodeStatus{Capacity: amounts("cpu", "4", "memory", "8Gi", "pods", "110"), Allocatable: amounts("cpu", "3500m"),
+			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.1"}}, NodeInfo: corev1.NodeSystemInfo{
+				MachineID: "m", SystemUUID: "s", BootID: "b", KernelVersion: "6.1", OSImage: "Debian 13",
+				ContainerRuntimeVersion: "containerd://2.0", KubeletVersion: "v1.37.2"}}}
+	node.Labels = map[string]string{"node-role.kubernetes.io/worker": ""}
+
+	leaving := metav1.PartialObjectMetadata{TypeMeta: typeOf(namespaces), ObjectMeta: meta("", "old")}
+	leaving.DeletionTimestamp = new(at(time.Minute))
+	return map[string][]any{
+		pods: {web, lone, done, waiting}, nodes: {node},
+		namespaces: {metav1.PartialObjectMetadata{TypeMeta: typeOf(namespaces), ObjectMeta: meta("", "shop")}, leaving},
+		quotas: {corev1.ResourceQuota{TypeMeta: typeOf(quotas), ObjectMeta: meta("shop", "most"), Status: corev1.ResourceQuotaStatus{
+			Hard: amounts("requests.cpu", "8"), Used: amounts("requests.cpu", "64250m")}}},
+		replicaSets: {metav1.PartialObjectMetadata{TypeMeta: typeOf(replicaSets), ObjectMeta: meta("shop", "web-5d", controller("Deployment", "web"))}},
+		jobs:        {metav1.PartialObjectMetadata{TypeMeta: typeOf(jobs), ObjectMeta: meta("shop", "backup")}},
+	}
+}
+
+// TestFurtherPages is the whole text of both pages for a small cluster, without the lines of HELP.
+func TestFurtherPages(t *testing.T) {
+	inBubble(t, source{pages: furtherPages, podLabels: []string{"app"}}, func(t *testing.T, b *bubble) {
+		b.api.have = smallCluster(b.api.began)
+		b.watched()
+		time.Sleep(time.Minute)
+		now := time.Now()
+		run(t, b.connection, input{
+			usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
+				podUsage("shop", "web-5d-1", now, "app", "500m 100Mi", "proxy", "10m 20Mi", "log", "1m 1Mi"),
+				podUsage("shop", "lone", now, "main", "1 1Mi"), podUsage("shop", "unknown", now, "x", "1 1Mi")}},
+			nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{{ObjectMeta: metav1.ObjectMeta{Name: "n1"},
+				Timestamp: metav1.NewTime(now), Window: metav1.Duration{Duration: 15 * time.Second}, Usage: corev1.ResourceList{
+					corev1.ResourceCPU: quantity.MustParse("2"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}}}})
+		for page, want := range map[string]string{cadvisor: `# TYPE container_cpu_usage_seconds_total counter
+container_cpu_usage_seconds_total{id="/",node="n1"} 30
+container_cpu_usage_seconds_total{container="app",cpu="total",image="docker.io/app:1",name="id-app",namespace="shop",node="n1",pod="web-5d-1"} 7.5
+container_cpu_usage_seconds_total{container="proxy",cpu="total",image="docker.io/proxy:1",name="id-proxy",namespace="shop",node="n1",pod="web-5d-1"} 0.15
+container_cpu_usage_seconds_total{container="log",cpu="total",image="docker.io/log:1",name="id-log",namespace="shop",node="n1",pod="web-5d-1"} 0.015
+# TYPE container_memory_working_set_bytes gauge
+container_memory_working_set_bytes{id="/",node="n1"} 3221225472
+container_memory_working_set_bytes{container="app",image="docker.io/app:1",name="id-app",namespace="shop",node="n1",pod="web-5d-1"} 104857600
+container_memory_working_set_bytes{container="proxy",image="docker.io/proxy:1",name="id-proxy",namespace="shop",node="n1",pod="web-5d-1"} 20971520
+container_memory_working_set_bytes{container="log",image="docker.io/log:1",name="id-log",namespace="shop",node="n1",pod="web-5d-1"} 1048576
+container_memory_working_set_bytes{container="main",image="docker.io/main:1",name="id-main",namespace="shop",node="n1",pod="lone"} 1048576
+# TYPE container_start_time_seconds gauge
+container_start_time_seconds{container="app",image="docker.io/app:1",name="id-app",namespace="shop",node="n1",pod="web-5d-1"} 946681200
+container_start_time_seconds{container="proxy",image="docker.io/proxy:1",name="id-proxy",namespace="shop",node="n1",pod="web-5d-1"} 946681200
+container_start_time_seconds{container="log",image="docker.io/log:1",name="id-log",namespace="shop",node="n1",pod="web-5d-1"} 946681200
+# TYPE machine_cpu_cores gauge
+machine_cpu_cores{node="n1",machine_id="m",system_uuid="s",boot_id="b"} 4
+# TYPE machine_memory_bytes gauge
+machine_memory_bytes{node="n1",machine_id="m",system_uuid="s",boot_id="b"} 8589934592
+`, kubeState: `# TYPE kube_namespace_status_phase gauge
+kube_namespace_status_phase{namespace="old",phase="Active"} 0
+kube_namespace_status_phase{namespace="old",phase="Terminating"} 1
+kube_namespace_status_phase{namespace="shop",phase="Active"} 1
+kube_namespace_status_phase{namespace="shop",phase="Terminating"} 0
+# TYPE kube_node_info gauge
+kube_node_info{node="n1",kernel_version="6.1",os_image="Debian 13",container_runtime_version="containerd://2.0",kubelet_version="v1.37.2",kubeproxy_version="deprecated",provider_id="x://n1",pod_cidr="10.1.0.0/24",system_uuid="s",internal_ip="10.0.0.1"} 1
+# TYPE kube_node_role gauge
+kube_node_role{node="n1",role="worker"} 1
+# TYPE kube_node_status_allocatable gauge
+kube_node_status_allocatable{node="n1",resource="cpu",unit="core"} 3.5
+# TYPE kube_node_status_capacity gauge
+kube_node_status_capacity{node="n1",resource="cpu",unit="core"} 4
+kube_node_status_capacity{node="n1",resource="memory",unit="byte"} 8589934592
+kube_node_status_capacity{node="n1",resource="pods",unit="integer"} 110
+# TYPE kube_resourcequota gauge
+kube_resourcequota{namespace="shop",resourcequota="most",resource="requests.cpu",type="hard"} 8
+kube_resourcequota{namespace="shop",resourcequota="most",resource="requests.cpu",type="used"} 64.25
+# TYPE kube_replicaset_owner gauge
+kube_replicaset_owner{namespace="shop",replicaset="web-5d",owner_kind="Deployment",owner_name="web",owner_is_controller="true"} 1
+# TYPE kube_job_owner gauge
+kube_job_owner{namespace="shop",job_name="backup",owner_kind="",owner_name="",owner_is_controller=""} 1
+# TYPE kube_pod_info gauge
+kube_pod_info{namespace="shop",pod="backup-x",uid="uid-backup-x",host_ip="10.0.0.1",pod_ip="",node="n1",created_by_kind="Job",created_by_name="backup",priority_class="",host_network="false"} 1
+kube_pod_info{namespace="shop",pod="lone",uid="uid-lone",host_ip="10.0.0.1",pod_ip="10.1.0.2",node="n1",created_by_kind="",created_by_name="",priority_class="",host_network="false"} 1
+kube_pod_info{namespace="shop",pod="waiting",uid="uid-waiting",host_ip="",pod_ip="",node="",created_by_kind="",created_by_name="",priority_class="",host_network="false"} 1
+kube_pod_info{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",host_ip="10.0.0.1",pod_ip="10.1.0.1",node="n1",created_by_kind="ReplicaSet",created_by_name="web-5d",priority_class="high",host_network="true"} 1
+# TYPE kube_pod_owner gauge
+kube_pod_owner{namespace="shop",pod="backup-x",uid="uid-backup-x",owner_kind="Job",owner_name="backup",owner_is_controller="true"} 1
+kube_pod_owner{namespace="shop",pod="lone",uid="uid-lone",owner_kind="",owner_name="",owner_is_controller=""} 1
+kube_pod_owner{namespace="shop",pod="waiting",uid="uid-waiting",owner_kind="",owner_name="",owner_is_controller=""} 1
+kube_pod_owner{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",owner_kind="ReplicaSet",owner_name="web-5d",owner_is_controller="true"} 1
+# TYPE kube_pod_labels gauge
+kube_pod_labels{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",label_app="web"} 1
+# TYPE kube_pod_status_phase gauge
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Pending"} 0
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Succeeded"} 1
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Failed"} 0
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Unknown"} 0
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Running"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Pending"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Succeeded"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Failed"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Unknown"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Running"} 1
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Pending"} 1
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Succeeded"} 0
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Failed"} 0
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Unknown"} 0
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Running"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Pending"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Succeeded"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Failed"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Unknown"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Running"} 1
+# TYPE kube_pod_status_qos_class gauge
+kube_pod_status_qos_class{namespace="shop",pod="lone",uid="uid-lone",qos_class="BestEffort"} 1
+kube_pod_status_qos_class{namespace="shop",pod="lone",uid="uid-lone",qos_class="Burstable"} 0
+kube_pod_status_qos_class{namespace="shop",pod="lone",uid="uid-lone",qos_class="Guaranteed"} 0
+kube_pod_status_qos_class{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",qos_class="BestEffort"} 0
+kube_pod_status_qos_class{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",qos_class="Burstable"} 1
+kube_pod_status_qos_class{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",qos_class="Guaranteed"} 0
+# TYPE kube_pod_status_ready gauge
+kube_pod_status_ready{namespace="shop",pod="lone",uid="uid-lone",condition="true"} 0
+kube_pod_status_ready{namespace="shop",pod="lone",uid="uid-lone",condition="false"} 1
+kube_pod_status_ready{namespace="shop",pod="lone",uid="uid-lone",condition="unknown"} 0
+kube_pod_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",condition="true"} 1
+kube_pod_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",condition="false"} 0
+kube_pod_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",condition="unknown"} 0
+# TYPE kube_pod_container_info gauge
+kube_pod_container_info{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar",image_spec="tar:1",image="docker.io/tar:1",image_id="sha256:tar",container_id="containerd://id-tar"} 1
+kube_pod_container_info{namespace="shop",pod="lone",uid="uid-lone",container="main",image_spec="main:1",image="docker.io/main:1",image_id="sha256:main",container_id="containerd://id-main"} 1
+kube_pod_container_info{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app",image_spec="app:1",image="docker.io/app:1",image_id="sha256:app",container_id="containerd://id-app"} 1
+kube_pod_container_info{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy",image_spec="proxy:1",image="docker.io/proxy:1",image_id="sha256:proxy",container_id="containerd://id-proxy"} 1
+# TYPE kube_pod_container_resource_requests gauge
+kube_pod_container_resource_requests{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar",node="n1",resource="example_com_disk",unit="integer"} 1
+kube_pod_container_resource_requests{namespace="shop",pod="waiting",uid="uid-waiting",container="big",node="",resource="cpu",unit="core"} 64
+kube_pod_container_resource_requests{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app",node="n1",resource="cpu",unit="core"} 0.25
+kube_pod_container_resource_requests{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app",node="n1",resource="memory",unit="byte"} 1073741824
+# TYPE kube_pod_container_resource_limits gauge
+kube_pod_container_resource_limits{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app",node="n1",resource="memory",unit="byte"} 2147483648
+# TYPE kube_pod_container_status_restarts_total counter
+kube_pod_container_status_restarts_total{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar"} 0
+kube_pod_container_status_restarts_total{namespace="shop",pod="lone",uid="uid-lone",container="main"} 3
+kube_pod_container_status_restarts_total{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app"} 0
+kube_pod_container_status_restarts_total{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy"} 1
+# TYPE kube_pod_container_status_running gauge
+kube_pod_container_status_running{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar"} 0
+kube_pod_container_status_running{namespace="shop",pod="lone",uid="uid-lone",container="main"} 0
+kube_pod_container_status_running{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app"} 1
+kube_pod_container_status_running{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy"} 1
+# TYPE kube_pod_container_status_ready gauge
+kube_pod_container_status_ready{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar"} 0
+kube_pod_container_status_ready{namespace="shop",pod="lone",uid="uid-lone",container="main"} 0
+kube_pod_container_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app"} 1
+kube_pod_container_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy"} 1
+# TYPE kube_pod_container_status_waiting_reason gauge
+kube_pod_container_status_waiting_reason{namespace="shop",pod="lone",uid="uid-lone",container="main",reason="CrashLoopBackOff"} 1
+# TYPE kube_pod_container_status_last_terminated_reason gauge
+kube_pod_container_status_last_terminated_reason{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy",reason="OOMKilled"} 1
+`} {
+			status, text, _ := b.scrapePage(page)
+			helped := regexp.MustCompile(`(?m)^# HELP \S+ \S.*\n`)
+			if n := len(helped.FindAllString(text, -1)); status != http.StatusOK || n != len(familiesOf(text)) {
+				t.Errorf("%s: status %d, %d families with a HELP of %d", page, status, n, len(familiesOf(text)))
+			}
+			got, wanted := helped.ReplaceAllString(text, ""), want
+			for got != "" || wanted != "" {
+				var is, want string
+				is, got, _ = strings.Cut(got, "\n")
+				if want, wanted, _ = strings.Cut(wanted, "\n"); is != want {
+					t.Fatalf("%s:\n%s\nwant:\n%s\nthen:\n%s", page, is, want, got)
+				}
+			}
 		}
 	})
 }
