@@ -2297,6 +2297,241 @@ kube_pod_container_status_last_terminated_reason{namespace="shop",pod="web-5d-1"
 	})
 }
 
+// podOf is pod a/p with containers, each "NAME ID", that were started at a moment.
+func podOf(created, started time.Time, containers ...string) corev1.Pod {
+	p := corev1.Pod{TypeMeta: typeOf(pods), Spec: corev1.PodSpec{NodeName: "n"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p", ResourceVersion: "2", CreationTimestamp: metav1.NewTime(created)}}
+	for _, c := range containers {
+		name, id, _ := strings.Cut(c, " ")
+		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: name, Image: "i"})
+		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: name, ContainerID: "x://" + id,
+			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(started)}}})
+	}
+	return p
+}
+
+// counted is the CPU seconds of each container on a page, as "CONTAINER ID SECONDS", and then what the exporter itself
+// counts of readings.
+func (b *bubble) counted() (counters, told string) {
+	b.t.Helper()
+	_, text, _ := b.scrapePage(cadvisor)
+	lines := func(family, text string) (all []string) {
+		series := regexp.MustCompile(family + `{container="([^"]*)".*,image="i",name="([^"]*)",namespace="a",node="n",pod="p"} (.*)`)
+		for _, m := range series.FindAllStringSubmatch(text, -1) {
+			all = append(all, strings.Join(m[1:], " "))
+		}
+		return all
+	}
+	cpu, memory := lines("container_cpu_usage_seconds_total", text), lines("container_memory_working_set_bytes", text)
+	if len(memory) != len(cpu) {
+		b.t.Errorf("containers with memory: %q, with CPU: %q", memory, cpu)
+	}
+	counters = strings.Join(cpu, ", ")
+	_, text, _ = b.scrape()
+	for _, m := range regexp.MustCompile(`(?m)^\w+_cpu_(?:readings_total{result="(.*)"}|seconds_(filled)_total) (\S+)$`).FindAllStringSubmatch(text, -1) {
+		if m[3] != "0" {
+			told += cmp.Or(m[1], m[2]+" seconds") + " " + m[3] + ", "
+		}
+	}
+	return counters, strings.TrimSuffix(told, ", ")
+}
+
+// TestCPUCounters goes through some lists of usage, and looks at the counters after each.
+func TestCPUCounters(t *testing.T) {
+	began := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // as in every bubble
+	at := func(second int) time.Time { return began.Add(time.Duration(second) * time.Second) }
+	type list = []metricsv1beta1.PodMetrics
+	reading := func(end, window int, containers ...string) list {
+		u := podUsage("a", "p", at(end), containers...)
+		u.Window.Duration = time.Duration(window) * time.Second
+		return list{u}
+	}
+	one := func(end int, cpu string) list { return reading(end, 15, "c", cpu+" 1") }
+	created := at(-3600)
+	restarted := func(second int) func(*bubble) {
+		return func(b *bubble) { b.put(podOf(created, at(second), "c c2")) }
+	}
+	type step struct {
+		at    int           // seconds since the beginning
+		event func(*bubble) // before the list; nil for none
+		usage list          // what the list has
+		fails bool          // after that was read
+		want  string
+	}
+	for name, c := range map[string]struct {
+		containers []string // "c c1" where it is nil
+		steps      []step
+		told       string
+	}{
+		"each window adds its CPU time": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, one(30, "500m"), false, "c c1 22.5"},
+			{45, nil, one(45, "100n"), false, "c c1 22.5000015"},
+		}, "added 3"},
+		"a reading that is served again adds nothing": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{20, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, one(30, "1"), false, "c c1 30"},
+		}, "added 2, repeated 1"},
+		"nor does one of another replica that is behind": {nil, []step{
+			{30, nil, one(30, "1"), false, "c c1 15"},
+			{40, nil, one(25, "9"), false, "c c1 15"},
+			{45, nil, one(45, "1"), false, "c c1 30"},
+		}, "added 2, older 1"},
+		"a gap is filled with the mean of what is around it": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{60, nil, one(60, "2"), false, "c c1 90"}, // 30 s of 1.5 and 15 s of 2
+		}, "added 1, filled 1, filled seconds 45"},
+		"a gap longer than max-age is a hole": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{345, nil, one(345, "1"), false, "c c1 30"},
+		}, "added 1, hole 1"},
+		"a pod that is away for two lists goes on": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, list{}, false, ""},
+			{45, nil, list{}, false, ""},
+			{60, nil, one(60, "1"), false, "c c1 60"},
+		}, "added 1, filled 1, filled seconds 30"},
+		"a list that fails leaves no trace": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, one(30, "100"), true, "c c1 15"},
+			{45, nil, one(45, "1"), false, "c c1 45"},
+		}, "added 1, filled 1, filled seconds 15"},
+		"of several containers only the moments add up": {[]string{"c c1", "d d1"}, []step{
+			{15, nil, reading(15, 15, "c", "1 1", "d", "2 1"), false, "c c1 15, d d1 30"},
+			{35, nil, reading(35, 10, "d", "2 1", "c", "1 1"), false, "d d1 70, c c1 35"},
+		}, "added 4"},
+		"a container that is restarted begins a new series": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{60, restarted(40), one(60, "2"), false, "c c2 30"},
+			{75, nil, one(75, "2"), false, "c c2 60"},
+		}, "added 3"},
+		"nothing is told of a container by a reading from before its start": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{45, restarted(40), one(39, "1"), false, ""},
+			{46, nil, one(40, "1"), false, ""},
+			{60, nil, one(55, "1"), false, "c c2 15"},
+		}, "added 2, predecessor 2"},
+		"a container has not run for longer than since its start": {nil, []step{
+			{50, restarted(40), reading(50, 60, "c", "1 1"), false, "c c2 12"}, // and 2 s, as moments are cut down
+		}, "added 1"},
+		"the container's state, the pod's address or labels change": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, func(b *bubble) {
+				p := podOf(created, created, "c c1")
+				p.Status.ContainerStatuses[0].Ready, p.Status.PodIP, p.Labels = true, "10.0.0.1", map[string]string{"l": "v"}
+				b.put(p)
+			}, one(30, "1"), false, "c c1 30"},
+		}, "added 2"},
+		"pods are listed anew, with another label": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, func(b *bubble) {
+				p := podOf(created, created, "c c1")
+				p.Labels = map[string]string{"l": "v"}
+				b.api.have[pods] = []any{p}
+				b.connection.pods.Watch.Resync()
+				synctest.Wait()
+			}, one(30, "1"), false, "c c1 30"},
+		}, "added 2"},
+		"a pod that is created again counts anew": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{60, func(b *bubble) { b.put(podOf(at(40), at(40), "c c1")) }, one(60, "1"), false, "c c1 15"},
+		}, "added 2"},
+		"a pod that is deleted and comes back counts anew": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, func(b *bubble) {
+				gone := slimPod(podOf(created, created, "c c1"), true)
+				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+			}, one(30, "1"), false, ""},
+			{60, func(b *bubble) { b.put(podOf(at(40), at(40), "c c2")) }, one(60, "1"), false, "c c2 15"},
+		}, "added 2"},
+		"a rate that no machine has is no reading": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, one(30, "2M"), false, "c c1 15"},
+			{45, nil, one(45, "1"), false, "c c1 45"},
+		}, "added 1, filled 1, invalid 1, filled seconds 15"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: []string{cadvisor}, podLabels: []string{"l"}}, func(t *testing.T, b *bubble) {
+				if c.containers == nil {
+					c.containers = []string{"c c1"}
+				}
+				b.api.have[pods] = []any{podOf(created, created, c.containers...)}
+				b.watched()
+				for _, step := range c.steps {
+					time.Sleep(time.Until(at(step.at)))
+					refreshFrom(t, b.lists[0], &metricsv1beta1.NodeMetricsList{}, "NodeMetricsList")
+					if step.event != nil {
+						step.event(b)
+					}
+					if l := b.lists[1]; !step.fails {
+						refreshFrom(t, l, &metricsv1beta1.PodMetricsList{Items: step.usage}, "PodMetricsList")
+					} else {
+						body := protobufOf(t, &metricsv1beta1.PodMetricsList{Items: step.usage}, "PodMetricsList")
+						refreshWith(l, func() error {
+							l.Joiner.Begin()
+							if err := new(metricsapi.Decoder).Read(bytes.NewReader(body), l.Kind, l.Joiner.Join); err != nil {
+								t.Error(err)
+							}
+							return io.ErrUnexpectedEOF
+						})
+					}
+					if got, _ := b.counted(); got != step.want {
+						t.Errorf("after %d s: %q, want %q", step.at, got, step.want)
+					}
+				}
+				if _, told := b.counted(); told != c.told {
+					t.Errorf("readings: %q, want %q", told, c.told)
+				}
+			})
+		})
+	}
+}
+
+// TestCountersOfWhatIsLeft has of two pods one expire: the other keeps its own counter.
+func TestCountersOfWhatIsLeft(t *testing.T) {
+	inBubble(t, source{pages: []string{cadvisor}}, func(t *testing.T, b *bubble) {
+		p, old := podOf(b.api.began, b.api.began, "c c1"), podOf(b.api.began, b.api.began, "c old")
+		old.Name = "old"
+		b.api.have[pods] = []any{p, old}
+		b.watched()
+		now := b.api.began.Add(time.Minute)
+		time.Sleep(time.Until(now))
+		run(t, b.connection, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
+			podUsage("a", "old", now.Add(-30*time.Second), "c", "7 1"), podUsage("a", "p", now, "c", "1 1")}}})
+		b.lists[1].Joiner.MaxAge = 20 * time.Second // as if the time had passed
+		b.lists[1].Loop.Expire()
+		if got, _ := b.counted(); got != "c c1 15" {
+			t.Errorf("%q", got)
+		}
+		if _, text, _ := b.scrapePage(cadvisor); strings.Contains(text, `"old"`) {
+			t.Errorf("the other is still there:\n%s", text)
+		}
+	})
+}
+
+// TestNodeCounters has a node that is away for two lists.
+func TestNodeCounters(t *testing.T) {
+	inBubble(t, source{pages: []string{cadvisor}}, func(t *testing.T, b *bubble) {
+		b.watched()
+		for i, want := range []string{"15", "", "", "60"} {
+			time.Sleep(15 * time.Second)
+			node := metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Timestamp: metav1.Now(),
+				Window: metav1.Duration{Duration: 15 * time.Second}, Usage: corev1.ResourceList{corev1.ResourceCPU: quantity.MustParse("1")}}
+			in := input{}
+			if want != "" {
+				in.nodes.Items = append(in.nodes.Items, node)
+				want = `container_cpu_usage_seconds_total{id="/",node="n1"} ` + want + "\n"
+			}
+			run(t, b.connection, in)
+			_, text, _ := b.scrapePage(cadvisor)
+			if text, _, _ = strings.Cut(samples(text), "machine_"); text != want {
+				t.Errorf("list %d: %s, want %s", i, text, want)
+			}
+		}
+	})
+}
+
 // benchmarked are the numbers of pods that every stage is measured at, each pod having two containers.
 var benchmarked = []int{1_000, 10_000, 100_000, 150_000}
 
