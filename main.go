@@ -193,9 +193,6 @@ func (s *server) replaced(ended bool) {
 	}
 }
 
-// maxIdle is after how long a page is given up that nobody asks for.
-const maxIdle = 10 * time.Minute
-
 // release gives back what a page has in memory until it is asked for again.
 func (s *server) release(name string) {
 	s.pages[name].forget()
@@ -226,13 +223,12 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 // handler routes the program's pages.
 func (s *server) handler() http.Handler {
 	pages := map[string]http.HandlerFunc{
-		s.set.telemetryPath: s.metrics(""),
-		"/healthz":          s.healthz,
-		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
-		"/-/ready":          s.ready,
-		"/":                 s.index,
+		"/healthz":   s.healthz,
+		"/-/healthy": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
+		"/-/ready":   s.ready,
+		"/":          s.index,
 	}
-	for _, name := range []string{cadvisor, kubeState} {
+	for _, name := range []string{"", cadvisor, kubeState} {
 		pages[path.Join(s.set.telemetryPath, name)] = s.metrics(name)
 	}
 	return serve.Pages(pages)
@@ -342,9 +338,13 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	if newest != 0 {
 		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
 	}
+	var links []string
+	for _, name := range append([]string{""}, s.set.pages...) {
+		links = append(links, path.Join(s.set.telemetryPath, name))
+	}
 	failures, notices := s.state()
 	serve.Landing(w, "metrics-server-prom", fmt.Sprintf("Version %s (revision %s)", version, revision),
-		[]string{s.set.telemetryPath, "/healthz", "/-/healthy", "/-/ready"},
+		append(links, "/healthz", "/-/healthy", "/-/ready"),
 		fmt.Sprintf("Watched pods: %d\nAge of the newest sample: %s\nFailures:\n%s", pods, age,
 			cmp.Or(strings.Join(append(failures, notices...), "\n"), "none")))
 }

@@ -297,6 +297,9 @@ type cached struct {
 // and a stop of the world.
 const selfAge = time.Second
 
+// maxIdle is after how long a page is given up that nobody asks for.
+const maxIdle = 10 * time.Minute
+
 // page returns the page of these snapshots and objects. It is made anew where they have changed or, with metrics of the
 // exporter itself, a second has passed.
 func (p *cached) page(snapshots []*snapshot, objects [][][]*page.Part, self *selfmetrics.Registry) *page.Page {

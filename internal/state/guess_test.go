@@ -23,7 +23,8 @@ func podOf(name, kind, owner string, hash bool) store.Entry[sample.Text] {
 func TestOwnersAreGuessedFromPods(t *testing.T) {
 	leaves := []*store.Leaf[sample.Text]{
 		{Entries: []store.Entry[sample.Text]{podOf("a", "ReplicaSet", "web-5d4f", true),
-			podOf("b", "ReplicaSet", "web-5d4f", true), podOf("c", "ReplicaSet", "bare", false), podOf("d", "StatefulSet", "db", false)}},
+			podOf("b", "ReplicaSet", "web-5d4f", true), podOf("c", "ReplicaSet", "bare", false),
+			podOf("d", "StatefulSet", "db", false)}},
 		{Entries: []store.Entry[sample.Text]{podOf("e", "ReplicaSet", "web-5d4f", true),
 			podOf("f", "Job", "backup-29012345", false), podOf("g", "Job", "once", false),
 			podOf("h", "Job", "import-2024", false), podOf("i", "Job", "-29012345", false)}},
