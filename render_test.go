@@ -2532,6 +2532,390 @@ func TestNodeCounters(t *testing.T) {
 	})
 }
 
+// logged is what is logged from now on to the end of the test.
+func logged(t *testing.T) *bytes.Buffer {
+	var log bytes.Buffer
+	t.Cleanup(func() { slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil))) })
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	return &log
+}
+
+// pageOf scrapes the page of that name, which has to be there within a time.
+func (b *bubble) pageOf(name string, within time.Duration) string {
+	b.t.Helper()
+	status, text, took := b.scrapePage(name)
+	if status != http.StatusOK || took > within {
+		b.t.Errorf("%s after the start: %s: status %d after %s, want it within %s:\n%s",
+			time.Since(b.api.began), name, status, took, within, text)
+	}
+	return text
+}
+
+// tells is an error where the page of the telemetry path does not have these lines of metrics of the exporter itself.
+func (b *bubble) tells(lines ...string) {
+	b.t.Helper()
+	time.Sleep(selfAge)
+	text := b.pageOf("", 0)
+	for _, line := range lines {
+		if !strings.Contains(text, "\n"+selfmetrics.Prefix+line+"\n") {
+			b.t.Errorf("%s after the start: no %s on the page:\n%s", time.Since(b.api.began), line, text)
+		}
+	}
+}
+
+// stateOf are the families of the state of a resource's objects on the pages that are on.
+func stateOf(resource string) (all []string) {
+	for _, row := range rows(resource, furtherPages) {
+		all = append(all, names[row.Family])
+	}
+	return all
+}
+
+// optional are the resources that no account has to have the right to.
+var optional = []string{nodes, namespaces, quotas, replicaSets, jobs}
+
+// TestResourcesThatMayNotBeRead has each of them refused for a quarter of an hour, and then allowed.
+func TestResourcesThatMayNotBeRead(t *testing.T) {
+	var all []string // families where nothing is refused
+	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.begin(b.run)
+		all = familiesOf(b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0))
+	})
+	for how, answer := range map[string]answerer{"forbidden": forbids, "not there": lacks} {
+		for _, resource := range optional {
+			t.Run(resource+" "+how, func(t *testing.T) {
+				log := logged(t)
+				inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+					guessed := resource == replicaSets || resource == jobs
+					what := map[bool]string{true: " is guessed from the pods", false: " not served"}[guessed]
+					check := func(refused bool) {
+						t.Helper()
+						text := b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0)
+						want := slices.DeleteFunc(slices.Clone(all), func(family string) bool {
+							return refused && !guessed && slices.Contains(stateOf(resource), family)
+						})
+						if got := familiesOf(text); !slices.Equal(got, want) {
+							t.Errorf("refused %t: families %q, want %q", refused, got, want)
+						}
+						owner := map[string]string{
+							replicaSets: `kube_replicaset_owner{namespace="a",replicaset="web-5d",owner_kind="Rollout",owner_name="web"`,
+							jobs:        `kube_job_owner{namespace="a",job_name="backup-29000000",owner_kind="CronJob",owner_name="nightly"`,
+						}[resource]
+						if guess := map[string]string{"Rollout": "Deployment", "nightly": "backup"}; refused {
+							owner = strings.NewReplacer("Rollout", guess["Rollout"], "nightly", guess["nightly"]).Replace(owner)
+						}
+						if strings.Count(text, owner) == 0 {
+							t.Errorf("refused %t: no %s on the page:\n%s", refused, owner, text)
+						}
+						for _, r := range optional {
+							up := btoi(r != resource || !refused)
+							b.tells(fmt.Sprintf("watch_up{resource=%q} %d", r, up))
+							if r == replicaSets || r == jobs {
+								b.tells(fmt.Sprintf("owners_guessed{resource=%q} %d", r, 1-up))
+							}
+						}
+						health := get(t, b.server, "/healthz")
+						body, _ := io.ReadAll(health.Body)
+						notices := strings.Count(string(body), what)
+						if health.StatusCode != http.StatusOK || strings.Count(string(body), "\n") != 2*btoi(refused) || notices != btoi(refused) {
+							t.Errorf("refused %t: /healthz answers %d: %s", refused, health.StatusCode, body)
+						}
+					}
+					for _, verb := range []string{"watch ", "page "} {
+						b.api.answer(verb+resource, answer)
+					}
+					b.begin(b.run)
+					synctest.Wait()
+					for range 3 {
+						check(true)
+						time.Sleep(5 * time.Minute)
+					}
+					asked := len(b.api.asked("watch " + resource))
+					if asked > 20 || strings.Count(log.String(), what) != 1 {
+						t.Errorf("asked for %d times in a quarter of an hour; log:\n%s", asked, log)
+					}
+					for _, verb := range []string{"watch ", "page "} {
+						b.api.answer(verb+resource, nil)
+					}
+					time.Sleep(70 * time.Second)
+					check(false)
+					if !strings.Contains(log.String(), "watch of "+resource+" works again") {
+						t.Errorf("it is not logged that it works again:\n%s", log)
+					}
+				})
+			})
+		}
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// TestPagesByRolesInNamespaces asks for nothing that a Role cannot give the right to, but for the list of nodes' usage.
+func TestPagesByRolesInNamespaces(t *testing.T) {
+	log := logged(t)
+	inBubble(t, source{namespaces: []string{"a", "b"}, pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.api.answer("list nodes", forbids)
+		b.begin(b.run)
+		time.Sleep(5 * time.Minute)
+		text := b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0)
+		for _, family := range familiesOf(text) {
+			if slices.Contains(stateOf(nodes), family) {
+				t.Errorf("%s is served", family)
+			}
+		}
+		for _, namespace := range []string{"a", "b"} {
+			for _, sample := range []string{
+				`container_cpu_usage_seconds_total{container="c",cpu="total",image="c:1",name="c1",namespace=%q`,
+				`kube_namespace_status_phase{namespace=%q,phase="Active"} 1`, `kube_resourcequota{namespace=%q`,
+				`kube_replicaset_owner{namespace=%q,replicaset="web-5d",owner_kind="Rollout"`,
+				`kube_job_owner{namespace=%q,job_name="backup-29000000",owner_kind="CronJob",owner_name="nightly"`,
+				`kube_pod_info{namespace=%q`, `kube_pod_container_status_running{namespace=%q`,
+			} {
+				if sample = "\n" + fmt.Sprintf(sample, namespace); strings.Count(text, sample) != 1 {
+					t.Errorf("%d of %s on the pages:\n%s", strings.Count(text, sample), sample, text)
+				}
+			}
+		}
+		asked := b.api.asked("")
+		for i, request := range asked {
+			asked[i] = strings.Replace(request, "get b/pods", "get a/pods", 1) // either is probed
+		}
+		slices.Sort(asked)
+		asked = slices.Compact(asked)
+		want := []string{"get a/pods/p", "get namespaces/a", "get namespaces/b", "list a/pods", "list b/pods", "list nodes",
+			"watch a/jobs", "watch a/pods", "watch a/replicasets", "watch a/resourcequotas",
+			"watch b/jobs", "watch b/pods", "watch b/replicasets", "watch b/resourcequotas"}
+		if !slices.Equal(asked, want) {
+			t.Errorf("asks for %q, want %q", asked, want)
+		}
+		b.tells(`watch_up{resource="namespaces"} 1`, `owners_guessed{resource="jobs"} 0`)
+		if strings.Contains(b.pageOf("", 0), `watch_up{resource="nodes"}`) {
+			t.Error("the watch of nodes, which nobody is meant to have, is told to fail")
+		}
+		health, _ := io.ReadAll(get(t, b.server, "/healthz").Body)
+		if string(health) != "ok" || strings.Contains(log.String(), "machine_") {
+			t.Errorf("/healthz answers %s; log:\n%s", health, log)
+		}
+	})
+}
+
+// TestNamespacesFailOneByOneOnTheStatePage has something of one of two namespaces fail, in each way that there is.
+func TestNamespacesFailOneByOneOnTheStatePage(t *testing.T) {
+	const scrapeTimeout = 9500 * time.Millisecond
+	of := map[string]string{ // a family of each resource
+		pods: "kube_pod_info", quotas: "kube_resourcequota", namespaces: "kube_namespace_status_phase",
+		replicaSets: "kube_replicaset_owner", jobs: "kube_job_owner"}
+	for how, answer := range map[string]answerer{"are refused": forbids, "are slow": hangs, "get stuck": hangsLater, "break": breaks} {
+		for broken, family := range of {
+			t.Run("its "+broken+" "+how, func(t *testing.T) {
+				inBubble(t, source{namespaces: []string{"a", "b"}, pages: furtherPages}, func(t *testing.T, b *bubble) {
+					requests := []string{"watch b/" + broken, "page b/" + broken}
+					if broken == namespaces {
+						requests = []string{"get namespaces/b"}
+					}
+					for _, request := range requests {
+						b.api.answer(request, answer)
+					}
+					b.begin(b.run)
+					check := func(within time.Duration) {
+						t.Helper()
+						text := b.pageOf(kubeState, within)
+						for r, of := range of {
+							guessed := how == "are refused" && (r == replicaSets || r == jobs)
+							for namespace, want := range map[string]bool{"a": true, "b": r != broken || guessed} {
+								if got := strings.Contains(text, fmt.Sprintf("\n%s{namespace=%q", of, namespace)); got != want {
+									t.Errorf("%s after the start: %s of namespace %s: %t, want %t:\n%s", time.Since(b.api.began), of, namespace, got, want, text)
+								}
+							}
+						}
+						if real := `{namespace="a",replicaset="web-5d",owner_kind="Rollout"`; !strings.Contains(text, real) {
+							t.Errorf("the owners of namespace a are guessed:\n%s", text)
+						}
+					}
+					check(scrapeTimeout)
+					time.Sleep(time.Minute)
+					for range 10 {
+						check(0)
+						time.Sleep(7 * time.Second)
+					}
+					for _, request := range requests {
+						b.api.answer(request, nil)
+					}
+					time.Sleep(70 * time.Second)
+					if text := b.pageOf(kubeState, 0); !strings.Contains(text, family+`{namespace="b"`) {
+						t.Errorf("it works again, and is not on the page:\n%s", text)
+					}
+				})
+			})
+		}
+	}
+}
+
+// endsOnce has the watch of a resource end after its first list, and never work again.
+func (b *bubble) endsOnce(resource string) {
+	b.api.answer("page "+resource, breaks)
+	b.api.answer("watch "+resource, func(r *http.Request) (*http.Response, error) {
+		b.api.answer("watch "+resource, breaks)
+		answer, err := hangsLater(r)
+		answer.Body = io.NopCloser(b.api.initialEvents(r, resource, ""))
+		return answer, err
+	})
+}
+
+// TestStatePageAfterAFreeze has the objects change while the process stands still, and their watches die unnoticed.
+func TestStatePageAfterAFreeze(t *testing.T) {
+	for name, c := range map[string]struct {
+		length time.Duration
+		slow   string // the resource whose first list comes only after two seconds
+		anew   bool   // whether there are new lists
+	}{
+		"a short one": {4 * time.Second, "", false}, // which no watch takes amiss
+		"a long one":  {time.Minute, "", true}, "pods are slow": {time.Minute, pods, true}, "nodes are slow": {time.Minute, nodes, true},
+		"namespaces are slow": {time.Minute, namespaces, true}, "quotas are slow": {time.Minute, quotas, true},
+		"ReplicaSets are slow": {time.Minute, replicaSets, true}, "Jobs are slow": {time.Minute, jobs, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				b.watched()
+				of := regexp.MustCompile(`namespace="(a|shop)"|node="(n1|n2|)"|uid="(.*?)"`)
+				before := b.pageOf(kubeState, 0)
+				time.Sleep(10 * time.Second)
+				asked := len(b.api.asked("watch"))
+				b.api.mu.Lock()
+				b.api.have = smallCluster(b.api.began)
+				b.api.mu.Unlock()
+				want := time.Duration(0)
+				if c.slow != "" {
+					want = 2 * time.Second
+					b.api.answer("watch "+c.slow, func(r *http.Request) (*http.Response, error) {
+						time.Sleep(want)
+						return b.api.watch(r, c.slow, "")
+					})
+				}
+				b.freeze(c.length)
+				status, after, took := b.scrapePage(kubeState)
+				if status != http.StatusOK || took != want {
+					t.Fatalf("status %d after %s, want it after %s:\n%s", status, took, want, after)
+				}
+				lists := len(b.api.asked("watch"))
+				if old := strings.Contains(after, `"a"`) || strings.Contains(after, `node="n2"`); !c.anew && (after != before || lists > 0) ||
+					c.anew && (old || !strings.Contains(after, `kube_pod_info{namespace="shop"`) || lists != asked) {
+					t.Errorf("%d lists anew, want %t with %d; the page is of %q:\n%s", lists, c.anew, asked,
+						slices.Compact(of.FindAllString(after, -1)), after)
+				}
+			})
+		})
+	}
+}
+
+// TestStateOfBrokenWatchesIsServedForMaxAge has the watch of a resource break, and not come back.
+func TestStateOfBrokenWatchesIsServedForMaxAge(t *testing.T) {
+	for _, resource := range append([]string{pods}, optional...) {
+		t.Run(resource, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages, maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+				b.endsOnce(resource)
+				b.begin(b.run)
+				before := familiesOf(b.pageOf(kubeState, 0))
+				time.Sleep(50 * time.Second)
+				if now := familiesOf(b.pageOf(kubeState, 0)); !slices.Equal(now, before) {
+					t.Errorf("broken for less than max-age: %q, want %q", now, before)
+				}
+				time.Sleep(20 * time.Second)
+				for range 10 {
+					time.Sleep(7 * time.Second)
+					status, text, took := b.scrapePage(kubeState)
+					if resource == pods {
+						if status != http.StatusServiceUnavailable || took > 0 || !strings.Contains(text, "watch of pods: failing since") {
+							t.Fatalf("status %d after %s: %s", status, took, text)
+						}
+						continue
+					}
+					want := slices.DeleteFunc(slices.Clone(before), func(f string) bool { return slices.Contains(stateOf(resource), f) })
+					if now := familiesOf(text); status != http.StatusOK || took > 0 || !slices.Equal(now, want) || len(want) == len(before) {
+						t.Fatalf("status %d after %s: %q, want %q", status, took, now, want)
+					}
+				}
+				machine := strings.Contains(b.pageOf(cadvisor, 0), "machine_cpu_cores{")
+				if machine != (resource != nodes) {
+					t.Errorf("machine_cpu_cores is there: %t", machine)
+				}
+				if health := get(t, b.server, "/healthz"); health.StatusCode != http.StatusServiceUnavailable {
+					t.Errorf("/healthz answers %d", health.StatusCode)
+				}
+				for _, verb := range []string{"watch ", "page "} {
+					b.api.answer(verb+resource, nil)
+				}
+				time.Sleep(10 * time.Second)
+				if now := familiesOf(b.pageOf(kubeState, 0)); !slices.Equal(now, before) {
+					t.Errorf("mended: %q, want %q", now, before)
+				}
+			})
+		})
+	}
+}
+
+// TestFirstStatePage is what is answered at once after a start, and a minute later.
+func TestFirstStatePage(t *testing.T) {
+	const most = 9500 * time.Millisecond
+	for name, c := range map[string]struct {
+		resource    string
+		answer      answerer
+		status      int
+		early, late time.Duration
+		says        string // a minute later
+	}{
+		"all works":         {pods, nil, 200, 0, 0, ""},
+		"pods come late":    {pods, func(r *http.Request) (*http.Response, error) { time.Sleep(3 * time.Second); return breaks(r) }, 503, 3 * time.Second, 0, "connection refused"},
+		"pods hang":         {pods, hangs, 503, most, 0, "no complete answer in time"},
+		"pods get stuck":    {pods, hangsLater, 503, most, 0, "no complete answer in time"},
+		"pods are refused":  {pods, forbids, 503, 0, 0, `grant {apiGroups: [""], resources: ["pods"]`},
+		"nodes hang":        {nodes, hangs, 200, most, 0, ""},
+		"nodes get stuck":   {nodes, hangsLater, 200, most, 0, ""},
+		"nodes are refused": {nodes, forbids, 200, 0, 0, ""},
+		"quotas break":      {quotas, breaks, 200, 0, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				for _, verb := range []string{"watch ", "page "} {
+					b.api.answer(verb+c.resource, c.answer)
+				}
+				b.begin(b.run)
+				if status, text, took := b.scrapePage(kubeState); status != c.status || took != c.early {
+					t.Errorf("at once: status %d after %s, want %d after %s: %s", status, took, c.status, c.early, text)
+				}
+				time.Sleep(time.Minute)
+				status, text, took := b.scrapePage(kubeState)
+				if status != c.status || took != c.late || status != 200 && (!strings.HasPrefix(text, "no data yet\n") || !strings.Contains(text, c.says)) {
+					t.Errorf("later: status %d after %s, want %d after %s: %s", status, took, c.status, c.late, text)
+				}
+			})
+		})
+	}
+}
+
+// TestNothingOfAClusterThatIsGoneOnTheStatePage has a scrape wait for a list, as the kubeconfig is taken away and, where
+// there is another, as that comes.
+func TestNothingOfAClusterThatIsGoneOnTheStatePage(t *testing.T) {
+	for _, waitsFor := range []string{pods, nodes} {
+		t.Run(waitsFor, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				b.api.answer("watch "+waitsFor, hangs)
+				b.begin(b.run)
+				c := b.clusters[0]
+				time.AfterFunc(time.Second, func() { c.leave(b.connection) })
+				if status, text, took := b.scrapePage(kubeState); status != http.StatusServiceUnavailable || took < 9*time.Second {
+					t.Errorf("status %d after %s, want 503 once there is no time left for another cluster:\n%s", status, took, text)
+				}
+			})
+		})
+	}
+}
+
 // benchmarked are the numbers of pods that every stage is measured at, each pod having two containers.
 var benchmarked = []int{1_000, 10_000, 100_000, 150_000}
 
