@@ -1196,6 +1196,9 @@ func hangsLater(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Header: header, Body: out, Request: r}, nil
 }
 
+// epoch is when the time in every bubble begins.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // bubble is a server and its connection to an apiServer, inside a synctest bubble. Of it, only the pulse runs.
 type bubble struct {
 	*server
@@ -2338,8 +2341,7 @@ func (b *bubble) counted() (counters, told string) {
 
 // TestCPUCounters goes through some lists of usage, and looks at the counters after each.
 func TestCPUCounters(t *testing.T) {
-	began := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // as in every bubble
-	at := func(second int) time.Time { return began.Add(time.Duration(second) * time.Second) }
+	at := func(second int) time.Time { return epoch.Add(time.Duration(second) * time.Second) }
 	type list = []metricsv1beta1.PodMetrics
 	reading := func(end, window int, containers ...string) list {
 		u := podUsage("a", "p", at(end), containers...)
@@ -2911,6 +2913,184 @@ func TestNothingOfAClusterThatIsGoneOnTheStatePage(t *testing.T) {
 				if status, text, took := b.scrapePage(kubeState); status != http.StatusServiceUnavailable || took < 9*time.Second {
 					t.Errorf("status %d after %s, want 503 once there is no time left for another cluster:\n%s", status, took, text)
 				}
+			})
+		})
+	}
+}
+
+// rendered is how many leaves of pods were rendered, and of other resources.
+func (b *bubble) rendered() (pods, others int64) {
+	for _, o := range b.others {
+		others += o.Rendered()
+	}
+	return b.connection.pods.Rendered(), others
+}
+
+// statePage is the page, which is ready at once.
+func (b *bubble) statePage() *page.Page {
+	b.t.Helper()
+	p, err := b.currentPage(b.t.Context(), kubeState)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return p
+}
+
+func textOf(t *testing.T, p *page.Page) string {
+	t.Helper()
+	var text strings.Builder
+	if err := p.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
+}
+
+// numbered is pod a/pod-NUMBER.
+func numbered(i int, ip string) corev1.Pod {
+	p := podOf(epoch, epoch, fmt.Sprintf("c id-%d", i))
+	p.Name, p.Status.PodIP, p.Status.Phase = fmt.Sprintf("pod-%04d", i), ip, corev1.PodRunning
+	return p
+}
+
+// TestOnlyWhatHasChangedIsRendered counts the leaves of the state page that are rendered for each change.
+func TestOnlyWhatHasChangedIsRendered(t *testing.T) {
+	const many = 3000
+	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.watched()
+		for i := range many {
+			b.put(numbered(i, "10.0.0.1"))
+		}
+		run(t, b.connection, input{})
+		b.statePage()
+		all, _ := b.rendered()
+		if all < many/128 || all > many/32 {
+			t.Errorf("%d pods are %d leaves", many, all)
+		}
+		usage := func() {
+			in := input{}
+			for i := range many {
+				in.usage.Items = append(in.usage.Items, podUsage("a", fmt.Sprintf("pod-%04d", i), time.Now(), "c", "1 1"))
+			}
+			run(t, b.connection, in)
+		}
+		for _, change := range []struct {
+			what         string
+			do           func()
+			pods, others int64 // leaves rendered
+			line         string
+		}{
+			{"nothing", func() {}, 0, 0, ""},
+			{"usage", usage, 0, 0, ""},
+			{"the page of usage was scraped", func() { b.scrapePage(cadvisor) }, 0, 0, ""},
+			{"a pod says the same again", func() { b.put(numbered(7, "10.0.0.1")) }, 0, 0, ""},
+			{"a pod", func() { b.put(numbered(1234, "10.9.9.9")) }, 1, 0, `pod="pod-1234",uid="",host_ip="",pod_ip="10.9.9.9"`},
+			{"two pods beside each other", func() {
+				b.put(numbered(0, "10.9.9.8"))
+				b.put(numbered(1, "10.9.9.8"))
+			}, 1, 0, `pod="pod-0001",uid="",host_ip="",pod_ip="10.9.9.8"`},
+			{"a pod is gone", func() {
+				gone := slimPod(numbered(2999, ""), true)
+				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+			}, 1, 0, ""},
+			{"a node", func() {
+				for _, o := range b.others {
+					if o.Watch.Resource == nodes {
+						n := &slim.Node{}
+						n.Name = "new"
+						o.Store.Put(o.Watch.Keep(n))
+					}
+				}
+			}, 0, 1, `kube_node_info{node="new"`},
+		} {
+			before := b.statePage()
+			pods, others := b.rendered()
+			change.do()
+			after := b.statePage()
+			nowPods, nowOthers := b.rendered()
+			if nowPods-pods != change.pods || nowOthers-others != change.others {
+				t.Errorf("%s: %d leaves of pods and %d of others are rendered, want %d and %d", change.what, nowPods-pods,
+					nowOthers-others, change.pods, change.others)
+			}
+			if same := change.pods+change.others == 0; (after == before) != same {
+				t.Errorf("%s: the page is the same one: %t", change.what, after == before)
+			}
+			if text := textOf(t, after); !strings.Contains(text, change.line) || strings.Count(text, "\nkube_pod_info{") < many-1 {
+				t.Errorf("%s: no %s on the page, or not all pods", change.what, change.line)
+			}
+		}
+	})
+}
+
+// TestPagesThatNobodyAsksForAreGivenUp holds on to nothing of a page ten minutes after the last scrape.
+func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
+	for name, answer := range map[string]answerer{"all is read": nil, "owners are guessed": forbids} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				for _, request := range []string{"watch replicasets", "page replicasets", "watch jobs", "page jobs"} {
+					b.api.answer(request, answer)
+				}
+				b.api.have[pods] = nil
+				for i := range 500 {
+					b.api.have[pods] = append(b.api.have[pods], numbered(i, "10.0.0.1"))
+				}
+				b.begin(b.run)
+				synctest.Wait()
+				texts := map[string]string{}
+				type kept struct {
+					what string
+					gone func() bool
+				}
+				var all []kept
+				keep := func(what string, p *page.Page, parts [][][]*page.Part) {
+					was := weak.Make(p)
+					all = append(all, kept{what, func() bool { return was.Value() == nil }})
+					for _, of := range parts {
+						for family, parts := range of {
+							for _, part := range parts {
+								was := weak.Make(part)
+								all = append(all, kept{what + "'s part of " + names[family], func() bool { return was.Value() == nil }})
+							}
+						}
+					}
+				}
+				scrape := func() {
+					for _, name := range furtherPages {
+						texts[name] = b.pageOf(name, 0)
+						_, parts, err := b.clusters[0].current(t.Context(), name)
+						if err != nil {
+							t.Fatal(err)
+						}
+						p, err := b.currentPage(t.Context(), name)
+						if err != nil {
+							t.Fatal(err)
+						}
+						keep(name, p, parts)
+					}
+				}
+				scrape()
+				leaf := weak.Make(b.connection.pods.Store.Leaves()[0])
+				time.Sleep(maxIdle - time.Second)
+				if runtime.GC(); leaf.Value() == nil || len(all) < 20 || all[len(all)-1].gone() {
+					t.Error("given up before ten minutes have passed")
+				}
+				b.api.have[pods][0] = numbered(0, "10.0.0.2") // which replaces a leaf
+				b.put(numbered(0, "10.0.0.2"))
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				runtime.GC()
+				for _, k := range all {
+					if !k.gone() {
+						t.Errorf("%s is kept", k.what)
+					}
+				}
+				if leaf.Value() != nil {
+					t.Error("what a pod was is kept")
+				}
+				before := texts[kubeState]
+				if scrape(); texts[kubeState] != strings.Replace(before, `pod_ip="10.0.0.1"`, `pod_ip="10.0.0.2"`, 1) {
+					t.Errorf("the next page is another one:\n%s\nbefore:\n%s", texts[kubeState], before)
+				}
+				runtime.KeepAlive(b)
 			})
 		})
 	}
