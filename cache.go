@@ -52,7 +52,7 @@ type cluster struct {
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
-	replace   func()                     // called when a snapshot is replaced, so that nobody keeps its memory
+	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
 	changed   refresh.Broadcast          // after each connect
 }
@@ -94,7 +94,7 @@ func (c *cluster) leave(n *connection) {
 	n.end()
 	c.present.CompareAndSwap(n, nil)
 	n.source.Self.Close()
-	c.replace()
+	c.replace(true)
 }
 
 // snapshots is what there is to serve at this moment; nothing while no cluster is configured.
@@ -156,10 +156,9 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 type connection struct {
 	cluster   *cluster
 	source    objects.Cluster
-	labels    label.Pods
 	pods      *objects.Source[sample.Text]
-	others    []*objects.Other // what the pages need beside pods
-	lists     []*list          // nodes, then the pods of each namespace
+	others    objects.Others // what the pages need beside pods
+	lists     []*list        // nodes, then the pods of each namespace
 	ticks     usage.Ticks
 	things    []string        // the keys of its health
 	life      context.Context // done when the connection has ended
@@ -171,39 +170,31 @@ type connection struct {
 }
 
 func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) *connection {
-	set := c.set
-	n := &connection{cluster: c, labels: label.Pods{Keys: set.podLabels, Names: label.Names(set.podLabels)},
-		source: objects.Cluster{Client: client, Namespaces: set.scopes(), Excluded: set.excludeNamespaces,
-			MaxAge: set.maxAge, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
+	set, labels := c.set, label.Pods{Keys: c.set.podLabels, Names: label.Names(c.set.podLabels)}
+	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.scopes(),
+		Excluded: set.excludeNamespaces, MaxAge: set.maxAge, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
 	n.life, n.end = context.WithCancel(context.Background())
 	// What is probed is what the shipped roles let it get.
 	n.ticks = usage.Ticks{Probed: nodes, Most: set.refreshInterval, Pulse: c.pulse, Changed: &n.published}
 	if len(set.namespaces) > 0 {
 		n.ticks.Probed = pods
 	}
-	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: n.labels, Selector: set.selector, Whole: len(set.pages) > 0,
-		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages), Renderer: newRenderer(), Changed: n.watched})
+	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
+		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages), Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.scopes() {
-		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: n.labels.Unknown,
+		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,
 			Excluded: set.excludeNamespaces})
 	}
-	for i := range state.Resources {
-		r := &state.Resources[i]
-		if rows := rows(r.Name, set.pages); len(rows) > 0 && !(r.Global && len(set.namespaces) > 0) {
-			n.others = append(n.others, objects.NewOther(&n.source, r, rows, newRenderer()))
-		}
+	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages) }, names)
+	for _, l := range n.lists {
+		n.things = append(n.things, l.What)
 	}
-	for _, o := range n.others {
-		for _, namespace := range o.Watch.Namespaces {
-			n.things = append(n.things, o.Watch.What(namespace))
-		}
-	}
-	self := n.source.Self
-	self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
+	n.things = append(n.things, n.pods.Keys()...)
+	n.source.Self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
 		func() float64 { return float64(n.pods.Store.Len()) })
-	registerServed(self, n.snapshots)
-	n.ticks.Fresh.Register(self)
+	registerServed(n.source.Self, n.snapshots)
+	n.ticks.Fresh.Register(n.source.Self)
 	return n
 }
 
@@ -228,14 +219,8 @@ func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.
 		}
 		all = append(all, n.pods.Parts())
 	}
-	for _, o := range n.others {
-		if name != cadvisor || o.Watch.Resource == nodes {
-			if parts := o.Parts(ctx, n.pods.Store); parts != nil {
-				all = append(all, parts)
-			}
-		}
-	}
-	return all, nil
+	wanted := func(resource string) bool { return len(rows(resource, []string{name})) > 0 }
+	return append(all, n.others.Parts(ctx, n.pods.Store, wanted)...), nil
 }
 
 func (n *connection) snapshots() (all []*snapshot) {
@@ -327,7 +312,6 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	if resource == nodes {
 		o.Optional, o.Absent = true, len(set.namespaces) > 0
 	} else {
-		n.things = append(n.things, n.pods.Watch.What(namespace))
 		o.Selector = set.selector
 		o.Ready = func(ctx context.Context) error {
 			n.pods.Watch.Distrust()
@@ -339,7 +323,7 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	l.Loop.Interval = n.ticks.Interval
 	l.Loop.Pulse = n.cluster.pulse
 	l.Loop.Cutoff = min(max(set.refreshInterval, 10*time.Second), time.Minute)
-	n.lists, n.things = append(n.lists, l), append(n.things, l.What)
+	n.lists = append(n.lists, l)
 	n.ticks.Lists = append(n.ticks.Lists, l.List)
 }
 
@@ -355,7 +339,7 @@ func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
 	}
 	next.Status = status
 	l.present.Store(&next)
-	n.cluster.replace()
+	n.cluster.replace(false)
 	n.published.Send()
 	n.ticks.Shown(l.List, old.Status, status)
 }

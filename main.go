@@ -69,7 +69,7 @@ func (s *settings) table() []setting.Row {
 			Help: "label selector of the pods to serve, applied by the server"},
 		{Flag: "pod-labels", Env: "POD_LABELS", Set: setting.List(&s.podLabels, "label names", validation.IsQualifiedName),
 			Help: "labels of pods to add to their samples, separated by commas: app,team adds label_app and label_team"},
-		{Flag: "pages", Env: "PAGES", Set: setting.List(&s.pages, "the pages cadvisor and kube-state-metrics", setting.NotOf(cadvisor, kubeState)),
+		{Flag: "pages", Env: "PAGES", Set: setting.ListOf(&s.pages, "pages", cadvisor, kubeState),
 			Help: "pages to serve as well, separated by commas, with the names that dashboards know: cadvisor, " +
 				"kube-state-metrics. They need further rights, see README"},
 		{Flag: "refresh-interval", Env: "REFRESH_INTERVAL", Default: "15s",
@@ -172,21 +172,35 @@ type server struct {
 func newServer(set *settings) *server {
 	s := &server{set: set, pulse: refresh.NewPulse(), pages: map[string]*cached{}}
 	for _, name := range append([]string{""}, set.pages...) {
-		s.pages[name] = &cached{name: name}
+		s.pages[name] = &cached{name: name, idle: time.AfterFunc(maxIdle, func() { s.release(name) })}
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
-	build := fmt.Sprintf(`version="%s",revision="%s",goversion="%s"`, label.Escape(version), label.Escape(revision), runtime.Version())
+	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
 	s.clusters = []*cluster{{set: &set.source, userAgent: userAgent, self: s.self, pulse: s.pulse,
 		replace: s.replaced}}
 	return s
 }
 
-// replaced drops the pages of a snapshot that is replaced, so that nobody keeps its memory.
-func (s *server) replaced() {
-	for _, p := range s.pages {
-		p.forget()
+// replaced drops what is made of a snapshot that is replaced, or all where a connection ended, so that nobody keeps its
+// memory.
+func (s *server) replaced(ended bool) {
+	for name, p := range s.pages {
+		if ended || name != kubeState {
+			p.forget()
+		}
+	}
+}
+
+// release gives back what a page has in memory until it is asked for again.
+func (s *server) release(name string) {
+	s.pages[name].forget()
+	for _, c := range s.clusters {
+		if n := c.present.Load(); n != nil && name != "" {
+			n.pods.Release()
+			n.others.Release()
+		}
 	}
 }
 
@@ -209,13 +223,12 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 // handler routes the program's pages.
 func (s *server) handler() http.Handler {
 	pages := map[string]http.HandlerFunc{
-		s.set.telemetryPath: s.metrics(""),
-		"/healthz":          s.healthz,
-		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
-		"/-/ready":          s.ready,
-		"/":                 s.index,
+		"/healthz":   s.healthz,
+		"/-/healthy": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
+		"/-/ready":   s.ready,
+		"/":          s.index,
 	}
-	for _, name := range []string{cadvisor, kubeState} {
+	for _, name := range []string{"", cadvisor, kubeState} {
 		pages[path.Join(s.set.telemetryPath, name)] = s.metrics(name)
 	}
 	return serve.Pages(pages)
@@ -256,11 +269,12 @@ func (s *server) metrics(name string) http.HandlerFunc {
 			http.Error(w, "this page is off; --pages "+name+" (PAGES) turns it on", http.StatusNotFound)
 			return
 		}
-		current := func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) }
-		serve.Scrape(w, r, s.stopping, current, func() string {
-			failures, _ := s.state()
-			return "no data yet\n" + strings.Join(failures, "\n")
-		})
+		s.pages[name].idle.Reset(maxIdle)
+		serve.Scrape(w, r, s.stopping, func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) },
+			func() string {
+				failures, _ := s.state()
+				return "no data yet\n" + strings.Join(failures, "\n")
+			})
 	}
 }
 
@@ -287,27 +301,16 @@ func (s *server) state() (failures, notices []string) {
 	return failures, notices
 }
 
-// hasData tells whether there are first data of every cluster.
 func (s *server) hasData() bool {
 	return !slices.ContainsFunc(s.clusters, func(c *cluster) bool { return !c.hasData() })
 }
 
-// healthz is the original tool's page: ok, or failed and below it what, since when and why. Notices follow.
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
 	failures, notices := s.state()
 	if len(failures) == 0 && !s.hasData() {
 		failures = []string{"pods, nodes: not read yet"}
 	}
-	if len(failures)+len(notices) == 0 {
-		io.WriteString(w, "ok")
-		return
-	}
-	state := "ok"
-	if len(failures) > 0 {
-		state = "failed"
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	fmt.Fprintf(w, "%s\n%s\n", state, strings.Join(append(failures, notices...), "\n"))
+	serve.Health(w, failures, notices)
 }
 
 func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
@@ -335,9 +338,13 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	if newest != 0 {
 		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
 	}
+	var links []string
+	for _, name := range append([]string{""}, s.set.pages...) {
+		links = append(links, path.Join(s.set.telemetryPath, name))
+	}
 	failures, notices := s.state()
 	serve.Landing(w, "metrics-server-prom", fmt.Sprintf("Version %s (revision %s)", version, revision),
-		[]string{s.set.telemetryPath, "/healthz", "/-/healthy", "/-/ready"},
+		append(links, "/healthz", "/-/healthy", "/-/ready"),
 		fmt.Sprintf("Watched pods: %d\nAge of the newest sample: %s\nFailures:\n%s", pods, age,
 			cmp.Or(strings.Join(append(failures, notices...), "\n"), "none")))
 }

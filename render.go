@@ -47,11 +47,12 @@ var families = [...]*family{
 	{name: "kube_metrics_server_pod_mem", kind: "gauge", source: pods, labels: (*label.Usage).Pod, value: memory,
 		help: "Memory working set of the container in bytes."},
 
-	{page: cadvisor, name: "container_cpu_usage_seconds_total", kind: "counter", source: nodes, labels: (*label.Usage).Root,
-		value: seconds, help: "CPU time consumed in seconds, rebuilt from metrics-server's rates. id=\"/\" is a node as a whole."},
+	{page: cadvisor, name: "container_cpu_usage_seconds_total", kind: "counter", source: nodes,
+		labels: (*label.Usage).Root, value: seconds,
+		help: "CPU time consumed in seconds, rebuilt from metrics-server's rates; id=\"/\" is a node."},
 	{page: cadvisor, name: "container_cpu_usage_seconds_total", source: pods, labels: (*label.Usage).ContainerCPU, value: seconds},
 	{page: cadvisor, name: "container_memory_working_set_bytes", kind: "gauge", source: nodes, labels: (*label.Usage).Root,
-		value: memory, help: "Memory working set in bytes. id=\"/\" is a node as a whole."},
+		value: memory, help: "Memory working set in bytes; id=\"/\" is a node."},
 	{page: cadvisor, name: "container_memory_working_set_bytes", source: pods, labels: (*label.Usage).Container, value: memory},
 	{page: cadvisor, name: "container_start_time_seconds", kind: "gauge", source: pods, labels: (*label.Usage).Container,
 		value: (*label.Usage).Started, help: "When the container was started, in Unix seconds."},
@@ -106,9 +107,13 @@ var families = [...]*family{
 		state: state.ContainerLastTerminated, help: "Why the container was terminated the last time; always 1."},
 }
 
+// names are those of the families.
+var names []string
+
 func init() {
 	var c page.Compressor
 	for i, f := range families {
+		names = append(names, f.name)
 		if i > 0 && f.name == families[i-1].name {
 			f.header = families[i-1].header
 			continue
@@ -277,7 +282,8 @@ func assemble(name string, snapshots []*snapshot, objects [][][]*page.Part, self
 
 // cached is a page as scrapes are answered with it, made anew where it is not current.
 type cached struct {
-	name string // "" for the page of the telemetry path
+	name string      // "" for the page of the telemetry path
+	idle *time.Timer // runs out when nobody has asked for the page for long
 
 	mu         sync.Mutex // held while the page is made
 	compressor page.Compressor
@@ -290,6 +296,9 @@ type cached struct {
 // selfAge is how old the exporter's metrics of itself may be. Reading those of the process means some files below /proc
 // and a stop of the world.
 const selfAge = time.Second
+
+// maxIdle is after how long a page is given up that nobody asks for.
+const maxIdle = 10 * time.Minute
 
 // page returns the page of these snapshots and objects. It is made anew where they have changed or, with metrics of the
 // exporter itself, a second has passed.
@@ -330,13 +339,4 @@ func rows(source string, pages []string) (rows []state.Row) {
 		}
 	}
 	return rows
-}
-
-// newRenderer returns what renders the samples of objects.
-func newRenderer() *state.Renderer {
-	r := &state.Renderer{}
-	for _, f := range families {
-		r.Names = append(r.Names, f.name)
-	}
-	return r
 }

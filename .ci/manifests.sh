@@ -1,6 +1,7 @@
 #!/bin/sh
 # Checks all manifests without a cluster: the kustomizations, the chart with several sets of values, Knative, Cloud Run,
-# the compose example, the Prometheus configuration and the workflow. Needs Go; builds what else it needs.
+# the compose example, Prometheus' configuration and rules, the dashboards and the workflow. Needs Go; builds what else
+# it needs.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -218,11 +219,13 @@ done
 k=deploy/kubernetes
 namespace=$k/components/namespace/namespace.yaml
 rights=$namespace,$k/serviceaccount.yaml,$k/clusterrole.yaml,$k/clusterrolebinding.yaml
-go -C .ci/manifests test . >&2
+# Not from the cache, which knows nothing of the files outside that module.
+go -C .ci/manifests test -count 1 . >&2
 # The words of both lists are paths without spaces.
 # shellcheck disable=SC2046,SC2086
 checked=$(go -C .ci/manifests run . -cloudrun "$root/deploy/cloudrun/service.yaml" \
   -compose "$root/example/docker-compose.yml" -env "$root/example/env-example" \
+  -dashboards "$root/deploy/grafana" -rules "$work/dashboards.yml" \
   $(for set in \
     "$k" deploy/kubernetes-namespaced \
     "$rights,deploy/knative/service.yaml" \
@@ -237,8 +240,9 @@ sh -n deploy/outside/kubeconfig.sh
 promtool=$(.ci/prometheus.sh promtool)
 "$promtool" check config --lint=all --lint-fatal example/prometheus.yml >&2
 "$promtool" check rules --lint=all --lint-fatal deploy/prometheus/rules.yml >&2
+"$promtool" check rules --lint=none "$work/dashboards.yml" >&2
 "$promtool" test rules deploy/prometheus/rules_test.yml >&2
 
 go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-echo "manifests: $checked valid; compose, Prometheus, Cloud Run and workflow files too"
+echo "manifests: $checked valid; compose, Prometheus, Grafana, Cloud Run and workflow files too"

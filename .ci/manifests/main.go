@@ -4,9 +4,11 @@
 // objects of a set fit together: what they refer to, the rights, the pages and how they are scraped. What a real API
 // server says of them is for the end-to-end tests.
 //
+// Of dashboards it writes all expressions to a file of rules, which promtool can read.
+//
 // Each SET is what one command would apply: files and folders with a kustomization, joined by commas.
 //
-//	manifests [-cloudrun FILE] [-compose FILE -env FILE] SET...
+//	manifests [-cloudrun FILE] [-compose FILE -env FILE] [-dashboards FOLDER -rules FILE] SET...
 package main
 
 import (
@@ -40,6 +42,8 @@ func main() {
 	cloudRun := flag.String("cloudrun", "", "a Cloud Run Service")
 	compose := flag.String("compose", "", "a compose file")
 	env := flag.String("env", "", "its environment file")
+	dashboards := flag.String("dashboards", "", "a folder of Grafana's dashboards")
+	rules := flag.String("rules", "", "where their expressions go")
 	flag.Parse()
 
 	var problems []error
@@ -59,6 +63,9 @@ func main() {
 	}
 	if *compose != "" {
 		problems = append(problems, checkCompose(*compose, *env))
+	}
+	if *dashboards != "" {
+		problems = append(problems, checkDashboards(*dashboards, *rules))
 	}
 	if err := errors.Join(problems...); err != nil {
 		fmt.Fprintln(os.Stderr, err)

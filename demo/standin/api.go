@@ -83,7 +83,8 @@ func (s *Server) routes() http.Handler {
 		m.HandleFunc("GET "+path, writeJSON(list))
 	}
 	m.HandleFunc("GET /apis/metrics.k8s.io/v1beta1", writeJSON(metav1.APIResourceList{
-		TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: metricsv1beta1.SchemeGroupVersion.String(),
+		TypeMeta:     metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"},
+		GroupVersion: metricsVersion,
 		APIResources: []metav1.APIResource{
 			{Name: "nodes", Kind: "NodeMetrics", Verbs: metav1.Verbs{"get", "list"}},
 			{Name: "pods", Namespaced: true, Kind: "PodMetrics", Verbs: metav1.Verbs{"get", "list"}},
@@ -232,7 +233,7 @@ type media struct {
 	as       string // PartialObjectMetadata, or its List; empty for the whole object
 }
 
-// negotiate chooses how to answer by the Accept header; the error is that of a request which no answer is acceptable to.
+// negotiate chooses how to answer by the Accept header; the error is that of a client that accepts none of the answers.
 func negotiate(r *http.Request, jsonOnly bool) (media, error) {
 	accept := r.Header.Get("Accept")
 	if accept == "" {

@@ -50,10 +50,10 @@ func (c *Cluster) heartbeat(number int) {
 	c.put(&n)
 }
 
-// ChurnOnce changes one pod, or rarely those of one ReplicaSet: pods are replaced by others of their workload, recreated
-// under their name on another node, or relabelled, their containers restart, or cease to be ready and become so again.
-// Pods of Jobs end, and others of the next Job follow. The number of pods stays. A pod without a workload is left alone,
-// as nothing would replace it.
+// ChurnOnce changes one pod, or rarely those of one ReplicaSet. Pods are replaced by others of their workload,
+// recreated under their name on another node, or relabelled; their containers restart, or cease to be ready and become
+// so again; pods of Jobs end, and those of the next Job follow. The number of pods stays. A pod without a workload is
+// left alone, as nothing would replace it.
 func (c *Cluster) ChurnOnce() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -180,8 +180,8 @@ func (c *Cluster) replace(old []*pod, by *workload) {
 	}
 }
 
-// account tells those who count pods of a change of one: the quota of its namespace and its ReplicaSet, whose status has
-// the number of its ready pods. cur is nil for a pod that was deleted, old for one that was added. The lock is held.
+// account tells those who count pods of a change of one: the quota of its namespace, and its ReplicaSet, whose status
+// has the number of its ready pods. cur is nil for a deleted pod, old for an added one. The lock is held.
 func (c *Cluster) account(cur, old *pod) {
 	p, asked, ready := cur, amount{}, 0
 	if cur != nil && cur.phase != corev1.PodSucceeded {

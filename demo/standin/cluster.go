@@ -63,7 +63,7 @@ type ContainerState struct {
 
 // pod is one version of a pod.
 type pod struct {
-	metadata
+	objectMeta
 	node, ip string
 	phase    corev1.PodPhase
 	states   []ContainerState
@@ -98,7 +98,7 @@ func (p *pod) state(i int) (s ContainerState) {
 
 // compare orders objects by namespace, then name. (A real API server orders by the key namespace/name, which
 // differs where one namespace's name is the beginning of another's.)
-func (m *metadata) compare(namespace, name string) int {
+func (m *objectMeta) compare(namespace, name string) int {
 	if c := cmp.Compare(m.namespace, namespace); c != 0 {
 		return c
 	}
@@ -394,8 +394,8 @@ func (c *Cluster) intern(p Pod) (*pod, error) {
 			len(p.States))
 	}
 	return &pod{
-		metadata: metadata{namespace: p.Namespace, name: p.Name, labels: newLabelSet(p.Labels)},
-		node:     p.Node, ip: p.IP, phase: p.Phase, states: slices.Clone(p.States), workload: w,
+		objectMeta: objectMeta{namespace: p.Namespace, name: p.Name, labels: newLabelSet(p.Labels)},
+		node:       p.Node, ip: p.IP, phase: p.Phase, states: slices.Clone(p.States), workload: w,
 	}, nil
 }
 

@@ -109,7 +109,7 @@ func (s *Server) serveNodeMetricsList(w http.ResponseWriter, r *http.Request) {
 	s.serveMetricsList(w, r, "NodeMetricsList",
 		func(q *query, v *metricsView, each func(protobuf func([]byte) []byte, object func() any)) {
 			for _, name := range s.nodes {
-				if !q.matches(&nodeObject{metadata: metadata{name: name, labels: s.nodeLabels(name)}}) || v.omits("", name) {
+				if !q.matches(&nodeObject{objectMeta: objectMeta{name: name, labels: s.nodeLabels(name)}}) || v.omits("", name) {
 					continue
 				}
 				u := s.nodeUsage(v.batch, name)

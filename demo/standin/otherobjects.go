@@ -23,7 +23,7 @@ var nodeTypes = []nodeType{{"m7i.xlarge", 4, 16}, {"m7i.2xlarge", 8, 32}, {"m7i.
 
 // nodeObject is one version of a node.
 type nodeObject struct {
-	metadata
+	objectMeta
 	nodeType
 	heartbeat int64 // when its kubelet last reported, in Unix seconds
 }
@@ -122,10 +122,10 @@ var nodeManagedFields = sync.OnceValue(func() []byte {
 })
 
 // namespaceObject is a namespace.
-type namespaceObject struct{ metadata }
+type namespaceObject struct{ objectMeta }
 
 func newNamespace(name string) *namespaceObject {
-	return &namespaceObject{metadata{name: name, labels: newLabelSet(map[string]string{
+	return &namespaceObject{objectMeta{name: name, labels: newLabelSet(map[string]string{
 		"kubernetes.io/metadata.name": name, "pod-security.kubernetes.io/enforce": "baseline"})}}
 }
 
@@ -149,7 +149,7 @@ const quotaName = "compute"
 
 // quota is one version of a ResourceQuota.
 type quota struct {
-	metadata
+	objectMeta
 	hard, used amount
 }
 
@@ -179,7 +179,7 @@ func (q *quota) appendBody(_ *Cluster, b []byte) []byte {
 
 // replicaSet is one version of a ReplicaSet, of which only the metadata is known.
 type replicaSet struct {
-	metadata
+	objectMeta
 	workload *workload
 	replicas int // 0 for one of an earlier revision
 }
@@ -206,7 +206,7 @@ func (r *replicaSet) appendBody(*Cluster, []byte) []byte { panic("standin: a Rep
 
 // job is a Job, of which only the metadata is known.
 type job struct {
-	metadata
+	objectMeta
 	workload *workload
 }
 
@@ -229,7 +229,7 @@ func (j *job) appendBody(*Cluster, []byte) []byte { panic("standin: a Job has no
 
 // newOwner is the ReplicaSet or Job that owns a workload's pods; nil where that is of another kind.
 func newOwner(w *workload, replicas int, created int64) object {
-	m := metadata{namespace: w.namespace, name: w.owner, labels: w.labels, serial: w.serial, created: created}
+	m := objectMeta{namespace: w.namespace, name: w.owner, labels: w.labels, serial: w.serial, created: created}
 	switch w.kind {
 	case replicaSetOwner:
 		return &replicaSet{m, w, replicas}

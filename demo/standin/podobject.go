@@ -19,6 +19,7 @@ import (
 // A pod of two containers is about 7 KB on the wire, as real ones with a sidecar are.
 type shape struct {
 	containers []string
+	images     []string
 	sidecars   bool // the containers after the first are init containers that go on running
 	onHost     bool // the pods are in the network of their node and of the highest priority, as a node's agents are
 
@@ -45,6 +46,7 @@ func newShape(containers []string, sidecars, onHost bool) *shape {
 	s.meta = append(s.meta, s.managed...)
 	spec := simulatedSpec(containers)
 	for i, c := range spec.Containers {
+		s.images = append(s.images, c.Image)
 		if sidecars && i > 0 {
 			c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
 		}
@@ -187,7 +189,7 @@ func appendCondition(b []byte, kind string, holds bool, why string, since int64)
 // appendContainerStatus appends the status of container i, or for -1 of the init container that has ended.
 func (p *pod) appendContainerStatus(c *Cluster, b []byte, i int) []byte {
 	w := p.workload
-	name, image, r := "migrate", imageOf("migrate"), w.resourcesOf(1)
+	name, image, r := "migrate", migrateImage, w.resourcesOf(1)
 	state := ContainerState{Started: p.created}
 	ended, waiting := "Completed", ""
 	if i >= 0 {
@@ -394,6 +396,8 @@ func simulatedSpec(names []string) corev1.PodSpec {
 	}
 	return spec
 }
+
+var migrateImage = imageOf("migrate")
 
 // imageOf is the image of a container that is the same in all workloads.
 func imageOf(container string) string {

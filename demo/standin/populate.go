@@ -12,7 +12,7 @@ func (c *Cluster) populate(pods, containers, replicas int) {
 	start := func(w *workload, number, size int, node string) {
 		c.serial++
 		p := &pod{
-			metadata: metadata{namespace: w.namespace, labels: w.podLabels(number), serial: c.serial,
+			objectMeta: objectMeta{namespace: w.namespace, labels: w.podLabels(number), serial: c.serial,
 				created: c.start.Unix() - 3600 - int64(mix(w.hash)%86400)},
 			node: node, ip: ipOf(c.serial), phase: corev1.PodRunning, workload: w,
 		}
@@ -108,7 +108,7 @@ func (c *Cluster) addNodes() {
 		}
 	}
 	for _, name := range c.nodes {
-		n := &nodeObject{metadata: metadata{name: name, labels: c.nodeLabels(name)}, nodeType: c.nodeType,
+		n := &nodeObject{objectMeta: objectMeta{name: name, labels: c.nodeLabels(name)}, nodeType: c.nodeType,
 			heartbeat: c.start.Unix()}
 		c.append(c.identified(n))
 	}
@@ -121,7 +121,7 @@ func (c *Cluster) addNamespaces() {
 		p := o.(*pod)
 		q := quotas[p.namespace]
 		if q == nil {
-			q = &quota{metadata: metadata{namespace: p.namespace, name: quotaName}}
+			q = &quota{objectMeta: objectMeta{namespace: p.namespace, name: quotaName}}
 			quotas[p.namespace] = q
 			c.append(c.identified(newNamespace(p.namespace)))
 			c.append(c.identified(q))

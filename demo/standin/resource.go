@@ -79,7 +79,7 @@ func (r *apiResource) path() string {
 // hold it without a lock.
 type object interface {
 	kind() kind
-	meta() *metadata
+	meta() *objectMeta
 	// at is the same object with another resourceVersion, as a DELETED event has it.
 	at(rv uint64) object
 	// appendMeta appends what follows the labels in ObjectMeta: annotations, owners, managedFields.
@@ -88,9 +88,9 @@ type object interface {
 	appendBody(c *Cluster, b []byte) []byte
 }
 
-// metadata is what all objects have. It is small, as is what the objects add to it, because 150,000 pods
+// objectMeta is what all objects have. It is small, as is what the objects add to it, because 150,000 pods
 // must fit a small machine: the rest is made from it when it is sent.
-type metadata struct {
+type objectMeta struct {
 	namespace, name string
 	labels          labelSet
 	serial          uint64 // identity of the object behind the name; the UID follows from it, and a pod's usage
@@ -98,7 +98,7 @@ type metadata struct {
 	rv              uint64
 }
 
-func (m *metadata) meta() *metadata { return m }
+func (m *objectMeta) meta() *objectMeta { return m }
 
 // labelSet is a set of labels: the entries of ObjectMeta.labels in protobuf, ordered by key. The pods of a workload
 // share one.

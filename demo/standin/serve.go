@@ -65,7 +65,8 @@ func (s *Server) serveObject(w http.ResponseWriter, r *http.Request, k kind) {
 	metadataOnly := media.as != ""
 	if media.encoding == protobufType {
 		apiVersion, kind := media.kindOf(k).ToAPIVersionAndKind()
-		_, _ = w.Write(appendObject(nil, apiVersion, kind, s.appendMessage(nil, objects[i], metadataOnly))) // the client may be gone
+		body := appendObject(nil, apiVersion, kind, s.appendMessage(nil, objects[i], metadataOnly))
+		_, _ = w.Write(body) // the client may be gone
 		return
 	}
 	_ = json.NewEncoder(w).Encode(s.decoded(objects[i], metadataOnly))
@@ -287,8 +288,8 @@ type injectedEvent struct {
 	object object
 }
 
-// startWatch registers a watch of the objects of a kind. With initial, it begins with those returned; otherwise with the
-// events after rv.
+// startWatch registers a watch of the objects of a kind. With initial, it begins with those returned; otherwise with
+// the events after rv.
 func (c *Cluster) startWatch(k kind, rv uint64, initial bool) (*watcher, []object, uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -495,19 +496,21 @@ func (o *watchStream) sendObject(event watch.EventType, object object) {
 // sendBookmark sends a bookmark: an object with nothing but a resourceVersion and, at the end of the initial events,
 // the annotation that says so.
 func (o *watchStream) sendBookmark(rv uint64, initialEventsEnd bool) {
-	object := &bookmark{metadata{rv: rv}, o.query.kind, initialEventsEnd}
+	object := &bookmark{objectMeta{rv: rv}, o.query.kind, initialEventsEnd}
 	o.sendObject(watch.Bookmark, object)
 }
 
 // bookmark is what a bookmark has in place of an object.
 type bookmark struct {
-	metadata
+	objectMeta
 	of               kind
 	initialEventsEnd bool
 }
 
-func (b *bookmark) kind() kind                              { return b.of }
-func (b *bookmark) at(rv uint64) object                     { return &bookmark{metadata{rv: rv}, b.of, b.initialEventsEnd} }
+func (b *bookmark) kind() kind { return b.of }
+func (b *bookmark) at(rv uint64) object {
+	return &bookmark{objectMeta{rv: rv}, b.of, b.initialEventsEnd}
+}
 func (b *bookmark) appendBody(_ *Cluster, to []byte) []byte { return to }
 func (b *bookmark) appendMeta(_ *Cluster, to []byte) []byte {
 	if b.initialEventsEnd {

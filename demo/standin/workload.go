@@ -147,7 +147,7 @@ func (w *workload) imageOf(i int) string {
 	if i == 0 && w.image != "" {
 		return w.image
 	}
-	return imageOf(w.shape.containers[i])
+	return w.shape.images[i]
 }
 
 // numbered tells names apart from the second on.
@@ -230,7 +230,11 @@ type containerResources struct {
 
 // profiles are those of the workloads, all but the last equally often.
 var profiles = func() (all []*profile) {
-	const none, small, same = "", "cpu=50m memory=64Mi / cpu=200m memory=128Mi", "cpu=50m memory=64Mi / cpu=50m memory=64Mi"
+	const (
+		none  = ""
+		small = "cpu=50m memory=64Mi / cpu=200m memory=128Mi"
+		same  = "cpu=50m memory=64Mi / cpu=50m memory=64Mi"
+	)
 	for _, p := range []struct {
 		qos        corev1.PodQOSClass
 		main, side string

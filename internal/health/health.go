@@ -118,8 +118,8 @@ func (t *Tracker) SetHealthy(what string) {
 }
 
 // SetUnknown drops the state of things of which nothing is known any more, or nothing yet, as when another cluster is
-// configured, and their notices, whose keys are "THING (…)". An outage does not end before each thing has been reported
-// again.
+// configured, and their notices, whose keys are "THING (…)". An outage does not end before each thing has been
+// reported again.
 func (t *Tracker) SetUnknown(what ...string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -129,9 +129,9 @@ func (t *Tracker) SetUnknown(what ...string) {
 	}
 }
 
-// SetNotice says something that the operator should know and that does not affect health, such as what is left out
-// of the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text, but not where it is
-// about a thing that does not work: that was logged. "" ends it.
+// SetNotice says something that the operator should know and that does not affect health, such as what is left out of
+// the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text, but not where it
+// is about a thing that does not work: that was logged. "" ends it.
 func (t *Tracker) SetNotice(what, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

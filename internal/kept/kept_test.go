@@ -70,7 +70,8 @@ func TestUnpackGivesBackWhatWasPacked(t *testing.T) {
 
 func TestPodsOfAWorkloadShareAllButWhatIsTheirOwn(t *testing.T) {
 	a, b := whole(), whole()
-	b.UID, b.PodIP, b.HostIP, b.Phase, b.Ready = "7e5e1d0a-3a3f-4f0e-9d7b-1f2e3d4c5b6a", "10.1.1.1", "10.2.2.2", "Failed", ""
+	b.UID, b.PodIP, b.HostIP = "7e5e1d0a-3a3f-4f0e-9d7b-1f2e3d4c5b6a", "10.1.1.1", "10.2.2.2"
+	b.Phase, b.Ready = "Failed", ""
 	b.Containers[0].ID, b.Containers[0].Restarts = "containerd://"+digest[1:]+"0", 7
 	b.Containers[1].Status = Status{Known: true, State: Terminated, Reason: "Error", Started: 5}
 	sharedA, ownA := a.Pack()

@@ -42,11 +42,48 @@ type Other struct {
 	guess *state.Guess // what takes its place where it may not be read; nil for nothing
 }
 
+// Others are the resources other than pods that pages have samples of.
+type Others []*Other
+
+// NewOthers returns a source of each resource of which rows has families, and the keys of their health. Where only
+// namespaces are read, none of a resource that belongs to no namespace.
+func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []string) (all Others, keys []string) {
+	for i := range state.Resources {
+		r := &state.Resources[i]
+		if rows := rows(r.Name); len(rows) > 0 && !(r.Global && c.Namespaces[0] != "") {
+			o := newOther(c, r, rows, &state.Renderer{Names: names})
+			all = append(all, o)
+			keys = append(keys, o.Keys()...)
+		}
+	}
+	return all, keys
+}
+
+// Parts returns the parts of each resource that has some, see Other.
+func (all Others) Parts(ctx context.Context, pods *store.Store[sample.Text], wanted func(resource string) bool) (
+	parts [][][]*page.Part) {
+	for _, o := range all {
+		if wanted(o.Watch.Resource) {
+			if of := o.Parts(ctx, pods); of != nil {
+				parts = append(parts, of)
+			}
+		}
+	}
+	return parts
+}
+
+// Release gives back what is rendered, until it is asked for again.
+func (all Others) Release() {
+	for _, o := range all {
+		o.Release()
+	}
+}
+
 // leafLen is how many objects other than pods a leaf has; each has few samples.
 const leafLen = 128
 
-// NewOther returns a source of a resource, of which each object has the samples of the rows.
-func NewOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.Renderer) *Other {
+// newOther returns a source of a resource, of which each object has the samples of the rows.
+func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.Renderer) *Other {
 	o := For[string](c, r.Group, r.Name)
 	o.New, o.LeafLen, o.Render, o.Optional = r.New, leafLen, renderer.Kept, r.Missing
 	o.Keep = func(object slim.Object) store.Entry[string] {

@@ -17,10 +17,10 @@ type Pods struct {
 	Selector string // of labels
 	Whole    bool   // whether more than label text is kept
 	Counted  bool   // whether their containers' CPU time is counted
-	// Rows and Renderer make parts of their state; of no rows there are none.
-	Rows     []state.Row
-	Renderer *state.Renderer
-	Changed  func(namespace string) // as of watch.Options
+	// Rows are the families of their state, none for no parts of that; Names are those of all families.
+	Rows    []state.Row
+	Names   []string
+	Changed func(namespace string) // as of watch.Options
 }
 
 // podLeafLen is how many pods' samples of a family are rendered together: where one of the pods changes, all of these
@@ -46,10 +46,19 @@ func NewPods(c *Cluster, pods Pods) *Source[sample.Text] {
 		return e
 	}
 	if len(pods.Rows) > 0 {
+		renderer := state.Renderer{Names: pods.Names}
 		o.LeafLen = podLeafLen
 		o.Render = func(c *page.Compressor, entries []store.Entry[sample.Text]) []*page.Part {
-			return pods.Renderer.Pods(c, pods.Rows, entries)
+			return renderer.Pods(c, pods.Rows, entries)
 		}
 	}
 	return New(o)
+}
+
+// Keys are those of the source's health.
+func (s *Source[V]) Keys() (keys []string) {
+	for _, namespace := range s.Watch.Namespaces {
+		keys = append(keys, s.Watch.What(namespace))
+	}
+	return keys
 }

@@ -249,7 +249,7 @@ func (j *Joiner) count(b *Batch) {
 			s = &b.Samples[len(b.Seconds)]
 			b.Seconds = append(b.Seconds, j.seconds(b, s, &r))
 		}
-		if s.Pod.Counters != nil { // only now that all have the reading which tells how old others are
+		if s.Pod.Counters != nil { // not before all of them have the reading by whose moment they are dropped
 			s.Pod.Counters.Drop(int64(s.at))
 		}
 	}
@@ -261,12 +261,9 @@ func (j *Joiner) count(b *Batch) {
 func (j *Joiner) seconds(b *Batch, s *Sample, r *reading) float64 {
 	name := b.Names[s.Name]
 	if j.Store == nil {
-		was := j.nodes[name]
-		is := j.advance(b, was, s, r, 0)
-		if is != was {
-			j.nodes[name] = is
-		}
-		return is.Seconds()
+		c := j.advance(b, j.nodes[name], s, r, 0)
+		j.nodes[name] = c
+		return c.Seconds()
 	}
 	if s.Pod.Counters == nil {
 		return math.NaN()
@@ -357,12 +354,8 @@ func (j *Joiner) Join(item *metricsapi.Item) error {
 			b.Newest, b.NewestOf = at, store.Key{Namespace: string(item.Namespace), Name: string(item.Name)}
 		}
 		if j.Running != nil {
-			r := reading{stamp: uint32(min(stamp, math.MaxUint32)), until: uint32(len(b.Samples)),
-				several: len(item.Containers) > 1}
-			if item.HasWindow {
-				r.window = item.Window
-			}
-			j.readings = append(j.readings, r)
+			j.readings = append(j.readings, reading{window: item.Window, stamp: uint32(min(stamp, math.MaxUint32)),
+				until: uint32(len(b.Samples)), several: len(item.Containers) > 1})
 		}
 	}
 	return nil

@@ -149,6 +149,8 @@ func TestSeconds(t *testing.T) {
 			want: "x 45"},
 		"and stands still": {lists: lists{of(-time.Hour, list(x(1))), of(-time.Hour+15*time.Second, list(x(1)))},
 			want: "x 15", read: map[string]int{"repeated": 1}},
+		"of a container that was started by that clock": {started: time.Hour - 10*time.Second,
+			lists: lists{of(-time.Hour, list(x(1)))}, want: "x 12"},
 		"a moment far in the future, once": {lists: lists{list(x(1)), of(-1e9*time.Second, list(x(1))), list(x(1))},
 			want: "x 45"},
 		"a list that is older than max-age": {lists: lists{list(x(1)), of(maxAge, list(x(1))), list(x(1))}, want: "x 45",
@@ -319,6 +321,25 @@ func TestSecondsOfNodes(t *testing.T) {
 		step(15*time.Second, "/n1 706, /n2 15", at("n1", 0), at("n2", 0)) // n2 was forgotten
 		if len(j.nodes) != 2 {
 			t.Errorf("%d nodes are kept", len(j.nodes))
+		}
+	})
+}
+
+// TestNodeThatIsServedIsKept has a metrics-server that serves the same reading for hours, as --max-age allows it to.
+func TestNodeThatIsServedIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &counting{newNodeJoin(t), nil, map[string]int{}}
+		j.MaxAge = 3 * time.Hour
+		j.Running = func(*store.Object[Text], string) (uint64, int64, bool) { return 0, 0, true }
+		stuck := item("", "n", time.Now(), container("", v(1), v(1)))
+		for range 11 {
+			if got := j.seconds(stuck); got != "/n 15" {
+				t.Errorf("seconds: %s", got)
+			}
+			time.Sleep(15 * time.Minute)
+		}
+		if got := j.seconds(item("", "n", time.Now(), container("", v(1), v(1)))); got != "/n 9915" {
+			t.Errorf("when it goes on: %s; want 2h45m more", got)
 		}
 	})
 }

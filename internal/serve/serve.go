@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"html"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -77,6 +78,20 @@ func Pages(pages map[string]http.HandlerFunc) http.Handler {
 			page(w, r)
 		}
 	})
+}
+
+// Health writes the original tool's page: ok, or failed with status 503, and below it what fails and what is to be
+// noticed.
+func Health(w http.ResponseWriter, failures, notices []string) {
+	state := "ok"
+	if len(failures) > 0 {
+		state = "failed"
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	if len(failures)+len(notices) > 0 {
+		state += "\n" + strings.Join(append(failures, notices...), "\n") + "\n"
+	}
+	io.WriteString(w, state)
 }
 
 // Landing writes a page for people: a name, a line below it, links, and a state of several lines.

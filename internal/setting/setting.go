@@ -199,14 +199,14 @@ func List(p *[]string, of string, invalid func(string) []string) func(string) st
 	}
 }
 
-// NotOf is what List wants to know of an item that has to be one of the values.
-func NotOf(values ...string) func(string) []string {
-	return func(item string) []string {
-		if slices.Contains(values, item) {
+// ListOf sets p to the items of a list that may have these.
+func ListOf(p *[]string, of string, items ...string) func(string) string {
+	return List(p, of+" ("+strings.Join(items, ", ")+")", func(item string) []string {
+		if slices.Contains(items, item) {
 			return nil
 		}
-		return values
-	}
+		return items
+	})
 }
 
 // Duration sets p to a duration within the bounds.

@@ -15,8 +15,8 @@ import (
 // Guess is the owners of ReplicaSets and Jobs as far as their pods tell them, for accounts that may not read these.
 //
 // A ReplicaSet X-H whose pods have the label pod-template-hash=H is one of Deployment X. That is wrong for ReplicaSets
-// that were orphaned or adopted, for names that were cut, and for other makers of ReplicaSets. A Job X-N with the minutes
-// N is one of CronJob X, which is wrong for Jobs that people name so.
+// that were orphaned or adopted, for names that were cut, and for other makers of ReplicaSets. A Job X-N with the
+// minutes N is one of CronJob X, which is wrong for Jobs that people name so.
 type Guess struct {
 	resource   *Resource
 	family     uint8

@@ -12,18 +12,22 @@ import (
 
 // podOf is a pod of that owner, as a store has it.
 func podOf(name, kind, owner string, hash bool) store.Entry[sample.Text] {
-	k := kept.Pod{Workload: kept.Workload{HasTemplateHash: hash, Owners: []kept.Owner{{Kind: kind, Name: owner, Controller: true}}}}
-	shared, own := k.Pack()
-	text := sample.Text{Node: unique.Make(`node="n",pod="`), Tail: unique.Make(`",namespace="ns"}`), Shared: shared, Own: own}
-	return store.Entry[sample.Text]{Key: store.Key{Namespace: "ns", Name: name}, Object: &store.Object[sample.Text]{Value: text}}
+	k := kept.Pod{Workload: kept.Workload{HasTemplateHash: hash,
+		Owners: []kept.Owner{{Kind: kind, Name: owner, Controller: true}}}}
+	text := sample.Text{Node: unique.Make(`node="n",pod="`), Tail: unique.Make(`",namespace="ns"}`)}
+	text.Shared, text.Own = k.Pack()
+	return store.Entry[sample.Text]{Key: store.Key{Namespace: "ns", Name: name},
+		Object: &store.Object[sample.Text]{Value: text}}
 }
 
 func TestOwnersAreGuessedFromPods(t *testing.T) {
 	leaves := []*store.Leaf[sample.Text]{
-		{Entries: []store.Entry[sample.Text]{podOf("a", "ReplicaSet", "web-5d4f", true), podOf("b", "ReplicaSet", "web-5d4f", true),
-			podOf("c", "ReplicaSet", "bare", false), podOf("d", "StatefulSet", "db", false)}},
-		{Entries: []store.Entry[sample.Text]{podOf("e", "ReplicaSet", "web-5d4f", true), podOf("f", "Job", "backup-29012345", false),
-			podOf("g", "Job", "once", false), podOf("h", "Job", "import-2024", false), podOf("i", "Job", "-29012345", false)}},
+		{Entries: []store.Entry[sample.Text]{podOf("a", "ReplicaSet", "web-5d4f", true),
+			podOf("b", "ReplicaSet", "web-5d4f", true), podOf("c", "ReplicaSet", "bare", false),
+			podOf("d", "StatefulSet", "db", false)}},
+		{Entries: []store.Entry[sample.Text]{podOf("e", "ReplicaSet", "web-5d4f", true),
+			podOf("f", "Job", "backup-29012345", false), podOf("g", "Job", "once", false),
+			podOf("h", "Job", "import-2024", false), podOf("i", "Job", "-29012345", false)}},
 	}
 	for resource, want := range map[string]string{
 		"replicasets": `

@@ -72,14 +72,15 @@ each page. "monitor" is .Values.serviceMonitor or .Values.podMonitor.
 */ -}}
 {{- define "metrics-server-prom.endpoints" -}}
 {{- $path := .root.Values.settings.telemetryPath -}}
-{{- $jobs := dict "cadvisor" (dict "job" "cadvisor") "kube-state-metrics" (dict "job" "kube-state-metrics") -}}
-{{- if eq .monitor.jobs "kube-prometheus" -}}
-{{- $_ := set $jobs "cadvisor" (dict "job" "kubelet" "metrics_path" "/metrics/cadvisor") -}}
+{{- $cadvisor := dict "job" "kubelet" "metrics_path" "/metrics/cadvisor" -}}
+{{- if eq (toString .monitor.jobs) "mixin" -}}
+{{- $cadvisor = dict "job" "cadvisor" -}}
 {{- end -}}
+{{- $labels := dict "cadvisor" $cadvisor "kube-state-metrics" (dict "job" "kube-state-metrics") -}}
 {{- include "metrics-server-prom.endpoint" (merge (dict "path" $path) .) }}
 {{- range .root.Values.pages }}
 {{ include "metrics-server-prom.endpoint"
-  (merge (dict "path" (printf "%s/%s" (default "/metrics" $path | trimSuffix "/") .) "labels" (get $jobs .)) $) }}
+  (merge (dict "path" (printf "%s/%s" (default "/metrics" $path | trimSuffix "/") .) "labels" (get $labels .)) $) }}
 {{- end }}
 {{- end -}}
 
