@@ -2,15 +2,14 @@ package objects
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"metrics-server-prom/internal/health"
-	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
@@ -108,23 +107,21 @@ func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.R
 }
 
 // Parts waits until the resource is current and returns the parts by family, which are guessed from pods where the
-// account has no right to the resource and that is possible; nil where there is nothing to serve.
+// account has no right to the resource and that is possible; nil where ctx ends before.
 func (s *Other) Parts(ctx context.Context, pods *store.Store[sample.Text]) [][]*page.Part {
-	var failure *kube.Failure
-	switch err := s.Ready(ctx); {
-	case err == nil:
-		return s.Source.Parts()
-	case errors.As(err, &failure) && s.guess != nil && s.refused():
+	if err := s.Ready(ctx); err != nil {
+		return nil
+	}
+	if s.guess != nil && s.refused() {
+		s.mu.Lock() // the source's, as they have a renderer in common
+		defer s.mu.Unlock()
 		return s.guess.Parts(pods.Leaves())
 	}
-	return nil
+	return s.Source.Parts()
 }
 
 func (s *Other) refused() bool {
-	for _, namespace := range s.Watch.Namespaces {
-		if s.Watch.State(namespace).Refused() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.Watch.Namespaces, func(namespace string) bool {
+		return s.Watch.State(namespace).Refused()
+	})
 }
