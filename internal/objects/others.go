@@ -60,13 +60,11 @@ func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []strin
 }
 
 // Parts returns the parts of each resource that has some, see Other.
-func (all Others) Parts(ctx context.Context, pods *store.Store[sample.Text], wanted func(resource string) bool) (
+func (all Others) Parts(ctx context.Context, pods *Source[sample.Text], wanted func(resource string) bool) (
 	parts [][][]*page.Part) {
 	for _, o := range all {
 		if wanted(o.Watch.Resource) {
-			if of := o.Parts(ctx, pods); of != nil {
-				parts = append(parts, of)
-			}
+			parts = append(parts, o.Parts(ctx, pods)...)
 		}
 	}
 	return parts
@@ -106,18 +104,37 @@ func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.R
 	return s
 }
 
-// Parts waits until the resource is current and returns the parts by family, which are guessed from pods where the
-// account has no right to the resource and that is possible; nil where ctx ends before.
-func (s *Other) Parts(ctx context.Context, pods *store.Store[sample.Text]) [][]*page.Part {
+// Parts waits until the resource is current and returns its parts by family. Where that is possible, those of namespaces
+// in which the account has no right to the resource are guessed from pods, and are parts of their own. It returns nil
+// where ctx ends before.
+func (s *Other) Parts(ctx context.Context, pods *Source[sample.Text]) [][][]*page.Part {
 	if err := s.Ready(ctx); err != nil {
 		return nil
 	}
-	if s.guess != nil && s.refused() {
-		s.mu.Lock() // the source's, as they have a renderer in common
-		defer s.mu.Unlock()
-		return s.guess.Parts(pods.Leaves())
+	parts, missing := s.show()
+	if s.guess == nil {
+		return [][][]*page.Part{parts}
 	}
-	return s.Source.Parts()
+	guessed := slices.DeleteFunc(slices.Clone(missing), func(namespace string) bool {
+		return !s.Watch.State(namespace).Refused() || pods.isMissing(namespace)
+	})
+	s.mu.Lock() // the source's, as they have a renderer in common
+	defer s.mu.Unlock()
+	if len(guessed) == 0 {
+		s.guess.Release()
+		return [][][]*page.Part{parts}
+	}
+	return [][][]*page.Part{parts, s.guess.Parts(pods.Store.Leaves(), guessed)}
+}
+
+// Release gives the memory of the parts back, until Parts is called again.
+func (s *Other) Release() {
+	s.Source.Release()
+	if s.guess != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.guess.Release()
+	}
 }
 
 func (s *Other) refused() bool {

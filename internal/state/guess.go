@@ -20,6 +20,7 @@ import (
 type Guess struct {
 	resource   *Resource
 	family     uint8
+	namespaces []string // of which the parts are
 	leaves     []*store.Leaf[sample.Text]
 	parts      [][]*page.Part
 	pod        kept.Pod
@@ -32,15 +33,18 @@ func NewGuess(r *Resource, family uint8, renderer *Renderer) *Guess {
 	return &Guess{resource: r, family: family, renderer: renderer}
 }
 
-// Parts returns the parts of the guessed owners, by family, as they follow from the pods. They are made anew where the
-// pods have changed.
-func (g *Guess) Parts(pods []*store.Leaf[sample.Text]) [][]*page.Part {
-	if g.parts != nil && slices.Equal(g.leaves, pods) {
+// Parts returns the parts of the guessed owners in some namespaces, "" for all, by family, as they follow from the pods.
+// They are made anew where the pods have changed.
+func (g *Guess) Parts(pods []*store.Leaf[sample.Text], namespaces []string) [][]*page.Part {
+	if g.parts != nil && slices.Equal(g.leaves, pods) && slices.Equal(g.namespaces, namespaces) {
 		return g.parts
 	}
 	owners := map[store.Key]string{} // the name, "" for none
 	for _, leaf := range pods {
 		for _, e := range leaf.Entries {
+			if namespaces[0] != "" && !slices.Contains(namespaces, e.Namespace) {
+				continue
+			}
 			g.pod.Unpack(e.Value.Shared, e.Value.Own)
 			for _, owner := range g.pod.Owners {
 				if owner.Controller && owner.Kind == g.resource.Kind {
@@ -64,7 +68,7 @@ func (g *Guess) Parts(pods []*store.Leaf[sample.Text]) [][]*page.Part {
 		r.samples.Family = g.family
 		addOwners(&r.samples, all)
 	}
-	g.leaves, g.parts = pods, make([][]*page.Part, len(r.Names))
+	g.leaves, g.namespaces, g.parts = pods, namespaces, make([][]*page.Part, len(r.Names))
 	for family, part := range r.render(&g.compressor) {
 		if part != nil {
 			g.parts[family] = []*page.Part{part}
@@ -72,6 +76,9 @@ func (g *Guess) Parts(pods []*store.Leaf[sample.Text]) [][]*page.Part {
 	}
 	return g.parts
 }
+
+// Release gives the memory of the parts back, until Parts is called again.
+func (g *Guess) Release() { g.leaves, g.parts = nil, nil }
 
 func byName(a, b store.Key) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
