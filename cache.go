@@ -219,8 +219,7 @@ func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.
 		}
 		all = append(all, n.pods.Parts())
 	}
-	wanted := func(resource string) bool { return len(rows(resource, []string{name})) > 0 }
-	all = append(all, n.others.Parts(ctx, n.pods, wanted)...)
+	all = append(all, n.others.Parts(ctx, n.pods, wantedBy(name))...)
 	return all, n.life.Err() // what has ended the waiting for the others
 }
 

@@ -197,9 +197,11 @@ func (s *server) replaced(ended bool) {
 func (s *server) release(name string) {
 	s.pages[name].forget()
 	for _, c := range s.clusters {
-		if n := c.present.Load(); n != nil && name != "" {
-			n.pods.Release()
-			n.others.Release()
+		if n := c.present.Load(); n != nil {
+			if name == kubeState {
+				n.pods.Release()
+			}
+			n.others.Release(wantedBy(name))
 		}
 	}
 }

@@ -340,3 +340,8 @@ func rows(source string, pages []string) (rows []state.Row) {
 	}
 	return rows
 }
+
+// wantedBy tells whether a page has families of the state of a resource's objects.
+func wantedBy(name string) func(resource string) bool {
+	return func(resource string) bool { return len(rows(resource, []string{name})) > 0 }
+}

@@ -3096,6 +3096,29 @@ func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
 	}
 }
 
+// TestPagesThatAreAskedForAreKept has one page scraped for half an hour, and the other never.
+func TestPagesThatAreAskedForAreKept(t *testing.T) {
+	for _, name := range furtherPages {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				b.begin(b.run)
+				before := familiesOf(b.pageOf(name, 0))
+				pods, others := b.rendered()
+				for range 30 {
+					time.Sleep(time.Minute)
+					if now := familiesOf(b.pageOf(name, 0)); !slices.Equal(now, before) {
+						t.Fatalf("families %q, want %q", now, before)
+					}
+				}
+				// Nodes are of both pages, and given up with either.
+				if nowPods, nowOthers := b.rendered(); nowPods != pods || nowOthers > others+1 {
+					t.Errorf("%d and %d leaves are rendered, want %d and %d", nowPods, nowOthers, pods, others)
+				}
+			})
+		})
+	}
+}
+
 // benchmarked are the numbers of pods that every stage is measured at, each pod having two containers.
 var benchmarked = []int{1_000, 10_000, 100_000, 150_000}
 

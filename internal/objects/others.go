@@ -71,9 +71,11 @@ func (all Others) Parts(ctx context.Context, pods *Source[sample.Text], wanted f
 }
 
 // Release gives back what is rendered, until it is asked for again.
-func (all Others) Release() {
+func (all Others) Release(wanted func(resource string) bool) {
 	for _, o := range all {
-		o.Release()
+		if wanted(o.Watch.Resource) {
+			o.Release()
+		}
 	}
 }
 
