@@ -316,6 +316,7 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 		o.Ready = func(ctx context.Context) error {
 			n.pods.Watch.Distrust()
 			n.pods.Store.Forget(time.Now().Add(-set.maxAge))
+			n.others.Forget(time.Now().Add(-set.maxAge))
 			return n.pods.Watch.Ready(ctx, namespace, set.maxAge)
 		}
 	}

@@ -79,6 +79,13 @@ func (all Others) Release(wanted func(resource string) bool) {
 	}
 }
 
+// Forget drops what is kept of objects that were deleted before the given moment.
+func (all Others) Forget(before time.Time) {
+	for _, o := range all {
+		o.Store.Forget(before)
+	}
+}
+
 // leafLen is how many objects other than pods a leaf has; each has few samples.
 const leafLen = 128
 

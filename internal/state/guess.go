@@ -20,12 +20,13 @@ import (
 type Guess struct {
 	resource   *Resource
 	family     uint8
-	namespaces []string // of which the parts are
-	leaves     []*store.Leaf[sample.Text]
-	parts      [][]*page.Part
-	pod        kept.Pod
 	renderer   *Renderer
 	compressor page.Compressor
+	pod        kept.Pod
+
+	leaves []*store.Leaf[sample.Text]
+	within []string
+	parts  [][]*page.Part // of these leaves in these namespaces
 }
 
 // NewGuess returns a guess of the owners of a resource's objects, which are the samples of the family.
@@ -33,16 +34,19 @@ func NewGuess(r *Resource, family uint8, renderer *Renderer) *Guess {
 	return &Guess{resource: r, family: family, renderer: renderer}
 }
 
-// Parts returns the parts of the guessed owners in some namespaces, "" for all, by family, as they follow from the pods.
-// They are made anew where the pods have changed.
-func (g *Guess) Parts(pods []*store.Leaf[sample.Text], namespaces []string) [][]*page.Part {
-	if g.parts != nil && slices.Equal(g.leaves, pods) && slices.Equal(g.namespaces, namespaces) {
+// Release gives the memory of the parts back.
+func (g *Guess) Release() { *g = *NewGuess(g.resource, g.family, g.renderer) }
+
+// Parts returns the parts of the guessed owners, by family, as they follow from the pods of these namespaces, "" for
+// all. They are made anew where the pods have changed.
+func (g *Guess) Parts(pods []*store.Leaf[sample.Text], within []string) [][]*page.Part {
+	if g.parts != nil && slices.Equal(g.leaves, pods) && slices.Equal(g.within, within) {
 		return g.parts
 	}
 	owners := map[store.Key]string{} // the name, "" for none
 	for _, leaf := range pods {
 		for _, e := range leaf.Entries {
-			if namespaces[0] != "" && !slices.Contains(namespaces, e.Namespace) {
+			if within[0] != "" && !slices.Contains(within, e.Namespace) {
 				continue
 			}
 			g.pod.Unpack(e.Value.Shared, e.Value.Own)
@@ -68,7 +72,7 @@ func (g *Guess) Parts(pods []*store.Leaf[sample.Text], namespaces []string) [][]
 		r.samples.Family = g.family
 		addOwners(&r.samples, all)
 	}
-	g.leaves, g.namespaces, g.parts = pods, namespaces, make([][]*page.Part, len(r.Names))
+	g.leaves, g.within, g.parts = pods, within, make([][]*page.Part, len(r.Names))
 	for family, part := range r.render(&g.compressor) {
 		if part != nil {
 			g.parts[family] = []*page.Part{part}
@@ -76,9 +80,6 @@ func (g *Guess) Parts(pods []*store.Leaf[sample.Text], namespaces []string) [][]
 	}
 	return g.parts
 }
-
-// Release gives the memory of the parts back, until Parts is called again.
-func (g *Guess) Release() { g.leaves, g.parts = nil, nil }
 
 func byName(a, b store.Key) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
