@@ -241,20 +241,11 @@ func (s *server) currentPage(ctx context.Context, name string) (*page.Page, erro
 		var all []*snapshot
 		var objects [][][]*page.Part
 		for _, c := range s.clusters {
-			if name != kubeState {
-				snapshots, err := c.current(ctx)
-				if err != nil {
-					return nil, err
-				}
-				all = append(all, snapshots...)
+			snapshots, parts, err := c.current(ctx, name)
+			if err != nil {
+				return nil, err
 			}
-			if name != "" {
-				parts, err := c.objects(ctx, name)
-				if err != nil {
-					return nil, err
-				}
-				objects = append(objects, parts...)
-			}
+			all, objects = append(all, snapshots...), append(objects, parts...)
 		}
 		if page := s.pages[name].page(all, objects, &s.registry); s.pulse.Thaws() == thaws {
 			return page, nil

@@ -188,6 +188,16 @@ func (c *Cluster) Pods() []Pod {
 	return out
 }
 
+// Object returns a pod as clients receive it, or nil where there is none of that name.
+func (c *Cluster) Object(namespace, name string) *corev1.Pod {
+	pods, _ := c.snapshot(podKind)
+	i, found := search(pods, namespace, name)
+	if !found {
+		return nil
+	}
+	return c.decoded(pods[i], false).(*corev1.Pod)
+}
+
 // ResourceVersion returns the resourceVersion of the newest change.
 func (c *Cluster) ResourceVersion() uint64 {
 	c.mu.Lock()

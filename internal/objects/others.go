@@ -2,15 +2,14 @@ package objects
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"metrics-server-prom/internal/health"
-	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
@@ -77,6 +76,18 @@ func (all Others) Parts(ctx context.Context, pods *store.Store[sample.Text], wan
 func (all Others) Release() {
 	for _, o := range all {
 		o.Release()
+		if o.guess != nil {
+			o.mu.Lock()
+			o.guess.Release()
+			o.mu.Unlock()
+		}
+	}
+}
+
+// Forget drops what is kept of objects that were deleted before the given moment.
+func (all Others) Forget(before time.Time) {
+	for _, o := range all {
+		o.Store.Forget(before)
 	}
 }
 
@@ -98,33 +109,41 @@ func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.R
 		s.guess = state.NewGuess(r, rows[0].Family, renderer)
 		c.Self.Gauge("owners_guessed", "Whether owners of the resource are guessed from the pods, as it may not be read.",
 			fmt.Sprintf("resource=%q", r.Name), func() float64 {
-				if s.refused() {
-					return 1
-				}
-				return 0
+				return min(1, float64(len(s.refused())))
 			})
 	}
 	return s
 }
 
-// Parts waits until the resource is current and returns the parts by family, which are guessed from pods where the
-// account has no right to the resource and that is possible; nil where there is nothing to serve.
+// Parts waits until the resource is current and returns the parts by family, those of namespaces in which the account
+// has no right to it guessed from pods where that is possible; nil where ctx ends before.
 func (s *Other) Parts(ctx context.Context, pods *store.Store[sample.Text]) [][]*page.Part {
-	var failure *kube.Failure
-	switch err := s.Ready(ctx); {
-	case err == nil:
-		return s.Source.Parts()
-	case errors.As(err, &failure) && s.guess != nil && s.refused():
-		return s.guess.Parts(pods.Leaves())
+	if err := s.Ready(ctx); err != nil {
+		return nil
 	}
-	return nil
+	parts, refused := s.Source.Parts(), s.refused()
+	if s.guess == nil || len(refused) == 0 {
+		return parts
+	}
+	s.mu.Lock() // the source's, as they have a renderer in common
+	defer s.mu.Unlock()
+	guessed := s.guess.Parts(pods.Leaves(), refused)
+	if len(refused) == len(s.Watch.Namespaces) {
+		return guessed
+	}
+	both := make([][]*page.Part, len(parts))
+	for family := range parts {
+		both[family] = slices.Concat(parts[family], guessed[family])
+	}
+	return both
 }
 
-func (s *Other) refused() bool {
+// refused is the namespaces, "" for the cluster, in which the account has no right to the resource.
+func (s *Other) refused() (refused []string) {
 	for _, namespace := range s.Watch.Namespaces {
 		if s.Watch.State(namespace).Refused() {
-			return true
+			refused = append(refused, namespace)
 		}
 	}
-	return false
+	return refused
 }

@@ -36,6 +36,9 @@ type Part struct {
 	size   int64  // bytes of the text
 }
 
+// Len is the number of compressed bytes.
+func (p *Part) Len() int { return len(p.blocks) }
+
 // Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (0.8 MB,
 // and up to twice the longest part) is kept between parts. The zero value is ready to use; it is not for concurrent use.
 type Compressor struct {
