@@ -1224,9 +1224,7 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 			b.server.set.refreshInterval = set.refreshInterval
 		}
 		b.clusters[0].leave(none)
-		b.connection = b.clusters[0].connect(func(group schema.GroupVersion) rest.Interface {
-			return b.client(group, map[bool]string{true: "/api", false: "/apis"}[group == kube.Core])
-		})
+		b.connection = b.clusters[0].connect(b.client)
 		b.unfreeze()
 		do(t, b)
 		stop()
@@ -1235,10 +1233,13 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 }
 
 // client is a client of the API, as package kube makes it.
-func (b *bubble) client(group schema.GroupVersion, path string) rest.Interface {
+func (b *bubble) client(group schema.GroupVersion) rest.Interface {
 	scheme := kruntime.NewScheme()
 	metav1.AddToGroupVersion(scheme, kube.Core)
-	config := &rest.Config{Host: "http://cluster", APIPath: path, QPS: -1}
+	config := &rest.Config{Host: "http://cluster", APIPath: "/apis", QPS: -1}
+	if group == kube.Core {
+		config.APIPath = "/api"
+	}
 	config.GroupVersion, config.NegotiatedSerializer = &group, serializer.NewCodecFactory(scheme).WithoutConversion()
 	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: b.api})
 	if err != nil {
@@ -2745,6 +2746,9 @@ func TestNamespacesFailOneByOneOnTheStatePage(t *testing.T) {
 						check(0)
 						time.Sleep(7 * time.Second)
 					}
+					if b.statePage() != b.statePage() {
+						t.Error("the page is made anew, though nothing has changed")
+					}
 					for _, request := range requests {
 						b.api.answer(request, nil)
 					}
@@ -3117,6 +3121,107 @@ func TestPagesThatAreAskedForAreKept(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNothingIsKeptOfAFormerCluster ends a connection of which both pages were scraped.
+func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
+	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.clusters[0].leave(b.connection)
+		for _, request := range []string{"watch jobs", "page jobs"} {
+			b.api.answer(request, forbids)
+		}
+		kept := func() map[string]func() bool {
+			n := b.clusters[0].connect(b.client)
+			ctx, stop := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			running.Go(func() { n.run(ctx) })
+			synctest.Wait()
+			b.pageOf(cadvisor, 0)
+			page, leaf := weak.Make(b.statePage()), weak.Make(n.pods.Store.Leaves()[0])
+			snapshot, former := weak.Make(n.lists[1].present.Load()), weak.Make(n.pods.Store)
+			b.clusters[0].leave(n)
+			stop()
+			running.Wait()
+			return map[string]func() bool{"the page": func() bool { return page.Value() != nil },
+				"a leaf":     func() bool { return leaf.Value() != nil },
+				"a snapshot": func() bool { return snapshot.Value() != nil },
+				"the pods":   func() bool { return former.Value() != nil }}
+		}()
+		time.Sleep(time.Minute) // a timer that was stopped may be kept until it would have run out
+		runtime.GC()
+		for what, is := range kept {
+			if is() {
+				t.Errorf("%s of the former cluster: kept", what)
+			}
+		}
+		for _, name := range furtherPages {
+			if status, text, _ := b.scrapePage(name); status != http.StatusServiceUnavailable {
+				t.Errorf("%s: status %d:\n%s", name, status, text)
+			}
+		}
+		b.clusters[0].connect(b.client) // nothing of it is read yet
+		if status, text, _ := b.scrapePage(kubeState); status != http.StatusServiceUnavailable {
+			t.Errorf("status %d:\n%s", status, text)
+		}
+		runtime.KeepAlive(b)
+	})
+}
+
+// TestScrapesOfAllPagesAtOnce has many of them, while pods come, change and go, usage is read, rights are given and taken
+// and pages are given up. It is worth what the race detector makes of it.
+func TestScrapesOfAllPagesAtOnce(t *testing.T) {
+	inBubble(t, source{pages: furtherPages, refreshInterval: time.Second}, func(t *testing.T, b *bubble) {
+		b.begin(b.run)
+		var scraping sync.WaitGroup
+		done := make(chan struct{})
+		for i := range 9 {
+			name := append([]string{""}, furtherPages...)[i%3]
+			scraping.Go(func() {
+				for n := 0; ; n++ {
+					status, text, _ := b.scrapePage(name)
+					if status != http.StatusOK || strings.Count(text, "# TYPE ") < 5 {
+						t.Errorf("%s: status %d:\n%s", name, status, text)
+						return
+					}
+					families := familiesOf(text)
+					if unique := slices.Compact(slices.Sorted(slices.Values(families))); len(unique) != len(families) {
+						t.Errorf("%s: a family in two places: %q", name, families)
+					}
+					select {
+					case <-done:
+						return
+					case <-time.After(time.Duration(i+3) * 50 * time.Millisecond):
+					}
+				}
+			})
+		}
+		for n := range 80 {
+			time.Sleep(200 * time.Millisecond)
+			b.put(numbered(n%50, fmt.Sprintf("10.0.0.%d", n)))
+			if n%7 == 0 {
+				gone := slimPod(numbered(n%50, ""), true)
+				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+			}
+			switch n % 40 {
+			case 0:
+				b.api.answer("watch replicasets", forbids)
+				b.api.answer("page replicasets", forbids)
+			case 20:
+				b.api.answer("watch replicasets", nil)
+				b.api.answer("page replicasets", nil)
+			case 10, 30:
+				for _, o := range b.others {
+					o.Watch.Resync()
+				}
+			case 15:
+				for _, name := range furtherPages {
+					b.release(name)
+				}
+			}
+		}
+		close(done)
+		scraping.Wait()
+	})
 }
 
 // benchmarked are the numbers of pods that every stage is measured at, each pod having two containers.
