@@ -331,9 +331,13 @@ func (p *cached) forget() {
 	p.last, p.snapshots, p.objects = nil, nil, nil
 }
 
-// rows are the families of the state of a resource's objects on these pages.
-func rows(source string, pages []string) (rows []state.Row) {
+// rows are the families of the state of a resource's objects on these pages, kube_pod_labels only where there are labels
+// to show.
+func rows(source string, pages, podLabels []string) (rows []state.Row) {
 	for i, f := range families {
+		if f.name == "kube_pod_labels" && len(podLabels) == 0 {
+			continue
+		}
 		if f.source == source && f.state != nil && slices.Contains(pages, f.page) {
 			rows = append(rows, state.Row{Family: uint8(i), Add: f.state})
 		}
