@@ -180,13 +180,13 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 		n.ticks.Probed = pods
 	}
 	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
-		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages), Names: names, Changed: n.watched})
+		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.scopes() {
 		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,
 			Excluded: set.excludeNamespaces})
 	}
-	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages) }, names)
+	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages, nil) }, names)
 	for _, l := range n.lists {
 		n.things = append(n.things, l.What)
 	}
@@ -244,9 +244,9 @@ func (n *connection) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// current is cluster.current for this connection's snapshots. It fails when ctx ends, or when the connection does. Where ctx ends
-// by its deadline and something of each resource is current, that is what there is to serve: a namespace whose lists
-// hang takes nothing away from the others.
+// current is cluster.current for this connection's snapshots. It fails when ctx ends, or when the connection does.
+// Where ctx ends by its deadline and something of each resource is current, that is what there is to serve: a
+// namespace whose lists hang takes nothing away from the others.
 func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
