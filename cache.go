@@ -26,6 +26,7 @@ import (
 // source is what is read, from where and how often, as it is set.
 type source struct {
 	kubeconfig, context           string
+	kubeconfigData, native        string
 	namespaces, excludeNamespaces []string
 	selector                      string
 	podLabels                     []string
@@ -55,9 +56,10 @@ type cluster struct {
 // follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
 func (c *cluster) follow(ctx context.Context) {
 	from := kube.Cluster{
-		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: c.userAgent,
-		Report: c.requested,
-		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
+		Kubeconfig: c.set.kubeconfig, KubeconfigData: c.set.kubeconfigData, Context: c.set.context, Native: c.set.native,
+		UserAgent: c.userAgent,
+		Report:    c.requested,
+		Failed:    func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
 		Run: func(ctx context.Context, core, metrics rest.Interface) {
 			n := c.connect(core, metrics)
 			c.health.SetUnknown(n.things...) // before the cluster is healthy, which may be the end of an outage

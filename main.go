@@ -28,6 +28,7 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"metrics-server-prom/internal/credentials"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/push"
@@ -57,6 +58,12 @@ func (s *settings) table() []setting.Row {
 		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig),
 			Help: "kubeconfig; if not set " + kube.MountedKubeconfig +
 				" if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
+		{Flag: "kubeconfig-data", Env: "KUBECONFIG_DATA", Set: kube.KubeconfigData(&s.kubeconfigData), Secret: true,
+			Help: "kubeconfig itself, as YAML or base64 of it, for places that hand out secrets as variables"},
+		{Flag: "native-credentials", Env: "NATIVE_CREDENTIALS", Default: kube.NativeMissing,
+			Set: setting.OneOf(&s.native, kube.NativeMissing, kube.NativeAlways, kube.NativeNever),
+			Help: "when to answer in place of the kubeconfig's exec plugin of EKS, GKE or AKS: where it is missing, always, " +
+				"never"},
 		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.context),
 			Help: "context of the kubeconfig; if not set its current one"},
 		{Flag: "namespaces", Env: "NAMESPACES", Set: setting.List(&s.namespaces, "namespaces", validation.IsDNS1123Label),
@@ -104,6 +111,9 @@ func (s *settings) check() error {
 		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too "+
 			"old before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
 	}
+	if s.kubeconfig != "" && s.kubeconfigData != "" {
+		return errors.New("--kubeconfig (KUBECONFIG) and --kubeconfig-data (KUBECONFIG_DATA) are both set; remove one of them")
+	}
 	served := func(namespace string) bool { return !slices.Contains(s.excludeNamespaces, namespace) }
 	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, served) {
 		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): " +
@@ -113,6 +123,7 @@ func (s *settings) check() error {
 }
 
 func main() {
+	credentials.Serve()
 	set := &settings{}
 	build := fmt.Sprintf("%s (revision %s, %s)", version, revision, runtime.Version())
 	err := setting.Parse("metrics-server-prom", build, set.table(), os.Args[1:], os.Getenv)

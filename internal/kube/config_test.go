@@ -77,12 +77,12 @@ func TestConfig(t *testing.T) {
 		Source
 		host string
 	}{
-		"the current context":                           {Source{[]string{one}, ""}, "https://one"},
-		"a context that is named":                       {Source{[]string{one}, "prod"}, "https://one"},
-		"the first of a list wins":                      {Source{[]string{one, two}, "prod"}, "https://one"},
-		"the first of a list wins, the other way round": {Source{[]string{two, one}, "prod"}, "https://two"},
-		"a context of the second of a list":             {Source{[]string{one, two}, "other"}, "https://two"},
-		"one of a list may be missing, as KUBECONFIG has it": {Source{[]string{"/does/not/exist", one}, ""},
+		"the current context":                           {Source{Files: []string{one}, Context: ""}, "https://one"},
+		"a context that is named":                       {Source{Files: []string{one}, Context: "prod"}, "https://one"},
+		"the first of a list wins":                      {Source{Files: []string{one, two}, Context: "prod"}, "https://one"},
+		"the first of a list wins, the other way round": {Source{Files: []string{two, one}, Context: "prod"}, "https://two"},
+		"a context of the second of a list":             {Source{Files: []string{one, two}, Context: "other"}, "https://two"},
+		"one of a list may be missing, as KUBECONFIG has it": {Source{Files: []string{"/does/not/exist", one}, Context: ""},
 			"https://one"},
 	} {
 		t.Run(name, func(t *testing.T) {
