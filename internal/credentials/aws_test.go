@@ -226,13 +226,10 @@ func TestStandInChecksSignaturesAsAWSDoes(t *testing.T) {
 
 func TestEKSTokenEndsNoLaterThanItsKeys(t *testing.T) {
 	for keysTime, want := range map[time.Duration]time.Duration{5 * time.Minute: 5 * time.Minute, time.Hour: 14 * time.Minute} {
-		clouds, err := standin.New(t.TempDir())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer clouds.Close()
-		clouds.TokenTime = keysTime
-		clouds.AWS.Roles[role] = ""
+		clouds := start(t, t.TempDir(), func(c *standin.Clouds) {
+			c.TokenTime = keysTime
+			mayAssume(t, c)
+		})
 		before := time.Now()
 		printed, lines := ask(t, append(clouds.Env(), keys...), eksArgs("--role-arn="+role)...)
 		if printed == nil {

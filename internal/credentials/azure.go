@@ -110,6 +110,7 @@ func (a *asker) azure(ctx context.Context, _ []string) (token, error) {
 		environment: cmp.Or(settings["environment"], "AzurePublicCloud"),
 		legacy:      settings["config-mode"] == "" || settings["config-mode"] == "0"}
 	if os.Getenv("AAD_LOGIN_METHOD") != "" {
+		e.client = "" // that of the person's program
 		e.override(false)
 		return a.entra(ctx, e)
 	}

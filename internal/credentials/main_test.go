@@ -28,7 +28,7 @@ type asked struct {
 
 	holder  string // of the token, as the stand-ins know it
 	seen    string // what the stand-ins were asked for, in lines; each has to begin like that
-	problem string // is in the line that says why there is none; CLOUDS is the directory of their files
+	problem string // is in the line that says why there is none; CLOUDS/ is the directory of their files
 	wayOut  string // is in the line after that
 }
 
@@ -40,18 +40,15 @@ const secretMark = "xMARKEDx"
 func (a *asked) check(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	clouds, err := standin.New(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(clouds.Close)
-	if a.prepare != nil {
-		a.prepare(t, clouds)
-	}
+	clouds := start(t, dir, func(c *standin.Clouds) {
+		if a.prepare != nil {
+			a.prepare(t, c)
+		}
+	})
 	began := time.Now()
 	printed, lines := ask(t, append(clouds.Env(), replaced(a.env, dir)...), replaced(a.args, dir)...)
 	if a.problem != "" {
-		if len(lines) != 2 || !strings.Contains(lines[0], strings.ReplaceAll(a.problem, "CLOUDS", dir)) ||
+		if len(lines) != 2 || !strings.Contains(lines[0], strings.ReplaceAll(a.problem, "CLOUDS/", dir+"/")) ||
 			!strings.Contains(lines[1], a.wayOut) {
 			t.Errorf("%s\nwant: %s\n%s", strings.Join(lines, "\n"), a.problem, a.wayOut)
 		}
@@ -78,7 +75,7 @@ func (a *asked) check(t *testing.T) {
 
 func replaced(texts []string, dir string) (all []string) {
 	for _, text := range texts {
-		all = append(all, strings.ReplaceAll(text, "CLOUDS", dir))
+		all = append(all, strings.ReplaceAll(text, "CLOUDS/", dir+"/"))
 	}
 	return all
 }
@@ -111,4 +108,14 @@ func file(t *testing.T, clouds *standin.Clouds, name, text string) {
 	if _, err := clouds.File(name, text); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func start(t *testing.T, dir string, prepare func(*standin.Clouds)) *standin.Clouds {
+	t.Helper()
+	clouds, err := standin.New(dir, prepare)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(clouds.Close)
+	return clouds
 }

@@ -189,14 +189,14 @@ func TestConfigErrorsSayWhatToDo(t *testing.T) {
 				`cannot use context "dev" of kubeconfig FILE: `,
 				"its cluster has a certificate-authority and insecure-skip-tls-verify; remove one of them"}},
 		"an auth-provider": {text: bad("token: "+secret,
-			"auth-provider: {name: gcp, config: {access-token: "+secret+"}}"), want: []string{
-			`clients of Kubernetes have no auth-provider "gcp" any more; `,
+			"auth-provider: {name: openstack, config: {access-token: "+secret+"}}"), want: []string{
+			`clients of Kubernetes have no auth-provider "openstack" any more; `,
 			`get a new kubeconfig from your cloud's command, or use a kubeconfig with a service account's token`}},
 		"an exec plugin of an old version": {
 			text: bad("token: "+secret,
-				"exec: {apiVersion: client.authentication.k8s.io/v1alpha1, command: aws, args: ["+secret+"]}"),
+				"exec: {apiVersion: client.authentication.k8s.io/v1alpha1, command: login, args: ["+secret+"]}"),
 			want: []string{
-				"its exec plugin aws speaks client.authentication.k8s.io/v1alpha1, which is no longer understood; " +
+				"its exec plugin login speaks client.authentication.k8s.io/v1alpha1, which is no longer understood; " +
 					"update the plugin and get a new kubeconfig"}},
 		"an exec plugin that wants a terminal": {
 			text: bad("token: "+secret,

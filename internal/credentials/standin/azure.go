@@ -154,7 +154,7 @@ func checkAssertion(assertion, endpoint, client string, certificate *x509.Certif
 	case claims.Aud != endpoint || claims.Iss != client || claims.Sub != client || !guid.MatchString(claims.Jti):
 		return fmt.Errorf("aud, iss, sub or jti is wrong: %+v", claims)
 	case now.Unix() < claims.Nbf-300 || now.Unix() > claims.Exp+300 || claims.Exp-claims.Nbf > 600:
-		return fmt.Errorf("Client assertion is not within its valid time range. Current time: %s", now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("client assertion is not within its valid time range. Current time: %s", now.UTC().Format(time.RFC3339))
 	}
 	return rsa.VerifyPSS(certificate.PublicKey.(*rsa.PublicKey), crypto.SHA256, hash[:], signature,
 		&rsa.PSSOptions{SaltLength: sha256.Size})

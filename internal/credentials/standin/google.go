@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -27,22 +28,27 @@ type Google struct {
 	// Impersonated is the service account that all of these may have tokens of.
 	Impersonated string
 
-	key *rsa.PrivateKey
+	key func() *rsa.PrivateKey
 }
 
 // Pool is the audience of the workload identity pool.
 const Pool = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/providers/provider"
 
-func (g *Google) init() (err error) {
+func (g *Google) init() {
 	g.Account, g.Impersonated = "account@project.iam.gserviceaccount.com", "reader@project.iam.gserviceaccount.com"
 	g.Refresh, g.Subject = "refresh-"+rand.Text(), "subject-"+rand.Text()
-	g.key, err = rsa.GenerateKey(rand.Reader, 2048)
-	return err
+	g.key = sync.OnceValue(func() *rsa.PrivateKey {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			panic(err) // the system has no randomness
+		}
+		return key
+	})
 }
 
 // AccountKey is the key file of the service account.
 func (g *Google) AccountKey() string {
-	der, err := x509.MarshalPKCS8PrivateKey(g.key)
+	der, err := x509.MarshalPKCS8PrivateKey(g.key())
 	if err != nil {
 		panic(err) // of a key that was just made
 	}
@@ -130,7 +136,7 @@ func (c *Clouds) tokenOfGoogle(form url.Values) (who string, err error) {
 		t, err := jwt.NewParser(jwt.WithValidMethods([]string{"RS256"}), jwt.WithTimeFunc(c.now), jwt.WithIssuedAt(),
 			jwt.WithLeeway(30*time.Second), jwt.WithAudience("https://oauth2.googleapis.com/token"),
 			jwt.WithIssuer(c.Google.Account), jwt.WithExpirationRequired()).ParseWithClaims(form.Get("assertion"), &claims,
-			func(*jwt.Token) (any, error) { return c.Google.key.Public(), nil })
+			func(*jwt.Token) (any, error) { return c.Google.key().Public(), nil })
 		switch {
 		case err != nil:
 			return "", googleError(http.StatusBadRequest, "invalid_grant", "Invalid JWT: Token must be a short-lived token "+

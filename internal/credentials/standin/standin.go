@@ -28,7 +28,7 @@ import (
 	"time"
 )
 
-// Clouds is all of them. What is exported is to be set before they are asked.
+// Clouds is all of them. What is exported is set before they start.
 type Clouds struct {
 	// Ahead is by how much their clocks are ahead of this machine's.
 	Ahead time.Duration
@@ -60,13 +60,11 @@ type holder struct {
 	ends time.Time
 }
 
-// New starts them. Their files are in dir.
-func New(dir string) (*Clouds, error) {
+// New starts them, once prepare has set what is set of them. Their files are in dir.
+func New(dir string, prepare func(*Clouds)) (*Clouds, error) {
 	c := &Clouds{TokenTime: time.Hour, dir: dir, done: make(chan struct{}), tokens: map[string]holder{}}
 	c.AWS.init()
-	if err := c.Google.init(); err != nil {
-		return nil, err
-	}
+	c.Google.init()
 	var err error
 	if c.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
@@ -101,6 +99,7 @@ func New(dir string) (*Clouds, error) {
 		}
 		c.answer(w, r)
 	})}
+	prepare(c)
 	go c.secure.ServeTLS(secure, "", "")
 	go c.plain.Serve(plain)
 	return c, nil
