@@ -112,7 +112,8 @@ func (s *settings) check() error {
 			"old before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
 	}
 	if s.kubeconfig != "" && s.kubeconfigData != "" {
-		return errors.New("--kubeconfig (KUBECONFIG) and --kubeconfig-data (KUBECONFIG_DATA) are both set; remove one of them")
+		return errors.New("--kubeconfig (KUBECONFIG) and --kubeconfig-data (KUBECONFIG_DATA) are both set; remove one of " +
+			"them")
 	}
 	served := func(namespace string) bool { return !slices.Contains(s.excludeNamespaces, namespace) }
 	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, served) {

@@ -131,7 +131,8 @@ func (a *asker) azure(ctx context.Context, _ []string) (token, error) {
 }
 
 // entraModes is the way out of a mode that does not work here.
-const entraModes = "set AAD_LOGIN_METHOD (or --login in the kubeconfig's exec entry) to one that works here: spn (with " +
+const entraModes = "set AAD_LOGIN_METHOD (or --login in the kubeconfig's exec entry) to one that works here: spn " +
+	"(with " +
 	"AZURE_CLIENT_ID, AZURE_TENANT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH), workloadidentity or msi"
 
 // entra gets a token of Microsoft Entra ID by the client credentials grant:
@@ -243,7 +244,8 @@ func (e *entra) resource() string {
 // assertion is signed with the certificate's key, as MSAL does it for Entra:
 // https://learn.microsoft.com/entra/identity-platform/certificate-credentials
 func (e *entra) assertion(endpoint string) (string, error) {
-	const wayOut = "give it a file with the certificate and its RSA key, as PEM or, for a name that ends in .pfx, as PKCS#12 " +
+	const wayOut = "give it a file with the certificate and its RSA key, as PEM or, for a name that ends in .pfx, as " +
+		"PKCS#12 " +
 		"of the older kind (openssl pkcs12 -legacy), and its password"
 	certificate, key, err := readCertificate(e.certificate, e.certificatePassword)
 	if err != nil {

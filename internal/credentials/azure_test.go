@@ -26,7 +26,8 @@ func kubeloginArgs(mode string, more ...string) []string {
 }
 
 func spn(more ...string) []string {
-	return kubeloginArgs("spn", append([]string{"--client-id", client, "--tenant-id", tenant, "--environment", "AzurePublicCloud"},
+	return kubeloginArgs("spn", append([]string{"--client-id", client, "--tenant-id", tenant, "--environment",
+		"AzurePublicCloud"},
 		more...)...)
 }
 
@@ -130,8 +131,9 @@ func TestAKS(t *testing.T) {
 			env: []string{"AZURE_CLIENT_ID=" + client, "AZURE_TENANT_ID=" + tenant, "AZURE_FEDERATED_TOKEN_FILE=CLOUDS/token",
 				"AZURE_AUTHORITY_HOST=https://login.microsoftonline.com/"}, holder: application, seen: entra},
 		"workloadidentity by arguments": {prepare: federated, args: kubeloginArgs("workloadidentity", "--client-id", client, "--tenant-id",
-			tenant, "--federated-token-file", "CLOUDS/token", "--authority-host", "https://login.microsoftonline.us"), holder: application,
-			seen: "login.microsoftonline.us: "},
+			tenant, "--federated-token-file", "CLOUDS/token", "--authority-host", "https://login.microsoftonline.us"),
+			holder: application,
+			seen:   "login.microsoftonline.us: "},
 		"msi on a virtual machine": {prepare: inEntra, args: kubeloginArgs("msi"), holder: "managed identity", seen: vm},
 		"msi of several identities": {prepare: func(t *testing.T, c *standin.Clouds) { inEntra(t, c); c.Azure.Identity = client },
 			args: kubeloginArgs("msi", "--client-id="+client), holder: "managed identity", seen: vm + client},
@@ -143,7 +145,8 @@ func TestAKS(t *testing.T) {
 		}, env: []string{"IDENTITY_ENDPOINT=http://identity.example/msi/token", "IDENTITY_HEADER=" + secretMark + "-header"},
 			args: kubeloginArgs("msi"), holder: "managed identity", seen: "identity.example: GET /msi/token"},
 		"the auth-provider azure, a person's login": {prepare: withPerson, env: provider(person), args: []string{"auth-provider azure"},
-			holder: "person for spn:" + server, seen: "login.microsoftonline.com: POST /" + tenant + "/oauth2/token refresh_token"},
+			holder: "person for spn:" + server, seen: "login.microsoftonline.com: POST /" + tenant +
+				"/oauth2/token refresh_token"},
 		"the same without the prefix": {prepare: withPerson, env: provider(person + `,"config-mode":"1"`), args: []string{"auth-provider azure"},
 			holder: "person for " + server},
 		"the auth-provider azure with kubelogin's environment": {prepare: withPerson, args: []string{"auth-provider azure"},
@@ -167,22 +170,28 @@ func TestAKS(t *testing.T) {
 			problem: "open /gone: no such file", wayOut: "mount the file there"},
 		"a wrong secret, which is repeated": {prepare: func(t *testing.T, c *standin.Clouds) { inEntra(t, c); c.Azure.Secret = "another" },
 			args: spn("--client-secret", secretMark+"-secret"),
-			problem: "no token from Entra by login mode spn: login.microsoftonline.com answers 401 Unauthorized: invalid_client AADSTS7000215: " +
-				"Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client " +
+			problem: "no token from Entra by login mode spn: login.microsoftonline.com answers 401 Unauthorized: " +
+				"invalid_client AADSTS7000215: " +
+				"Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not " +
+				"the client " +
 				"secret ID: …", wayOut: "check the application, its secret, certificate or federated credential"},
 		"a wrong tenant": {prepare: inEntra, args: spn("--client-secret=x", "--tenant-id=other"), problem: "AADSTS90002: Tenant 'other' not found.",
 			wayOut: "and the tenant"},
 		"a federated token that is refused, and repeated": {prepare: func(t *testing.T, c *standin.Clouds) { federated(t, c); c.Azure.Federated = "" },
-			args:    kubeloginArgs("workloadidentity", "--client-id="+client, "-t="+tenant, "--federated-token-file=CLOUDS/token"),
+			args: kubeloginArgs("workloadidentity", "--client-id="+client, "-t="+tenant,
+				"--federated-token-file=CLOUDS/token"),
 			problem: "AADSTS700212: No matching federated identity record found for …", wayOut: "federated credential"},
 		"a certificate that is another one": {prepare: func(t *testing.T, c *standin.Clouds) {
 			withCertificate("other", bothPEM)(t, c)
 			withCertificate("c", bothPEM)(t, c)
-		}, args: spn("--client-certificate=CLOUDS/other"), problem: "AADSTS700027: the certificate with thumbprint ", wayOut: "check the application"},
+		}, args: spn("--client-certificate=CLOUDS/other"), problem: "AADSTS700027: the certificate with thumbprint ",
+			wayOut: "check the application"},
 		"a certificate without its key": {prepare: withCertificate("c", func(c, _ *pem.Block) string { return pemFile(c) }),
-			args: spn("--client-certificate=CLOUDS/c"), problem: "the certificate CLOUDS/c: there is no RSA key in it", wayOut: "as PEM or"},
+			args: spn("--client-certificate=CLOUDS/c"), problem: "the certificate CLOUDS/c: there is no RSA key in it",
+			wayOut: "as PEM or"},
 		"a key without its certificate": {prepare: withCertificate("c", func(_, k *pem.Block) string { return pemFile(k) }),
-			args: spn("--client-certificate=CLOUDS/c"), problem: "there is no certificate of its key in it", wayOut: "as PEM or"},
+			args: spn("--client-certificate=CLOUDS/c"), problem: "there is no certificate of its key in it",
+			wayOut: "as PEM or"},
 		"a wrong password": {prepare: pkcs12File, args: spn("--client-certificate=CLOUDS/client.pfx", "--client-certificate-password="+secretMark),
 			problem: "the certificate CLOUDS/client.pfx: pkcs12: decryption password incorrect", wayOut: "and its password"},
 		"a clock that is wrong": {prepare: func(t *testing.T, c *standin.Clouds) {
@@ -193,15 +202,19 @@ func TestAKS(t *testing.T) {
 		"an unknown cloud": {args: spn("--client-secret=x", "-e=AzureStackCloud"), problem: "there is no Azure environment AzureStackCloud",
 			wayOut: "or set --authority-host"},
 		"an authority that is not encrypted": {args: spn("--client-secret=x", "--authority-host=http://login.example"),
-			problem: "the authority host http://login.example is no address that begins with https://", wayOut: "correct --authority-host"},
+			problem: "the authority host http://login.example is no address that begins with https://",
+			wayOut:  "correct --authority-host"},
 		"no identity at a virtual machine": {prepare: func(t *testing.T, c *standin.Clouds) { inEntra(t, c); c.Azure.Identity = "other" },
-			args: kubeloginArgs("msi"), problem: "by login mode msi: the virtual machine's metadata, as IDENTITY_ENDPOINT is not set: " +
+			args: kubeloginArgs("msi"), problem: "by login mode msi: the virtual machine's metadata, as IDENTITY_ENDPOINT " +
+				"is not set: " +
 				"169.254.169.254 answers 400 Bad Request: invalid_request Identity not found", wayOut: "assign the identity"},
 		"Azure Arc": {env: []string{"IDENTITY_ENDPOINT=x", "IMDS_ENDPOINT=x"}, args: kubeloginArgs("msi"), problem: "Azure Arc",
 			wayOut: "use spn or workloadidentity"},
 		"a person's login that has ended": {prepare: inEntra, env: provider(person), args: []string{"auth-provider azure"},
-			problem: "no token from Entra by the auth-provider azure: login.microsoftonline.com answers 400 Bad Request: invalid_grant " +
-				"AADSTS700082: The refresh token has expired: …", wayOut: "log in again with kubectl or kubelogin, or better: set AAD_LOGIN_METHOD"},
+			problem: "no token from Entra by the auth-provider azure: login.microsoftonline.com answers 400 Bad Request: " +
+				"invalid_grant " +
+				"AADSTS700082: The refresh token has expired: …", wayOut: "log in again with kubectl or kubelogin, or better: " +
+				"set AAD_LOGIN_METHOD"},
 		"the auth-provider azure without a refresh token": {env: provider(`"client-id":"c"`), args: []string{"auth-provider azure"},
 			problem: "the auth-provider azure has no refresh-token", wayOut: "set AAD_LOGIN_METHOD"},
 	} {
@@ -214,8 +227,10 @@ func TestAuthProviderOIDC(t *testing.T) {
 		part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 		return part(`{"alg":"none"}`) + "." + part(`{"exp":`+big.NewInt(ends.Unix()).String()+`}`) + ".c2ln"
 	}
-	valid, ended, renewed := idToken(time.Now().Add(time.Hour)), idToken(time.Now().Add(-time.Hour)), idToken(time.Now().Add(2*time.Hour))
-	const refresh = `"idp-issuer-url":"https://issuer.example","client-id":"` + client + `","client-secret":"` + secretMark + `-secret",` +
+	valid, ended, renewed := idToken(time.Now().Add(time.Hour)), idToken(time.Now().Add(-time.Hour)),
+		idToken(time.Now().Add(2*time.Hour))
+	const refresh = `"idp-issuer-url":"https://issuer.example","client-id":"` + client + `","client-secret":"` +
+		secretMark + `-secret",` +
 		`"refresh-token":"` + secretMark + `-refresh",`
 	clouds := start(t, t.TempDir(), func(c *standin.Clouds) {
 		inEntra(t, c)
@@ -240,7 +255,8 @@ func TestAuthProviderOIDC(t *testing.T) {
 			switch shown := strings.Join(lines, "\n"); {
 			case c.want != "" && (printed == nil || printed.Status.Token != c.want):
 				t.Errorf("%v %s", printed, shown)
-			case c.want == "" && (printed != nil || !strings.Contains(shown, c.problem) || !strings.Contains(lines[1], c.wayOut)):
+			case c.want == "" && (printed != nil || !strings.Contains(shown, c.problem) || !strings.Contains(lines[1],
+				c.wayOut)):
 				t.Errorf("%s\nwant: %s\n%s", shown, c.problem, c.wayOut)
 			case strings.Contains(shown, secretMark):
 				t.Errorf("a secret is shown: %s", shown)

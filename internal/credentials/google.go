@@ -18,8 +18,8 @@ import (
 	"golang.org/x/oauth2/google"
 )
 
-// googleScopes are what GKE asks for: the first to be let in, the second to know a service account by its e-mail address
-// and not by a number (gke-gcloud-auth-plugin, cred.go).
+// googleScopes are what GKE asks for: the first to be let in, the second to know a service account by its e-mail
+// address and not by a number (gke-gcloud-auth-plugin, cred.go).
 var googleScopes = []string{"https://www.googleapis.com/auth/cloud-platform",
 	"https://www.googleapis.com/auth/userinfo.email"}
 

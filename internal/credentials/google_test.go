@@ -34,7 +34,8 @@ func TestGKE(t *testing.T) {
 		"as the plugin wants it said": {env: keyFile, prepare: writes("key.json", accountKey),
 			args: plugin("--use_application_default_credentials"), holder: account, seen: jwtBearer},
 		"the same with hyphens, and what matters not": {env: keyFile, prepare: writes("key.json", accountKey),
-			args: plugin("--use-application-default-credentials", "--project=p", "--location", "l", "-v=4", "--logtostderr=false"), holder: account},
+			args: plugin("--use-application-default-credentials", "--project=p", "--location", "l", "-v=4",
+				"--logtostderr=false"), holder: account},
 		"a person's login": {prepare: writes(wellKnown, googleUser), args: plugin(), holder: "me@example.com",
 			seen: "oauth2.googleapis.com: POST /token refresh_token"},
 		"an external account": {env: []string{googleFile + "=CLOUDS/pool.json"}, prepare: func(t *testing.T, c *standin.Clouds) {
@@ -55,22 +56,27 @@ func TestGKE(t *testing.T) {
 		"an impersonation of the environment": {env: append([]string{"CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT=" + reader}, keyFile...),
 			prepare: writes("key.json", accountKey), args: plugin(), holder: reader, seen: jwtBearer + "\n" + generate},
 		"the application default credentials, whatever gcloud is set to": {
-			env: append([]string{"CLOUDSDK_AUTH_ACCESS_TOKEN=x", "CLOUDSDK_CORE_ACCOUNT=x", "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT=x"},
-				keyFile...), prepare: writes("key.json", accountKey), args: plugin("--use_application_default_credentials"), holder: account},
+			env: append([]string{"CLOUDSDK_AUTH_ACCESS_TOKEN=x", "CLOUDSDK_CORE_ACCOUNT=x",
+				"CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT=x"},
+				keyFile...), prepare: writes("key.json", accountKey), args: plugin("--use_application_default_credentials"),
+			holder: account},
 		"the auth-provider gcp": {env: append([]string{AuthProviderSettings + `={"cmd-path":"gcloud","access-token":"old"}`}, keyFile...),
 			prepare: writes("key.json", accountKey), args: []string{"auth-provider gcp"}, holder: account, seen: jwtBearer},
 
 		"no credentials, and no account in the metadata": {env: []string{"METADATA"}, prepare: none, args: plugin(),
-			problem: "no token from Google with the credentials of the metadata server, as there are none in GOOGLE_APPLICATION_CREDENTIALS, " +
+			problem: "no token from Google with the credentials of the metadata server, as there are none in " +
+				"GOOGLE_APPLICATION_CREDENTIALS, " +
 				"CLOUDS/home/.config/gcloud/application_default_credentials.json: ",
 			wayOut: "set GOOGLE_APPLICATION_CREDENTIALS to a file, mount ~/.config/gcloud and set HOME"},
 		"a file that is not there": {env: keyFile, args: plugin(),
-			problem: "GOOGLE_APPLICATION_CREDENTIALS (CLOUDS/key.json): ", wayOut: "check the file, and that it can be read here"},
+			problem: "GOOGLE_APPLICATION_CREDENTIALS (CLOUDS/key.json): ", wayOut: "check the file, and that it can be read " +
+				"here"},
 		"a file that is another one": {env: keyFile, prepare: writes("key.json", func(*standin.Clouds) string { return secretMark }),
 			args: plugin(), problem: "GOOGLE_APPLICATION_CREDENTIALS (CLOUDS/key.json): ", wayOut: "check the file"},
 		"a login that was revoked": {prepare: writes(wellKnown, func(c *standin.Clouds) string {
 			return strings.ReplaceAll(c.Google.User(), c.Google.Refresh, secretMark+"-refresh")
-		}), args: plugin(), problem: "application_default_credentials.json, as there are none in GOOGLE_APPLICATION_CREDENTIALS: 400 Bad " +
+		}), args: plugin(), problem: "application_default_credentials.json, as there are none in " +
+			"GOOGLE_APPLICATION_CREDENTIALS: 400 Bad " +
 			"Request: invalid_grant Token has been expired or revoked.", wayOut: "renew the credentials"},
 		"a subject that is refused, and repeated": {env: []string{googleFile + "=CLOUDS/pool.json", "A_TOKEN_FILE=CLOUDS/subject"},
 			prepare: func(t *testing.T, c *standin.Clouds) {
@@ -83,12 +89,15 @@ func TestGKE(t *testing.T) {
 		"a clock that is wrong": {env: keyFile, prepare: func(t *testing.T, c *standin.Clouds) {
 			c.Ahead = -2 * time.Hour
 			file(t, c, "key.json", c.Google.AccountKey())
-		}, args: plugin(), problem: "400 Bad Request: invalid_grant Invalid JWT: ", wayOut: "the clock here is 2h0m0s ahead of the server's: correct it"},
+		}, args: plugin(), problem: "400 Bad Request: invalid_grant Invalid JWT: ",
+			wayOut: "the clock here is 2h0m0s ahead of the server's: correct it"},
 		"an impersonation that is not allowed": {env: []string{"METADATA"}, args: plugin("--impersonate_service_account=other@x"),
-			problem: "no token of the service account other@x: 403 Forbidden: Permission 'iam.serviceAccounts.getAccessToken' denied",
-			wayOut:  "grant roles/iam.serviceAccountTokenCreator"},
+			problem: "no token of the service account other@x: 403 Forbidden: Permission " +
+				"'iam.serviceAccounts.getAccessToken' denied",
+			wayOut: "grant roles/iam.serviceAccountTokenCreator"},
 		"an account that gcloud has not": {args: plugin("--account", "gone"),
-			problem: "GOOGLE_APPLICATION_CREDENTIALS (CLOUDS/home/.config/gcloud/legacy_credentials/gone/adc.json): ", wayOut: "check the file"},
+			problem: "GOOGLE_APPLICATION_CREDENTIALS (CLOUDS/home/.config/gcloud/legacy_credentials/gone/adc.json): ",
+			wayOut:  "check the file"},
 		"a cluster at the edge": {args: plugin("--use_edge_cloud", "--cluster=c"), problem: "--use_edge_cloud", wayOut: "an image that has"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,9 +15,9 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// oidc answers in place of the auth-provider oidc, as client-go does (plugin/pkg/client/auth/oidc), which writes what it
-// gets into the kubeconfig: the token in the settings while it is valid, then the one that the refresh token brings.
-// That one is not kept, so that the refresh token has to be one that can be used more than once.
+// oidc answers in place of the auth-provider oidc as client-go does (plugin/pkg/client/auth/oidc): with the token in the
+// settings while it is valid, then with what the refresh token brings. client-go writes that into the kubeconfig. Here
+// it is not kept, so that the refresh token has to be one that can be used more than once.
 func (a *asker) oidc(ctx context.Context, _ []string) (token, error) {
 	settings, err := authProviderSettings()
 	if err != nil {
@@ -29,7 +29,8 @@ func (a *asker) oidc(ctx context.Context, _ []string) (token, error) {
 	if t := oidcToken(settings["id-token"]); time.Now().Add(10 * time.Second).Before(t.expires) {
 		return t, nil
 	}
-	const wayOut = "log in again and mount the new kubeconfig, or use one with a service account's token, see deploy/outside/"
+	const wayOut = "log in again and mount the new kubeconfig, or use one with a service account's token, see " +
+		"deploy/outside/"
 	issuer := strings.TrimSuffix(settings["idp-issuer-url"], "/")
 	if issuer == "" || settings["refresh-token"] == "" {
 		return token{}, &refusal{"the auth-provider oidc has no id-token that is still valid, and no idp-issuer-url and " +

@@ -53,7 +53,8 @@ func missing(command string) bool {
 
 // nativeName is the name of the plugin in place of which this program answers; "" where e is another program.
 func nativeName(e *clientcmdapi.ExecConfig) string {
-	if self, err := os.Executable(); err == nil && e.Command == self && len(e.Args) > 1 && e.Args[0] == credentials.Command {
+	if self, err := os.Executable(); err == nil && e.Command == self && len(e.Args) > 1 &&
+		e.Args[0] == credentials.Command {
 		return e.Args[1]
 	}
 	return ""

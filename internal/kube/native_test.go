@@ -167,7 +167,7 @@ func TestCloudsThatGiveNothing(t *testing.T) {
 			"; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, mount ~/.aws")
 	})
 	t.Run("a cloud that hangs", func(t *testing.T) {
-		c, env := clouds(t, func(c *standin.Clouds) { c.Hang = true })
+		_, env := clouds(t, func(c *standin.Clouds) { c.Hang = true })
 		env = append(env[:len(env)-2], "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/keys")
 		config, err := Source{Data: eksKubeconfig(server.URL, pluginVersion+"beta1", env)}.Config()
 		if err != nil {
@@ -175,11 +175,11 @@ func TestCloudsThatGiveNothing(t *testing.T) {
 		}
 		began := time.Now()
 		_, err = mustTransport(t, config).get(t.Context(), server.URL, 2*time.Second)
-		checkExplained(t, "list pods", err, Configuration, 0, "the answer in place of the exec plugin aws has not answered within 2s")
+		checkExplained(t, "list pods", err, Configuration, 0,
+			"the answer in place of the exec plugin aws has not answered within 2s")
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("it took %s", took)
 		}
-		_ = c
 	})
 	t.Run("it is wanted never", func(t *testing.T) {
 		source := Source{Data: eksKubeconfig(server.URL, pluginVersion+"beta1", nil), Native: NativeNever}

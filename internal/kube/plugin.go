@@ -71,7 +71,8 @@ type pluginRun struct {
 }
 
 func newPlugin(life context.Context, config *rest.Config, rotated func()) (*plugin, error) {
-	p := &plugin{config: config.ExecProvider, native: nativeName(config.ExecProvider), env: os.Environ(), time: pluginTime, life: life, rotated: rotated}
+	p := &plugin{config: config.ExecProvider, native: nativeName(config.ExecProvider), env: os.Environ(),
+		time: pluginTime, life: life, rotated: rotated}
 	for _, v := range p.config.Env {
 		p.env = append(p.env, v.Name+"="+v.Value)
 	}

@@ -397,8 +397,8 @@ func TestCredentialsAreRenewedBeforeTheyEnd(t *testing.T) {
 	server := serve(t, func(_ http.ResponseWriter, r *http.Request) { got.Store(r.Header.Get("Authorization")) })
 	config, dir := pluginConfig(t, server, `echo run >>$DIR/runs; while [ -e $DIR/wait ]; do sleep 0.01; done
 [ ! -e $DIR/fail ] || exit 1
-printf 'apiVersion: `+pluginVersion+`\nkind: ExecCredential\nstatus: {token: %s, expirationTimestamp: 2999-01-01T00:00:00Z}\n' \
-  "$(cat $DIR/token)"`)
+printf 'apiVersion: `+pluginVersion+`\nkind: ExecCredential\nstatus: {token: %s, expirationTimestamp: %s}\n' \
+  "$(cat $DIR/token)" 2999-01-01T00:00:00Z`)
 	tr := mustTransport(t, config)
 	file := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {

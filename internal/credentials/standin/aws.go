@@ -57,7 +57,8 @@ func (a *AWS) find(id, session string, now time.Time) (awsKey, error) {
 	key, known := a.keys[id]
 	switch {
 	case !known || key.session != session:
-		return key, awsError(http.StatusForbidden, "InvalidClientTokenId", "The security token included in the request is invalid.")
+		return key, awsError(http.StatusForbidden, "InvalidClientTokenId", "The security token included in the request "+
+			"is invalid.")
 	case now.After(key.ends):
 		return key, awsError(http.StatusForbidden, "ExpiredToken", "The security token included in the request is expired")
 	}
@@ -142,7 +143,8 @@ func (c *Clouds) signed(r *http.Request, host string, body []byte) (awsKey, erro
 	s := Signature{r.Method, "/", nil, headers, field("SignedHeaders"), sum(body), r.Header.Get("X-Amz-Date"),
 		field("Credential")}
 	if s.Sign(key.secret) != field("Signature") {
-		return key, awsError(http.StatusForbidden, "SignatureDoesNotMatch", "The request signature we calculated does not match")
+		return key, awsError(http.StatusForbidden, "SignatureDoesNotMatch", "The request signature we calculated does "+
+			"not match")
 	}
 	return key, c.inScope(s, host, 5*time.Minute)
 }
@@ -168,7 +170,8 @@ func (c *Clouds) inScope(s Signature, host string, within time.Duration) error {
 }
 
 // tokenParameters are all that the URL in a token may have (aws-iam-authenticator, pkg/token/token.go).
-var tokenParameters = []string{"action", "version", "x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-expires",
+var tokenParameters = []string{"action", "version", "x-amz-algorithm", "x-amz-credential", "x-amz-date",
+	"x-amz-expires",
 	"x-amz-security-token", "x-amz-signature", "x-amz-signedheaders"}
 
 // holder does with a token what aws-iam-authenticator and STS do.

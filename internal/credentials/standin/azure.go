@@ -37,8 +37,9 @@ type Azure struct {
 var guid = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 func entraError(status int, code string, number int, description string) error {
-	return &refusal{status, toJSON(map[string]any{"error": code, "error_codes": []int{number}, "error_description": fmt.Sprintf(
-		"AADSTS%d: %s\r\nTrace ID: 1\r\nCorrelation ID: 2\r\nTimestamp: 3", number, description)})}
+	return &refusal{status, toJSON(map[string]any{"error": code, "error_codes": []int{number},
+		"error_description": fmt.Sprintf(
+			"AADSTS%d: %s\r\nTrace ID: 1\r\nCorrelation ID: 2\r\nTimestamp: 3", number, description)})}
 }
 
 // azure answers Entra's token endpoints, the metadata of virtual machines, and App Service's identity endpoint.
@@ -56,11 +57,14 @@ func (c *Clouds) azure(r *http.Request, host string, body []byte) (what, text st
 	case r.URL.Path == "/.well-known/openid-configuration" && "https://"+host == a.Issuer:
 		return what, toJSON(map[string]string{"issuer": a.Issuer, "token_endpoint": a.Issuer + "/token"}), nil
 	case r.URL.Path == "/token" && "https://"+host == a.Issuer:
-		if form.Get("grant_type") != "refresh_token" || form.Get("refresh_token") != a.Refresh || form.Get("client_id") != a.Client ||
+		if form.Get("grant_type") != "refresh_token" || form.Get("refresh_token") != a.Refresh ||
+			form.Get("client_id") != a.Client ||
 			form.Get("client_secret") != a.Secret {
-			return what, "", &refusal{http.StatusBadRequest, `{"error":"invalid_grant","error_description":"` + form.Get("refresh_token") + `"}`}
+			return what, "", &refusal{http.StatusBadRequest, `{"error":"invalid_grant","error_description":"` +
+				form.Get("refresh_token") + `"}`}
 		}
-		return what, toJSON(map[string]any{"access_token": "no", "id_token": a.IDToken, "token_type": "Bearer", "expires_in": 3600}), nil
+		return what, toJSON(map[string]any{"access_token": "no", "id_token": a.IDToken, "token_type": "Bearer",
+			"expires_in": 3600}), nil
 	case !strings.HasPrefix(host, "login.") || r.Method != http.MethodPost || len(path) < 3 || path[1] != "oauth2":
 		return what, "", &refusal{http.StatusNotFound, "nothing there"}
 	case path[0] != a.Tenant:
@@ -72,7 +76,8 @@ func (c *Clouds) azure(r *http.Request, host string, body []byte) (what, text st
 	what += " " + form.Get("grant_type")
 	v1 := path[2] == "token"
 	if v1 && form.Get("resource") == "" || !v1 && form.Get("scope") != a.Server+"/.default" {
-		return what, "", entraError(http.StatusBadRequest, "invalid_scope", 70011, "The provided value for scope is not valid.")
+		return what, "", entraError(http.StatusBadRequest, "invalid_scope", 70011,
+			"The provided value for scope is not valid.")
 	}
 	who := "application " + a.Client
 	if v1 {
@@ -105,11 +110,13 @@ func (c *Clouds) application(form url.Values, endpoint string) error {
 		}
 		return nil
 	case form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer":
-		return entraError(http.StatusUnauthorized, "invalid_client", 7000218, "The request body must contain client_assertion or client_secret.")
+		return entraError(http.StatusUnauthorized, "invalid_client", 7000218,
+			"The request body must contain client_assertion or client_secret.")
 	case a.Federated != "" && assertion == a.Federated:
 		return nil
 	case a.Certificate == nil:
-		return entraError(http.StatusUnauthorized, "invalid_client", 700212, "No matching federated identity record found for "+assertion)
+		return entraError(http.StatusUnauthorized, "invalid_client", 700212, "No matching federated identity record "+
+			"found for "+assertion)
 	}
 	if err := checkAssertion(assertion, endpoint, a.Client, a.Certificate, c.now()); err != nil {
 		return entraError(http.StatusUnauthorized, "invalid_client", 700027, err.Error())
@@ -154,26 +161,32 @@ func checkAssertion(assertion, endpoint, client string, certificate *x509.Certif
 	case claims.Aud != endpoint || claims.Iss != client || claims.Sub != client || !guid.MatchString(claims.Jti):
 		return fmt.Errorf("aud, iss, sub or jti is wrong: %+v", claims)
 	case now.Unix() < claims.Nbf-300 || now.Unix() > claims.Exp+300 || claims.Exp-claims.Nbf > 600:
-		return fmt.Errorf("client assertion is not within its valid time range. Current time: %s", now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("client assertion is not within its valid time range. Current time: %s",
+			now.UTC().Format(time.RFC3339))
 	}
 	return rsa.VerifyPSS(certificate.PublicKey.(*rsa.PublicKey), crypto.SHA256, hash[:], signature,
 		&rsa.PSSOptions{SaltLength: sha256.Size})
 }
 
 // managed answers an identity endpoint.
-func (c *Clouds) managed(what string, r *http.Request, header, value, version, resource string) (string, string, error) {
+func (c *Clouds) managed(what string, r *http.Request, header, value, version, resource string) (string, string,
+	error) {
 	query := r.URL.Query()
 	what += " " + query.Get("client_id") + query.Get(resource)
 	switch {
 	case r.Header.Get(header) != value || value == "":
-		return what, "", &refusal{http.StatusBadRequest, `{"error":"invalid_request","error_description":"Required metadata header not specified"}`}
+		return what, "", &refusal{http.StatusBadRequest,
+			`{"error":"invalid_request","error_description":"Required metadata header not specified"}`}
 	case query.Get("api-version") != version || query.Get("resource") != c.Azure.Server:
-		return what, "", &refusal{http.StatusBadRequest, `{"error":"invalid_request","error_description":"api-version or resource"}`}
+		return what, "", &refusal{http.StatusBadRequest,
+			`{"error":"invalid_request","error_description":"api-version or resource"}`}
 	case query.Get("client_id")+query.Get(resource) != c.Azure.Identity:
-		return what, "", &refusal{http.StatusBadRequest, `{"error":"invalid_request","error_description":"Identity not found"}`}
+		return what, "", &refusal{http.StatusBadRequest,
+			`{"error":"invalid_request","error_description":"Identity not found"}`}
 	}
 	seconds := int(c.TokenTime.Seconds())
-	answer := map[string]string{"access_token": c.give("managed identity"), "resource": c.Azure.Server, "token_type": "Bearer",
+	answer := map[string]string{"access_token": c.give("managed identity"), "resource": c.Azure.Server,
+		"token_type": "Bearer",
 		"expires_on": strconv.FormatInt(c.now().Unix()+int64(seconds), 10)}
 	if version == "2018-02-01" {
 		answer["expires_in"] = strconv.Itoa(seconds)

@@ -65,19 +65,22 @@ func (g *Google) User() string {
 
 // ExternalAccount is the file of a workload identity pool, whose token is in a file.
 func (g *Google) ExternalAccount(tokenFile string) string {
-	return toJSON(map[string]any{"type": "external_account", "audience": Pool, "token_url": "https://sts.googleapis.com/v1/token",
+	return toJSON(map[string]any{"type": "external_account", "audience": Pool,
+		"token_url":          "https://sts.googleapis.com/v1/token",
 		"subject_token_type": "urn:ietf:params:oauth:token-type:jwt", "credential_source": map[string]string{"file": tokenFile}})
 }
 
 // scopes are what GKE's plugin asks for.
-var scopes = []string{"https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/userinfo.email"}
+var scopes = []string{"https://www.googleapis.com/auth/cloud-platform",
+	"https://www.googleapis.com/auth/userinfo.email"}
 
 func googleError(status int, code, description string) error {
 	return &refusal{status, toJSON(map[string]string{"error": code, "error_description": description})}
 }
 
 // google answers the metadata server's, the token endpoint's, the STS' and the IAM credentials' requests.
-func (c *Clouds) google(w http.ResponseWriter, r *http.Request, host string, body []byte) (what, text string, err error) {
+func (c *Clouds) google(w http.ResponseWriter, r *http.Request, host string, body []byte) (what, text string,
+	err error) {
 	form, _ := url.ParseQuery(string(body))
 	what = strings.TrimSpace(r.Method + " " + r.URL.Path + " " + form.Get("grant_type"))
 	who := ""
@@ -156,7 +159,8 @@ func (c *Clouds) impersonated(r *http.Request, what string, body []byte) (string
 	holder, err := c.Holder(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), "")
 	switch {
 	case err != nil || json.Unmarshal(body, &asked) != nil || !slices.Equal(asked.Scope, scopes):
-		return what, "", &refusal{http.StatusUnauthorized, `{"error":{"code":401,"message":"invalid authentication credentials"}}`}
+		return what, "", &refusal{http.StatusUnauthorized,
+			`{"error":{"code":401,"message":"invalid authentication credentials"}}`}
 	case r.URL.Path != "/v1/projects/-/serviceAccounts/"+c.Google.Impersonated+":generateAccessToken":
 		return what, "", &refusal{http.StatusForbidden, fmt.Sprintf(
 			`{"error":{"code":403,"message":"Permission 'iam.serviceAccounts.getAccessToken' denied to %s"}}`, holder)}

@@ -1,6 +1,6 @@
 // Package standin stands in for the clouds that tokens for a cluster come from, in tests: AWS' STS, its metadata and
-// container endpoints, Google's token and metadata servers, Microsoft Entra and Azure's metadata. Each checks what it is
-// asked by the rules that the cloud has published, with code of its own.
+// container endpoints, Google's token and metadata servers, Microsoft Entra and Azure's metadata. Each checks what it
+// is asked by the rules that the cloud has published, with code of its own.
 //
 // They are reached under the clouds' real names: by a proxy, and with certificates of an authority that the environment
 // has a program trust.
