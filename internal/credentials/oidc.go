@@ -15,9 +15,9 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// oidc answers in place of the auth-provider oidc as client-go does (plugin/pkg/client/auth/oidc): with the token in the
-// settings while it is valid, then with what the refresh token brings. client-go writes that into the kubeconfig. Here
-// it is not kept, so that the refresh token has to be one that can be used more than once.
+// oidc answers in place of the auth-provider oidc as client-go does (plugin/pkg/client/auth/oidc): with the token in
+// the settings while it is valid, then with what the refresh token brings. client-go writes that into the kubeconfig.
+// Here it is not kept, so that the refresh token has to be one that can be used more than once.
 func (a *asker) oidc(ctx context.Context, _ []string) (token, error) {
 	settings, err := authProviderSettings()
 	if err != nil {
