@@ -2,6 +2,7 @@ package standin
 
 import (
 	"crypto"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -18,20 +19,25 @@ import (
 
 // Azure is the application of a tenant in Entra, and a managed identity.
 type Azure struct {
-	Tenant, Client string
+	Tenant, Client string // as they are, those of Kubeconfig's AKS, and an application
 	// Secret, Certificate and Federated are each what the application may show, "" and nil for none.
 	Secret      string
 	Certificate *x509.Certificate
 	Federated   string
 	// Refresh is the refresh token of a person.
 	Refresh string
-	// Server is what tokens are for, as AKS has it.
+	// Server is what tokens are for; as it is, AKS.
 	Server string
 	// Identity is the client ID of a managed identity that has to be named, "" for the only one; IdentityHeader is what
 	// App Service wants to be shown.
 	Identity, IdentityHeader string
 	// Issuer is where the OpenID Connect provider of an auth-provider is, and ID its token.
 	Issuer, IDToken string
+}
+
+func (a *Azure) init() {
+	a.Tenant, a.Client = "72f988bf-0000-0000-0000-2d7cd011db47", "9e3f0000-0000-0000-0000-00000000c11e"
+	a.Server, a.Secret = "6dae42f8-4368-4678-94ff-3960e28e3630", "secret-"+rand.Text()
 }
 
 var guid = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)

@@ -65,6 +65,7 @@ func New(dir string, prepare func(*Clouds)) (*Clouds, error) {
 	c := &Clouds{TokenTime: time.Hour, dir: dir, done: make(chan struct{}), tokens: map[string]holder{}}
 	c.AWS.init()
 	c.Google.init()
+	c.Azure.init()
 	var err error
 	if c.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
