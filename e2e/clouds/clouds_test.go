@@ -102,8 +102,8 @@ func within(t *testing.T, limit time.Duration) context.Context {
 
 func none(*clouds.Clouds) {}
 
-// TestFirstPage has the kubeconfig in a file and in a variable. Of several starts the fastest counts, as the machine may
-// be busy.
+// TestFirstPage has the kubeconfig in a file and in a variable. Of several starts the fastest counts, as the machine
+// may be busy.
 func TestFirstPage(t *testing.T) {
 	const limit, starts = time.Second, 5
 	for _, cloud := range all {
@@ -221,7 +221,8 @@ func TestWhatIsMissingIsSaidInOneLine(t *testing.T) {
 		see   []string
 	}{
 		"EKS without credentials": {clouds.EKS, []string{"METADATA"}, nil, []string{
-			"no token for the EKS cluster shop with the credentials of the instance's metadata at 169.254.169.254, as there are " +
+			"no token for the EKS cluster shop with the credentials of the instance's metadata at 169.254.169.254, as there " +
+				"are " +
 				"none in AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, profile default in ",
 			"; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, mount ~/.aws and set HOME"}},
 		"EKS with a wrong secret": {clouds.EKS, []string{"AWS_ACCESS_KEY_ID=AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY=" + mark}, nil,
@@ -229,11 +230,14 @@ func TestWhatIsMissingIsSaidInOneLine(t *testing.T) {
 		"EKS, and the answer in its place is not wanted": {clouds.EKS, nil, []string{"--native-credentials=never"}, []string{
 			"credentials come from an exec plugin that is not installed here: aws; set --native-credentials"}},
 		"GKE without credentials": {clouds.GKE, []string{"METADATA"}, nil, []string{
-			"no token from Google with the credentials of the metadata server, as there are none in GOOGLE_APPLICATION_CREDENTIALS, ",
+			"no token from Google with the credentials of the metadata server, as there are none in " +
+				"GOOGLE_APPLICATION_CREDENTIALS, ",
 			"; set GOOGLE_APPLICATION_CREDENTIALS to a file, mount ~/.config/gcloud and set HOME"}},
 		"AKS as az writes it": {clouds.AKS, nil, nil, []string{
-			"login mode devicecode of kubelogin needs a person or a program that is not here; set AAD_LOGIN_METHOD (or --login in the " +
-				"kubeconfig's exec entry) to one that works here: spn (with AZURE_CLIENT_ID, AZURE_TENANT_ID, and AZURE_CLIENT_SECRET or " +
+			"login mode devicecode of kubelogin needs a person or a program that is not here; set AAD_LOGIN_METHOD (or " +
+				"--login in the " +
+				"kubeconfig's exec entry) to one that works here: spn (with AZURE_CLIENT_ID, AZURE_TENANT_ID, and " +
+				"AZURE_CLIENT_SECRET or " +
 				"AZURE_CLIENT_CERTIFICATE_PATH), workloadidentity or msi"}},
 		"AKS with a wrong secret": {clouds.AKS, []string{"AAD_LOGIN_METHOD=spn", "AZURE_CLIENT_SECRET=" + mark,
 			"AZURE_CLIENT_ID=9e3f0000-0000-0000-0000-00000000c11e"}, nil, []string{
