@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -208,7 +209,8 @@ func (p *plugin) execute(run *pluginRun) error {
 	defer cancel()
 	var out, why limitedBuffer
 	cmd := exec.CommandContext(ctx, p.config.Command, p.config.Args...)
-	cmd.Env, cmd.Stdout = p.env, &out
+	// All are pipes: an image made from scratch may have no /dev/null.
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = p.env, strings.NewReader(""), &out, io.Discard
 	if p.native != "" {
 		cmd.Stderr = &why
 	}
