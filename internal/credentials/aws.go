@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -207,11 +208,14 @@ func (e *eks) refused(err error, found aws.CredentialsProvider) error {
 }
 
 const noAWSCredentials = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, mount ~/.aws and set HOME to the folder " +
-	"that it is in, or run this where AWS gives it a role (on EC2 with a hop limit of 2), see deploy/README.md"
+	"that it is in, or run this where AWS gives it a role (on EC2 with a hop limit of 2), see deploy/outside/"
 
 // awsCause is what an error of the AWS library says without the layers around it, and the way out.
 func awsCause(err error) (why, wayOut string) {
-	why, wayOut = deepest(err).Error(), "correct that, see deploy/README.md"
+	why, wayOut = deepest(err).Error(), "correct that, see deploy/outside/"
+	if _, ok := deepest(err).(*url.Error); ok {
+		wayOut = CheckNetwork
+	}
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		why = api.ErrorCode() + ": " + api.ErrorMessage()
 		if operation, ok := errors.AsType[*smithy.OperationError](err); ok && operation.Service() == sts.ServiceID {

@@ -110,7 +110,7 @@ func TestEKS(t *testing.T) {
 			problem: "AWS_EC2_METADATA_DISABLED", wayOut: "set AWS_ACCESS_KEY_ID"},
 		"a profile that is not there": {prepare: awsFiles("", ""), args: eksArgs("--profile", "gone"),
 			problem: "no token for the EKS cluster shop: failed to get shared config profile, gone",
-			wayOut:  "see deploy/README.md"},
+			wayOut:  "see deploy/outside/"},
 		"a key of nobody": {env: []string{"AWS_ACCESS_KEY_ID=AKIDWRONG", "AWS_SECRET_ACCESS_KEY=" + secretMark + "-key"}, prepare: mayAssume,
 			args:    eksArgs("--role-arn", role),
 			problem: "with the credentials of AWS_ACCESS_KEY_ID: STS AssumeRole: InvalidClientTokenId: ",

@@ -58,7 +58,7 @@ func (a *asker) kubelogin(ctx context.Context, args []string) (token, error) {
 		return token{}, &refusal{"of the program kubelogin only get-token is answered here", "correct the exec entry"}
 	case pop:
 		return token{}, &refusal{"tokens with proof of possession (--pop-enabled) are not made here",
-			"put the exporter into an image that has kubelogin, see deploy/"}
+			"put the exporter into an image that has kubelogin, see deploy/outside/"}
 	}
 	if !keep {
 		e.override(terraform)
@@ -327,7 +327,7 @@ func (a *asker) managedIdentity(ctx context.Context, e entra) (token, error) {
 	r.Header.Set(header, value)
 	answer, err := a.token(r, "assign the identity to what this runs on, and name one of several by --client-id")
 	if refused, ok := errors.AsType[*refusal](err); ok {
-		if refused.wayOut == checkNetwork {
+		if refused.wayOut == CheckNetwork {
 			refused.wayOut = "run this where Azure gives it a managed identity, or use spn or workloadidentity"
 		}
 		return token{}, &refusal{where + ": " + refused.what, refused.wayOut}

@@ -167,12 +167,12 @@ func (a *asker) ask(command string, args []string) (token, error) {
 	case r := <-done:
 		return r.token, r.error
 	case <-time.After(patience + time.Second):
-		return token{}, &refusal{fmt.Sprintf("the cloud has not answered within %s", patience), checkNetwork}
+		return token{}, &refusal{fmt.Sprintf("the cloud has not answered within %s", patience), CheckNetwork}
 	}
 }
 
-// checkNetwork is the way out where there is no answer.
-const checkNetwork = "check the network between here and the cloud, and HTTPS_PROXY"
+// CheckNetwork is the way out, as Refused has it, where a cloud does not answer.
+const CheckNetwork = "check the network between here and the cloud, and HTTPS_PROXY"
 
 // environmentSecrets are the values of the variables that are made for secrets, and what is in the files that such
 // variables name.
@@ -211,7 +211,7 @@ func parse(args []string, define func(*flag.FlagSet), ignored, ignoredSwitches s
 				name = "(not shown)"
 			}
 			return nil, &refusal{"an argument of the kubeconfig's exec entry is not understood here: -" + name,
-				"remove it, or put the exporter into an image that has the plugin, see deploy/"}
+				"remove it, or put the exporter into an image that has the plugin, see deploy/outside/"}
 		}
 		if args = flags.Args(); len(args) > 0 {
 			rest, args = append(rest, args[0]), args[1:]

@@ -49,7 +49,7 @@ func (a *asker) gkeGcloudAuthPlugin(ctx context.Context, args []string) (token, 
 	}
 	if edge {
 		return token{}, &refusal{"tokens of Google Distributed Cloud connected (--use_edge_cloud) are not made here",
-			"put the exporter into an image that has gke-gcloud-auth-plugin, see deploy/"}
+			"put the exporter into an image that has gke-gcloud-auth-plugin, see deploy/outside/"}
 	}
 	if applicationDefault { // what gcloud is set to does not matter then
 		return a.google(ctx, googleScopes, "", "")
@@ -154,7 +154,8 @@ func (a *asker) impersonate(ctx context.Context, with, account string, scopes []
 func googleRefused(err error, places []string, last int) error {
 	why, wayOut := deepest(err).Error(), "check the file, and that it can be read here"
 	answer, refused := errors.AsType[*oauth2.RetrieveError](err)
-	switch _, unreachable := deepest(err).(*url.Error); {
+	_, unreachable := deepest(err).(*url.Error)
+	switch {
 	case refused:
 		var body oauthAnswer
 		json.Unmarshal(answer.Body, &body)
@@ -163,9 +164,9 @@ func googleRefused(err error, places []string, last int) error {
 			"log in again with gcloud auth application-default login")
 	case last == 2:
 		wayOut = "set " + googleFile + " to a file, mount ~/.config/gcloud and set HOME to the folder that .config is " +
-			"in, or run this where Google gives it a service account, see deploy/README.md"
-	case unreachable:
-		wayOut = checkNetwork
+			"in, or run this where Google gives it a service account, see deploy/outside/"
+	case unreachable || strings.HasPrefix(why, "oauth2: cannot fetch token: "): // x/oauth2/jwt makes a text of it
+		wayOut = CheckNetwork
 	}
 	return &refusal{"no token from Google" + lookedIn(places, 0, last) + ": " + why, wayOut}
 }

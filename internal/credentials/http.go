@@ -80,7 +80,7 @@ func (a *asker) token(r *http.Request, wayOut string) (*oauthAnswer, error) {
 	header, status, err := a.do(r, answer)
 	switch {
 	case err != nil:
-		return nil, &refusal{deepest(err).Error(), checkNetwork}
+		return nil, &refusal{deepest(err).Error(), CheckNetwork}
 	case status != http.StatusOK:
 		return nil, &refusal{r.URL.Host + " answers " + answer.refused(status), cmp.Or(skew(header), wayOut)}
 	}

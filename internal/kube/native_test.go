@@ -181,6 +181,19 @@ func TestCloudsThatGiveNothing(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 	})
+	t.Run("a cloud that cannot be reached", func(t *testing.T) {
+		_, env := clouds(t, nil)
+		env = append(env, "AWS_ROLE_ARN=arn:aws:iam::111122223333:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE="+write(t, "token",
+			"t"),
+			"AWS_ACCESS_KEY_ID=", "HTTPS_PROXY=http://"+nobody(t))
+		config, err := Source{Data: eksKubeconfig(server.URL, pluginVersion+"beta1", env)}.Config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkExplained(t, "list pods", list(t.Context(), config, Core), Network, 0,
+			"with the credentials of AWS_WEB_IDENTITY_TOKEN_FILE, as there are none in AWS_ACCESS_KEY_ID: Post ",
+			"connection refused; check the network between here and the cloud, and HTTPS_PROXY")
+	})
 	t.Run("it is wanted never", func(t *testing.T) {
 		source := Source{Data: eksKubeconfig(server.URL, pluginVersion+"beta1", nil), Native: NativeNever}
 		config, err := source.Config()

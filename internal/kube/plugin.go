@@ -235,7 +235,11 @@ func (p *plugin) execute(run *pluginRun) error {
 			"installed here: " + shown(p.config.Command)), wayOut}
 	case p.native != "" && exit != nil && exit.ExitCode() == credentials.Refused:
 		what, wayOut, _ := strings.Cut(strings.TrimSpace(string(why)), "\n")
-		return &fault{Configuration, errors.New(what), wayOut}
+		reason := Configuration
+		if wayOut == credentials.CheckNetwork {
+			reason = Network
+		}
+		return &fault{reason, errors.New(what), wayOut}
 	case exit != nil && exit.Exited():
 		return p.fault("run it by hand to see why", "failed with exit code %d", exit.ExitCode())
 	default:
