@@ -3,6 +3,7 @@ package credentials
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"slices"
@@ -118,4 +119,25 @@ func start(t *testing.T, dir string, prepare func(*standin.Clouds)) *standin.Clo
 	}
 	t.Cleanup(clouds.Close)
 	return clouds
+}
+
+// FuzzArguments gives the plugins any arguments. They are taken or refused, without what stands behind an = in them.
+func FuzzArguments(f *testing.F) {
+	for _, args := range []string{"eks\x00get-token\x00--cluster-name\x00shop", "--x=" + secretMark,
+		"-l\x00spn\x00--\x00a", "---", "--legacy=" + secretMark, "-i"} {
+		f.Add(args)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var value string
+		var is bool
+		args := strings.Split(text, "\x00")
+		_, err := parse(args, func(f *flag.FlagSet) {
+			f.StringVar(&value, "i", "", "")
+			f.BoolVar(&is, "legacy", false, "")
+		}, "output", "debug")
+		Known("kubelogin", args)
+		if err != nil && strings.Contains(err.Error(), secretMark) {
+			t.Errorf("%q: %v", text, err)
+		}
+	})
 }
