@@ -31,7 +31,7 @@ func TestWrongSettingEndsTheStartWithExitCode2AndOneLine(t *testing.T) {
 		{"unknown log level", []string{"--log.level=loud"}, nil, []string{"log.level", "loud", "info"}},
 		{"unknown log format", nil, []string{"LOG_FORMAT=xml"}, []string{"LOG_FORMAT", "xml", "json"}},
 		{"kubeconfig in a variable that is none", nil, []string{"KUBECONFIG_DATA=/etc/kube/config"}, []string{"KUBECONFIG_DATA", "YAML, or base64"}},
-		{"kubeconfig twice", nil, []string{"KUBECONFIG=/x", "KUBECONFIG_DATA=clusters: [{name: c, cluster: {server: x}}]"}, []string{"KUBECONFIG", "KUBECONFIG_DATA", "remove one"}},
+		{"kubeconfig twice", nil, []string{"KUBECONFIG=/x", "KUBECONFIG_DATA=clusters: [{name: c, cluster: {server: x}}]"}, []string{"KUBECONFIG and KUBECONFIG_DATA cannot both be set", "remove one"}},
 		{"native credentials of an unknown kind", nil, []string{"NATIVE_CREDENTIALS=yes"}, []string{"NATIVE_CREDENTIALS", "yes", "missing, always, never"}},
 		{"unknown flag", []string{"--kubeconf=x"}, nil, []string{"kubeconf"}},
 		{"argument without a flag", []string{"metrics"}, nil, []string{"metrics"}},

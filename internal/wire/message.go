@@ -69,6 +69,16 @@ func (m *Message) Bytes() []byte {
 	return m.value
 }
 
+// Int returns the current field, a number; a bool is 0 or not. A field of another type is an error.
+func (m *Message) Int() int64 {
+	if m.typ != protowire.VarintType {
+		m.wrongType()
+		return 0
+	}
+	v, _ := protowire.ConsumeVarint(m.value)
+	return int64(v)
+}
+
 func (m *Message) wrongType() { m.Check(errWireType(m.name, m.Num, m.typ)) }
 
 // Check ends the message with an error of its caller's, unless that is nil or there was an earlier one.
@@ -101,11 +111,8 @@ func Read[T string | []byte](b []byte, name string, first protowire.Number, into
 func ReadInt(b []byte, name string, into *int64) error {
 	m := NewMessage(b, name)
 	for m.Next() {
-		if m.Num == 1 && m.typ != protowire.VarintType {
-			m.wrongType()
-		} else if m.Num == 1 {
-			v, _ := protowire.ConsumeVarint(m.value)
-			*into = int64(v)
+		if m.Num == 1 {
+			*into = m.Int()
 		}
 	}
 	return m.Err()
