@@ -28,6 +28,7 @@ import (
 // source is what is read, from where and how often, as it is set.
 type source struct {
 	kubeconfig, context           string
+	kubeconfigData, native        string
 	namespaces, excludeNamespaces []string
 	selector                      string
 	podLabels                     []string
@@ -61,9 +62,10 @@ type cluster struct {
 // follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
 func (c *cluster) follow(ctx context.Context) {
 	from := kube.Cluster{
-		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: c.userAgent,
-		Report: c.requested,
-		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
+		Kubeconfig: c.set.kubeconfig, KubeconfigData: c.set.kubeconfigData, Context: c.set.context, Native: c.set.native,
+		UserAgent: c.userAgent,
+		Report:    c.requested,
+		Failed:    func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
 		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 			n := c.connect(client)
 			c.health.SetUnknown(n.things...) // before the cluster is healthy, which may be the end of an outage

@@ -809,6 +809,9 @@ func TestNoSettingShowsContent(t *testing.T) {
 				"by flag":        parseSettings([]string{"--" + row.Flag, content}, nil),
 				"by environment": parseSettings(nil, []string{row.Env + "=" + content}),
 			} {
+				if err == nil && row.Env == "KUBECONFIG_DATA" && what != "a token" {
+					continue // which is the place for it
+				}
 				if err == nil {
 					t.Errorf("%s as %s %s is taken", what, row.Env, how)
 				} else if text := err.Error(); strings.Contains(text, token[:20]) || strings.Contains(text, encoded[:20]) ||
