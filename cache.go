@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 // source is what is read, from where and how often, as it is set.
 type source struct {
 	kubeconfig, context           string
+	kubeconfigData, native        string
 	namespaces, excludeNamespaces []string
 	selector                      string
 	podLabels                     []string
@@ -60,9 +62,10 @@ type cluster struct {
 // follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
 func (c *cluster) follow(ctx context.Context) {
 	from := kube.Cluster{
-		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: c.userAgent,
-		Report: c.requested,
-		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
+		Kubeconfig: c.set.kubeconfig, KubeconfigData: c.set.kubeconfigData, Context: c.set.context, Native: c.set.native,
+		UserAgent: c.userAgent,
+		Report:    c.requested,
+		Failed:    func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
 		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 			n := c.connect(client)
 			c.health.SetUnknown(n.things...) // before the cluster is healthy, which may be the end of an outage
@@ -114,23 +117,22 @@ func (c *cluster) hasData() bool {
 	return tried && data
 }
 
-// current waits until what there is to serve is current: for the first snapshots, and after a time in which the process
-// did not run for the next ones. Regularly it does not wait at all.
-func (c *cluster) current(ctx context.Context) (snapshots []*snapshot, err error) {
+// current waits until what there is to serve on the page of that name is current: for the first snapshots and lists of
+// objects, and after a time in which the process did not run for the next ones. Regularly it does not wait at all. The
+// parts of objects are by source and family. All is of one connection.
+func (c *cluster) current(ctx context.Context, name string) (snapshots []*snapshot, objects [][][]*page.Part, err error) {
 	err = c.try(ctx, func(n *connection) (err error) {
-		snapshots, err = n.current(ctx)
+		if name != kubeState {
+			if snapshots, err = n.current(ctx); err != nil {
+				return err
+			}
+		}
+		if name != "" {
+			objects, err = n.objects(ctx, name)
+		}
 		return err
 	})
-	return snapshots, err
-}
-
-// objects returns the parts of a page that come of objects, by source and family. It waits as current does.
-func (c *cluster) objects(ctx context.Context, name string) (parts [][][]*page.Part, err error) {
-	err = c.try(ctx, func(n *connection) (err error) {
-		parts, err = n.objects(ctx, name)
-		return err
-	})
-	return parts, err
+	return snapshots, objects, err
 }
 
 // try calls f with the present connection and, where that ends, with its successors until ctx ends.
@@ -180,13 +182,13 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 		n.ticks.Probed = pods
 	}
 	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
-		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages), Names: names, Changed: n.watched})
+		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.scopes() {
 		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,
 			Excluded: set.excludeNamespaces})
 	}
-	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages) }, names)
+	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages, nil) }, names)
 	for _, l := range n.lists {
 		n.things = append(n.things, l.What)
 	}
@@ -207,20 +209,20 @@ func (n *connection) watched(namespace string) {
 	}
 }
 
-// objects is cluster.objects for this connection. It fails where there is nothing to serve of pods, for the page that
-// has these.
+// objects returns the parts of a page that come of objects, by source and family. It waits as cluster.current does, and
+// fails where there is nothing to serve of pods, for the page that has these, or when the connection ends.
 func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.Part, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.life, cancel)()
 	if name == kubeState {
 		if err := n.pods.Ready(ctx); err != nil {
-			return nil, err
+			return nil, cmp.Or(n.life.Err(), err)
 		}
 		all = append(all, n.pods.Parts())
 	}
-	wanted := func(resource string) bool { return len(rows(resource, []string{name})) > 0 }
-	return append(all, n.others.Parts(ctx, n.pods.Store, wanted)...), nil
+	all = append(all, n.others.Parts(ctx, n.pods, wantedBy(name))...)
+	return all, n.life.Err() // what has ended the waiting for the others
 }
 
 func (n *connection) snapshots() (all []*snapshot) {
@@ -244,9 +246,9 @@ func (n *connection) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// current is cluster.current for this connection. It fails when ctx ends, or when the connection does. Where ctx ends
-// by its deadline and something of each resource is current, that is what there is to serve: a namespace whose lists
-// hang takes nothing away from the others.
+// current is cluster.current for this connection's snapshots. It fails when ctx ends, or when the connection does.
+// Where ctx ends by its deadline and something of each resource is current, that is what there is to serve: a
+// namespace whose lists hang takes nothing away from the others.
 func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -316,6 +318,7 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 		o.Ready = func(ctx context.Context) error {
 			n.pods.Watch.Distrust()
 			n.pods.Store.Forget(time.Now().Add(-set.maxAge))
+			n.others.Forget(time.Now().Add(-set.maxAge))
 			return n.pods.Watch.Ready(ctx, namespace, set.maxAge)
 		}
 	}

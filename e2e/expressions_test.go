@@ -261,7 +261,7 @@ var expressions = []expression{
 	},
 	{
 		reader: "mixin, namespaces by phase",
-		query:  `kube_namespace_status_phase{$state,` + ours + `} == 1`,
+		query:  `max by (namespace, phase) (kube_namespace_status_phase{$state,` + ours + `}) == 1`,
 		want: func(_ *world, a answer) {
 			for namespace, phase := range map[string]string{shop: "Active", batch: "Active", ending: "Terminating"} {
 				a.add(1, "namespace", namespace, "phase", phase)

@@ -78,7 +78,23 @@ func TestCountersAreTheTrueOnes(t *testing.T) {
 			watchers[test.exporter].compare(t, test.group, test.total, test.p95, test.nodes)
 		})
 	}
+	t.Run("pods of one container, undisturbed", func(t *testing.T) {
+		w, alone := watchers["one"], map[key]*counter{}
+		for i := range pods / 2 {
+			for k, c := range w.counters {
+				if k.pod == fmt.Sprintf("%s-%d", steady, i) {
+					alone[k] = c
+				}
+			}
+		}
+		w.report(t, "containers", alone, 1e-5, 1e-4) // windows abut: nothing is lost but what is less than a nanocore
+	})
 	t.Run("restarted and fresh containers", func(t *testing.T) { watchers["one"].compareNew(t) })
+	t.Run("what became of the readings", func(t *testing.T) {
+		watchers["one"].hasCounted(t, map[string]bool{"added": true, "filled": true, "hole": false, "older": false})
+		watchers["two"].hasCounted(t, map[string]bool{"added": true, "older": true})
+		watchers["restarted"].hasCounted(t, map[string]bool{"added": true, "filled": true, "older": false})
+	})
 }
 
 // start starts a control plane with three metrics-servers and the pods.
@@ -419,5 +435,23 @@ func (w *watcher) compareNew(t *testing.T) {
 		fresh, whole)
 	if restarted != few || fresh != 2*few || whole == 0 {
 		t.Errorf("%d restarted and %d fresh containers, %d of them seen from their start on", restarted, fresh, whole)
+	}
+}
+
+// hasCounted compares what the exporter says of the readings that it was given: whether there were any of a kind.
+func (w *watcher) hasCounted(t *testing.T, results map[string]bool) {
+	page, err := w.exporter.Scrape(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for result, want := range results {
+		labels := map[string]string{"resource": "pods", "result": result}
+		if n, series := page.Sum("metrics_server_prom_cpu_readings_total", labels); n > 0 != want || series != 1 {
+			t.Errorf("%v readings were %s, of %d series", n, result, series)
+		}
+	}
+	filled, series := page.Sum("metrics_server_prom_cpu_seconds_filled_total", map[string]string{"resource": "pods"})
+	if want, told := results["filled"]; told && filled > 0 != want || series != 1 {
+		t.Errorf("%v s were filled, of %d series", filled, series)
 	}
 }

@@ -2,15 +2,14 @@ package objects
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"metrics-server-prom/internal/health"
-	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
@@ -61,22 +60,29 @@ func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []strin
 }
 
 // Parts returns the parts of each resource that has some, see Other.
-func (all Others) Parts(ctx context.Context, pods *store.Store[sample.Text], wanted func(resource string) bool) (
+func (all Others) Parts(ctx context.Context, pods *Source[sample.Text], wanted func(resource string) bool) (
 	parts [][][]*page.Part) {
 	for _, o := range all {
 		if wanted(o.Watch.Resource) {
-			if of := o.Parts(ctx, pods); of != nil {
-				parts = append(parts, of)
-			}
+			parts = append(parts, o.Parts(ctx, pods)...)
 		}
 	}
 	return parts
 }
 
 // Release gives back what is rendered, until it is asked for again.
-func (all Others) Release() {
+func (all Others) Release(wanted func(resource string) bool) {
 	for _, o := range all {
-		o.Release()
+		if wanted(o.Watch.Resource) {
+			o.Release()
+		}
+	}
+}
+
+// Forget drops what is kept of objects that were deleted before the given moment.
+func (all Others) Forget(before time.Time) {
+	for _, o := range all {
+		o.Store.Forget(before)
 	}
 }
 
@@ -107,24 +113,41 @@ func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.R
 	return s
 }
 
-// Parts waits until the resource is current and returns the parts by family, which are guessed from pods where the
-// account has no right to the resource and that is possible; nil where there is nothing to serve.
-func (s *Other) Parts(ctx context.Context, pods *store.Store[sample.Text]) [][]*page.Part {
-	var failure *kube.Failure
-	switch err := s.Ready(ctx); {
-	case err == nil:
-		return s.Source.Parts()
-	case errors.As(err, &failure) && s.guess != nil && s.refused():
-		return s.guess.Parts(pods.Leaves())
+// Parts waits until the resource is current and returns its parts by family. Where that is possible, those of
+// namespaces in which the account has no right to the resource are guessed from pods, and are parts of their own. It
+// returns nil where ctx ends before.
+func (s *Other) Parts(ctx context.Context, pods *Source[sample.Text]) [][][]*page.Part {
+	if err := s.Ready(ctx); err != nil {
+		return nil
 	}
-	return nil
+	parts, missing := s.show()
+	if s.guess == nil {
+		return [][][]*page.Part{parts}
+	}
+	guessed := slices.DeleteFunc(slices.Clone(missing), func(namespace string) bool {
+		return !s.Watch.State(namespace).Refused() || pods.isMissing(namespace)
+	})
+	s.mu.Lock() // the source's, as they have a renderer in common
+	defer s.mu.Unlock()
+	if len(guessed) == 0 {
+		s.guess.Release()
+		return [][][]*page.Part{parts}
+	}
+	return [][][]*page.Part{parts, s.guess.Parts(pods.Store.Leaves(), guessed)}
+}
+
+// Release gives the memory of the parts back, until Parts is called again.
+func (s *Other) Release() {
+	s.Source.Release()
+	if s.guess != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.guess.Release()
+	}
 }
 
 func (s *Other) refused() bool {
-	for _, namespace := range s.Watch.Namespaces {
-		if s.Watch.State(namespace).Refused() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.Watch.Namespaces, func(namespace string) bool {
+		return s.Watch.State(namespace).Refused()
+	})
 }

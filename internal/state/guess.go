@@ -20,11 +20,13 @@ import (
 type Guess struct {
 	resource   *Resource
 	family     uint8
-	leaves     []*store.Leaf[sample.Text]
-	parts      [][]*page.Part
-	pod        kept.Pod
 	renderer   *Renderer
 	compressor page.Compressor
+	pod        kept.Pod
+
+	leaves []*store.Leaf[sample.Text]
+	within []string
+	parts  [][]*page.Part // of these leaves in these namespaces
 }
 
 // NewGuess returns a guess of the owners of a resource's objects, which are the samples of the family.
@@ -32,15 +34,21 @@ func NewGuess(r *Resource, family uint8, renderer *Renderer) *Guess {
 	return &Guess{resource: r, family: family, renderer: renderer}
 }
 
-// Parts returns the parts of the guessed owners, by family, as they follow from the pods. They are made anew where the
-// pods have changed.
-func (g *Guess) Parts(pods []*store.Leaf[sample.Text]) [][]*page.Part {
-	if g.parts != nil && slices.Equal(g.leaves, pods) {
+// Release gives the memory of the parts back.
+func (g *Guess) Release() { *g = *NewGuess(g.resource, g.family, g.renderer) }
+
+// Parts returns the parts of the guessed owners, by family, as they follow from the pods of these namespaces, "" for
+// all. They are made anew where the pods have changed.
+func (g *Guess) Parts(pods []*store.Leaf[sample.Text], within []string) [][]*page.Part {
+	if g.parts != nil && slices.Equal(g.leaves, pods) && slices.Equal(g.within, within) {
 		return g.parts
 	}
 	owners := map[store.Key]string{} // the name, "" for none
 	for _, leaf := range pods {
 		for _, e := range leaf.Entries {
+			if within[0] != "" && !slices.Contains(within, e.Namespace) {
+				continue
+			}
 			g.pod.Unpack(e.Value.Shared, e.Value.Own)
 			for _, owner := range g.pod.Owners {
 				if owner.Controller && owner.Kind == g.resource.Kind {
@@ -64,7 +72,7 @@ func (g *Guess) Parts(pods []*store.Leaf[sample.Text]) [][]*page.Part {
 		r.samples.Family = g.family
 		addOwners(&r.samples, all)
 	}
-	g.leaves, g.parts = pods, make([][]*page.Part, len(r.Names))
+	g.leaves, g.within, g.parts = pods, within, make([][]*page.Part, len(r.Names))
 	for family, part := range r.render(&g.compressor) {
 		if part != nil {
 			g.parts[family] = []*page.Part{part}

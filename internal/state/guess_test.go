@@ -43,13 +43,16 @@ func TestOwnersAreGuessedFromPods(t *testing.T) {
 			for i := range Resources {
 				if r := &Resources[i]; r.Name == resource {
 					g := NewGuess(r, uint8(len(families)-1), newRenderer())
-					parts := g.Parts(leaves)
+					parts := g.Parts(leaves, []string{""})
 					compare(t, text(parts[len(families)-1]), want)
-					if again := g.Parts(leaves); &again[0] != &parts[0] {
+					if again := g.Parts(leaves, []string{""}); &again[0] != &parts[0] {
 						t.Error("rendered again, though no pod has changed")
 					}
-					if other := g.Parts(leaves[1:]); strings.Contains(text(other[len(families)-1]), "bare") {
+					if other := g.Parts(leaves[1:], []string{""}); strings.Contains(text(other[len(families)-1]), "bare") {
 						t.Error("the owner of pods that are gone is still there")
+					}
+					if other := g.Parts(leaves, []string{"other"}); len(other[len(families)-1]) != 0 {
+						t.Error("owners of another namespace")
 					}
 				}
 			}

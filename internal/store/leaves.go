@@ -21,7 +21,7 @@ func (s *Store[V]) Leaves() []*Leaf[V] {
 // leaves are objects in order: the leaves of a B+ tree, in one slice in place of the tree above them, as 150,000
 // objects have but some thousand leaves. The zero value keeps nothing.
 type leaves[V comparable] struct {
-	length int        // a leaf has half as many objects to twice as many, an only leaf may have fewer; 0 is no leaves
+	length int        // of a leaf: half as many objects to half as many again, or fewer in an only leaf; 0 is no leaves
 	all    []*Leaf[V] // none is empty
 }
 
@@ -128,13 +128,9 @@ func (l *Leaf[V]) begins(list []Entry[V]) bool {
 	return len(l.Entries) <= len(list) && slices.EqualFunc(l.Entries, list[:len(l.Entries)], same)
 }
 
-// cut appends new leaves, of about the same length, with copies of the entries.
+// cut appends new leaves with copies of the entries, as evenly as possible.
 func (l *leaves[V]) cut(leaves []*Leaf[V], entries []Entry[V]) []*Leaf[V] {
-	n := 1
-	if len(entries) > 2*l.length {
-		n = (len(entries) + l.length/2) / l.length
-	}
-	for ; len(entries) > 0; n-- {
+	for n := max(1, (len(entries)+l.length/2)/l.length); len(entries) > 0; n-- {
 		leaf := &Leaf[V]{slices.Clone(entries[:len(entries)/n])}
 		for i := 1; i < len(leaf.Entries); i++ { // what was put may have a copy of its own
 			if last := leaf.Entries[i-1].Namespace; leaf.Entries[i].Namespace == last {
