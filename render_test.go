@@ -2831,6 +2831,18 @@ func (b *bubble) endsOnce(resource string, as answerer) {
 	})
 }
 
+// slows has the watches of a resource begin only after a time.
+func (b *bubble) slows(resource string, by time.Duration) {
+	b.api.answer("watch "+resource, func(r *http.Request) (*http.Response, error) {
+		select {
+		case <-time.After(by):
+			return b.api.watch(r, resource, "")
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	})
+}
+
 // TestStatePageAfterAFreeze has the objects change while the process stands still, and their watches die unnoticed.
 func TestStatePageAfterAFreeze(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -2856,10 +2868,7 @@ func TestStatePageAfterAFreeze(t *testing.T) {
 				want := time.Duration(0)
 				if c.slow != "" {
 					want = 2 * time.Second
-					b.api.answer("watch "+c.slow, func(r *http.Request) (*http.Response, error) {
-						time.Sleep(want)
-						return b.api.watch(r, c.slow, "")
-					})
+					b.slows(c.slow, want)
 				}
 				b.freeze(c.length)
 				status, after, took := b.scrapePage(kubeState)
@@ -2981,7 +2990,7 @@ func TestFirstStatePage(t *testing.T) {
 		says        string // a minute later
 	}{
 		"all works":         {pods, nil, 200, 0, 0, ""},
-		"pods come late":    {pods, func(r *http.Request) (*http.Response, error) { time.Sleep(3 * time.Second); return breaks(r) }, 503, 3 * time.Second, 0, "connection refused"},
+		"pods come late":    {pods, nil, 200, 3 * time.Second, 0, ""},
 		"pods hang":         {pods, hangs, 503, most, 0, "no complete answer in time"},
 		"pods get stuck":    {pods, hangsLater, 503, most, 0, "no complete answer in time"},
 		"pods are refused":  {pods, forbids, 503, 0, 0, `grant {apiGroups: [""], resources: ["pods"]`},
@@ -2994,6 +3003,9 @@ func TestFirstStatePage(t *testing.T) {
 			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
 				for _, verb := range []string{"watch ", "page "} {
 					b.api.answer(verb+c.resource, c.answer)
+				}
+				if c.answer == nil {
+					b.slows(c.resource, c.early)
 				}
 				b.begin(b.run)
 				if status, text, took := b.scrapePage(kubeState); status != c.status || took != c.early {
