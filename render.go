@@ -331,16 +331,19 @@ func (p *cached) forget() {
 	p.last, p.snapshots, p.objects = nil, nil, nil
 }
 
-// rows are the families of the state of a resource's objects on these pages, kube_pod_labels only where there are labels
-// to show.
+// rows are the families of the state of a resource's objects on these pages, kube_pod_labels only where there are
+// labels to show.
 func rows(source string, pages, podLabels []string) (rows []state.Row) {
 	for i, f := range families {
-		if f.name == "kube_pod_labels" && len(podLabels) == 0 {
-			continue
-		}
-		if f.source == source && f.state != nil && slices.Contains(pages, f.page) {
+		ofLabels := f.name == "kube_pod_labels"
+		if f.source == source && f.state != nil && slices.Contains(pages, f.page) && !(ofLabels && len(podLabels) == 0) {
 			rows = append(rows, state.Row{Family: uint8(i), Add: f.state})
 		}
 	}
 	return rows
+}
+
+// wantedBy tells whether a page has families of the state of a resource's objects.
+func wantedBy(name string) func(resource string) bool {
+	return func(resource string) bool { return len(rows(resource, []string{name}, nil)) > 0 }
 }

@@ -809,6 +809,9 @@ func TestNoSettingShowsContent(t *testing.T) {
 				"by flag":        parseSettings([]string{"--" + row.Flag, content}, nil),
 				"by environment": parseSettings(nil, []string{row.Env + "=" + content}),
 			} {
+				if err == nil && row.Env == "KUBECONFIG_DATA" && what != "a token" {
+					continue // which is the place for it
+				}
 				if err == nil {
 					t.Errorf("%s as %s %s is taken", what, row.Env, how)
 				} else if text := err.Error(); strings.Contains(text, token[:20]) || strings.Contains(text, encoded[:20]) ||
@@ -826,17 +829,17 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told, settingRows []string // first cells that hold code
+	var told, tableRows []string // first cells that hold code
 	for line := range strings.Lines(string(readme)) {
 		if cells := strings.Split(line, "|"); len(cells) > 3 && strings.Contains(cells[1], "`") {
 			told = append(told, cells[1])
-			settingRows = append(settingRows, line)
+			tableRows = append(tableRows, line)
 		}
 	}
 	find := func(name string) string {
 		for i, cell := range told {
 			if strings.Contains(cell, "`"+name+"`") || strings.Contains(cell, "`"+name+"{") {
-				return settingRows[i]
+				return tableRows[i]
 			}
 		}
 		return ""
@@ -849,7 +852,7 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 			t.Errorf("--%s, %s, default %q is told as: %s", row.Flag, row.Env, row.Default, line)
 		}
 	}
-	s, n := newTestServer(t, source{})
+	s, n := newTestServer(t, source{pages: furtherPages})
 	n.source.Self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "", []float64{1}).Update(1)
 	run(t, n, bigCluster(1, 1))
 	s.pushed(true)
@@ -861,6 +864,25 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 		name := strings.TrimPrefix(name[1], selfmetrics.Prefix)
 		if known[name] = true; find(name) == "" && !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") {
 			t.Errorf("%s is not told", name)
+		}
+	}
+	labels := labelsOfFurtherPages(t)
+	for _, f := range families {
+		if f.page == "" {
+			continue
+		}
+		known[f.name] = true
+		row := strings.Split(find(f.name)+"||||", "|")
+		of := strings.TrimSpace(row[4])
+		if f.labels != nil && f.source == nodes { // the line below that of containers
+			row, of = []string{"", "", "id, node", row[3]}, nodes
+			if !strings.Contains(string(readme), "| the same two | id, node |") {
+				t.Error("the root of nodes is not told")
+			}
+		}
+		if of != f.source || !slices.Contains(labels[f.name], strings.Replace(strings.TrimSpace(row[2]), "and those of `--pod-labels`", "label_app", 1)) ||
+			f.kind == "counter" != strings.Contains(row[3], "a counter") && f.kind != "" {
+			t.Errorf("%s, a %s of %s with the labels %q, is told as: %s", f.name, f.kind, f.source, labels[f.name], row)
 		}
 	}
 	for _, cell := range told {
@@ -1224,9 +1246,7 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 			b.server.set.refreshInterval = set.refreshInterval
 		}
 		b.clusters[0].leave(none)
-		b.connection = b.clusters[0].connect(func(group schema.GroupVersion) rest.Interface {
-			return b.client(group, map[bool]string{true: "/api", false: "/apis"}[group == kube.Core])
-		})
+		b.connection = b.clusters[0].connect(b.api.client)
 		b.unfreeze()
 		do(t, b)
 		stop()
@@ -1235,14 +1255,17 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 }
 
 // client is a client of the API, as package kube makes it.
-func (b *bubble) client(group schema.GroupVersion, path string) rest.Interface {
+func (a *apiServer) client(group schema.GroupVersion) rest.Interface {
 	scheme := kruntime.NewScheme()
 	metav1.AddToGroupVersion(scheme, kube.Core)
-	config := &rest.Config{Host: "http://cluster", APIPath: path, QPS: -1}
+	config := &rest.Config{Host: "http://cluster", APIPath: "/apis", QPS: -1}
+	if group == kube.Core {
+		config.APIPath = "/api"
+	}
 	config.GroupVersion, config.NegotiatedSerializer = &group, serializer.NewCodecFactory(scheme).WithoutConversion()
-	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: b.api})
+	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: a})
 	if err != nil {
-		b.t.Fatal(err)
+		panic(err)
 	}
 	return c
 }
@@ -2149,8 +2172,9 @@ func smallCluster(began time.Time) map[string][]any {
 	}
 }
 
-// TestFurtherPages is the whole text of both pages for a small cluster, without the lines of HELP.
-func TestFurtherPages(t *testing.T) {
+// inSmallCluster is inBubble with that cluster, in which usage was read a minute after the beginning.
+func inSmallCluster(t *testing.T, do func(t *testing.T, b *bubble)) {
+	t.Helper()
 	inBubble(t, source{pages: furtherPages, podLabels: []string{"app"}}, func(t *testing.T, b *bubble) {
 		b.api.have = smallCluster(b.api.began)
 		b.watched()
@@ -2163,6 +2187,32 @@ func TestFurtherPages(t *testing.T) {
 			nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{{ObjectMeta: metav1.ObjectMeta{Name: "n1"},
 				Timestamp: metav1.NewTime(now), Window: metav1.Duration{Duration: 15 * time.Second}, Usage: corev1.ResourceList{
 					corev1.ResourceCPU: quantity.MustParse("2"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}}}})
+		do(t, b)
+	})
+}
+
+// labelsOfFurtherPages are the lists of labels that samples of a family have, by its name.
+func labelsOfFurtherPages(t *testing.T) (labels map[string][]string) {
+	labels = map[string][]string{}
+	name := regexp.MustCompile(`[{,]([a-z_]+)="`)
+	inSmallCluster(t, func(t *testing.T, b *bubble) {
+		for line := range strings.Lines(samples(b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0))) {
+			family, _, _ := strings.Cut(line, "{")
+			var all []string
+			for _, m := range name.FindAllStringSubmatch(line, -1) {
+				all = append(all, m[1])
+			}
+			if list := strings.Join(all, ", "); !slices.Contains(labels[family], list) {
+				labels[family] = append(labels[family], list)
+			}
+		}
+	})
+	return labels
+}
+
+// TestFurtherPages is the whole text of both pages for the small cluster, without the lines of HELP.
+func TestFurtherPages(t *testing.T) {
+	inSmallCluster(t, func(t *testing.T, b *bubble) {
 		for page, want := range map[string]string{cadvisor: `# TYPE container_cpu_usage_seconds_total counter
 container_cpu_usage_seconds_total{id="/",node="n1"} 30
 container_cpu_usage_seconds_total{container="app",cpu="total",image="docker.io/app:1",name="id-app",namespace="shop",node="n1",pod="web-5d-1"} 7.5
@@ -2748,6 +2798,9 @@ func TestNamespacesFailOneByOneOnTheStatePage(t *testing.T) {
 						check(0)
 						time.Sleep(7 * time.Second)
 					}
+					if b.statePage() != b.statePage() {
+						t.Error("the page is made anew, though nothing has changed")
+					}
 					for _, request := range requests {
 						b.api.answer(request, nil)
 					}
@@ -3099,6 +3152,130 @@ func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
 	}
 }
 
+// TestPagesThatAreAskedForAreKept has one page scraped for half an hour, and the other never.
+func TestPagesThatAreAskedForAreKept(t *testing.T) {
+	for _, name := range furtherPages {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				b.begin(b.run)
+				before := familiesOf(b.pageOf(name, 0))
+				pods, others := b.rendered()
+				for range 30 {
+					time.Sleep(time.Minute)
+					if now := familiesOf(b.pageOf(name, 0)); !slices.Equal(now, before) {
+						t.Fatalf("families %q, want %q", now, before)
+					}
+				}
+				// Nodes are of both pages, and given up with either.
+				if nowPods, nowOthers := b.rendered(); nowPods != pods || nowOthers > others+1 {
+					t.Errorf("%d and %d leaves are rendered, want %d and %d", nowPods, nowOthers, pods, others)
+				}
+			})
+		})
+	}
+}
+
+// TestNothingIsKeptOfAFormerCluster ends a connection of which both pages were scraped.
+func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
+	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.clusters[0].leave(b.connection)
+		for _, request := range []string{"watch jobs", "page jobs"} {
+			b.api.answer(request, forbids)
+		}
+		kept := func() map[string]func() bool {
+			n := b.clusters[0].connect(b.api.client)
+			ctx, stop := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			running.Go(func() { n.run(ctx) })
+			synctest.Wait()
+			b.pageOf(cadvisor, 0)
+			page, leaf := weak.Make(b.statePage()), weak.Make(n.pods.Store.Leaves()[0])
+			snapshot, former := weak.Make(n.lists[1].present.Load()), weak.Make(n.pods.Store)
+			b.clusters[0].leave(n)
+			stop()
+			running.Wait()
+			return map[string]func() bool{"the page": func() bool { return page.Value() != nil },
+				"a leaf":     func() bool { return leaf.Value() != nil },
+				"a snapshot": func() bool { return snapshot.Value() != nil },
+				"the pods":   func() bool { return former.Value() != nil }}
+		}()
+		time.Sleep(time.Minute) // a timer that was stopped may be kept until it would have run out
+		runtime.GC()
+		for what, is := range kept {
+			if is() {
+				t.Errorf("%s of the former cluster: kept", what)
+			}
+		}
+		for _, name := range furtherPages {
+			if status, text, _ := b.scrapePage(name); status != http.StatusServiceUnavailable {
+				t.Errorf("%s: status %d:\n%s", name, status, text)
+			}
+		}
+		b.clusters[0].connect(b.api.client) // nothing of it is read yet
+		if status, text, _ := b.scrapePage(kubeState); status != http.StatusServiceUnavailable {
+			t.Errorf("status %d:\n%s", status, text)
+		}
+		runtime.KeepAlive(b)
+	})
+}
+
+// TestScrapesOfAllPagesAtOnce has many of them, while pods come, change and go, usage is read, rights are given and taken
+// and pages are given up. It is worth what the race detector makes of it.
+func TestScrapesOfAllPagesAtOnce(t *testing.T) {
+	inBubble(t, source{pages: furtherPages, refreshInterval: time.Second}, func(t *testing.T, b *bubble) {
+		b.begin(b.run)
+		var scraping sync.WaitGroup
+		done := make(chan struct{})
+		for i := range 9 {
+			name := append([]string{""}, furtherPages...)[i%3]
+			scraping.Go(func() {
+				for n := 0; ; n++ {
+					status, text, _ := b.scrapePage(name)
+					if status != http.StatusOK || strings.Count(text, "# TYPE ") < 5 {
+						t.Errorf("%s: status %d:\n%s", name, status, text)
+						return
+					}
+					families := familiesOf(text)
+					if unique := slices.Compact(slices.Sorted(slices.Values(families))); len(unique) != len(families) {
+						t.Errorf("%s: a family in two places: %q", name, families)
+					}
+					select {
+					case <-done:
+						return
+					case <-time.After(time.Duration(i+3) * 50 * time.Millisecond):
+					}
+				}
+			})
+		}
+		for n := range 80 {
+			time.Sleep(200 * time.Millisecond)
+			b.put(numbered(n%50, fmt.Sprintf("10.0.0.%d", n)))
+			if n%7 == 0 {
+				gone := slimPod(numbered(n%50, ""), true)
+				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+			}
+			switch n % 40 {
+			case 0:
+				b.api.answer("watch replicasets", forbids)
+				b.api.answer("page replicasets", forbids)
+			case 20:
+				b.api.answer("watch replicasets", nil)
+				b.api.answer("page replicasets", nil)
+			case 10, 30:
+				for _, o := range b.others {
+					o.Watch.Resync()
+				}
+			case 15:
+				for _, name := range furtherPages {
+					b.release(name)
+				}
+			}
+		}
+		close(done)
+		scraping.Wait()
+	})
+}
+
 // benchmarked are the numbers of pods that every stage is measured at, each pod having two containers.
 var benchmarked = []int{1_000, 10_000, 100_000, 150_000}
 
@@ -3204,6 +3381,104 @@ func BenchmarkSplit(b *testing.B) {
 	}
 }
 
+// bigServer is a server of all pages, with a cluster of so many whole pods with two containers each.
+func bigServer(b *testing.B, size int) (*server, *connection) {
+	in, api := bigCluster(size, 2), &apiServer{began: time.Now(), have: map[string][]any{}}
+	for i, p := range in.pods {
+		whole := smallCluster(api.began)[pods][0].(corev1.Pod)
+		whole.ObjectMeta, whole.Spec.NodeName, whole.Status.PodIP = p.ObjectMeta, p.Spec.NodeName, p.Status.PodIP
+		whole.UID, whole.Spec.InitContainers, whole.Status.InitContainerStatuses = types.UID(uuid(i)), nil, nil
+		whole.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Controller: new(true), Name: fmt.Sprintf("service-%d-5d", i/20)}}
+		for j, name := range []string{"app", "istio-proxy"} {
+			status := &whole.Status.ContainerStatuses[j]
+			whole.Spec.Containers[j].Name, status.Name = name, name
+			status.ContainerID = fmt.Sprintf("containerd://%064x", 2*i+j)
+			status.ImageID = fmt.Sprintf("registry.example.com/team/%s@sha256:%064x", name, j)
+		}
+		api.have[pods] = append(api.have[pods], whole)
+	}
+	s := newServer(&settings{source: source{pages: furtherPages, maxAge: 5 * time.Minute, refreshInterval: 15 * time.Second},
+		telemetryPath: "/metrics"})
+	n := s.clusters[0].connect(api.client)
+	go n.pods.Watch.Run(b.Context())
+	for _, o := range n.others {
+		go o.Watch.Run(b.Context())
+	}
+	if err := n.pods.Ready(b.Context()); err != nil || n.pods.Store.Len() != size {
+		b.Fatal(n.pods.Store.Len(), err)
+	}
+	refreshFrom(b, n.lists[0], &in.nodes, "NodeMetricsList")
+	refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
+	return s, n
+}
+
+func uuid(i int) string { return fmt.Sprintf("%08x-0000-4000-8000-%012x", i, i) }
+
+// BenchmarkFurtherPages makes each of them as a whole.
+func BenchmarkFurtherPages(b *testing.B) {
+	const size = 10_000
+	for _, name := range furtherPages {
+		b.Run(name, func(b *testing.B) {
+			s, n := bigServer(b, size)
+			b.ReportAllocs()
+			before := cpuTime(b)
+			var whole *page.Page
+			for b.Loop() {
+				s.release(name)
+				n.lists[1].present.Load().rendered.page = ""
+				var err error
+				if whole, err = s.currentPage(b.Context(), name); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N*size), "cpu-ns/pod")
+			b.ReportMetric(float64(whole.GzipLen())/size, "bytes/pod")
+			b.ReportMetric(float64(whole.TextLen())/size, "text-bytes/pod")
+		})
+	}
+}
+
+// scrapes returns a scrape of a page over a connection.
+func scrapes(b *testing.B, s *server, path, encoding string) func() {
+	scraped := httptest.NewServer(s.handler())
+	b.Cleanup(scraped.Close)
+	request, err := http.NewRequest(http.MethodGet, scraped.URL+path, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	request.Header.Set("Accept-Encoding", encoding)
+	return func() {
+		response, err := http.DefaultClient.Do(request)
+		if err != nil || response.StatusCode != http.StatusOK {
+			b.Fatal(response, err)
+		}
+		defer response.Body.Close()
+		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkScrapeOfFurtherPages is BenchmarkScrape of each of them, unchanged.
+func BenchmarkScrapeOfFurtherPages(b *testing.B) {
+	const size = 10_000
+	s, _ := bigServer(b, size)
+	for _, name := range furtherPages {
+		for _, encoding := range []string{"gzip", "identity"} {
+			b.Run(name+"/"+encoding, func(b *testing.B) {
+				scrape := scrapes(b, s, path.Join("/metrics", name), encoding)
+				scrape()
+				b.ReportAllocs()
+				before := cpuTime(b)
+				for b.Loop() {
+					scrape()
+				}
+				b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N*size), "cpu-ns/pod")
+			})
+		}
+	}
+}
+
 // BenchmarkScrape is whole scrapes of an unchanged snapshot over a connection; its CPU is that of both ends.
 func BenchmarkScrape(b *testing.B) {
 	for _, encoding := range []string{"gzip", "identity"} {
@@ -3211,23 +3486,7 @@ func BenchmarkScrape(b *testing.B) {
 			eachSize(b, func(b *testing.B, s *server, n *connection, in input) func() {
 				refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
 				refreshFrom(b, n.lists[0], &in.nodes, "NodeMetricsList")
-				scraped := httptest.NewServer(s.handler())
-				b.Cleanup(scraped.Close)
-				request, err := http.NewRequest(http.MethodGet, scraped.URL+"/metrics", nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				request.Header.Set("Accept-Encoding", encoding)
-				return func() {
-					response, err := http.DefaultClient.Do(request)
-					if err != nil || response.StatusCode != http.StatusOK {
-						b.Fatal(response, err)
-					}
-					defer response.Body.Close()
-					if _, err := io.Copy(io.Discard, response.Body); err != nil {
-						b.Fatal(err)
-					}
-				}
+				return scrapes(b, s, "/metrics", encoding)
 			})
 		})
 	}

@@ -385,7 +385,7 @@ func TestChangesOfOneKindAreNotThoseOfAnother(t *testing.T) {
 	if err := s.AddPod(Pod{Namespace: "new", Name: "pod", Containers: []string{"c"}}); err != nil {
 		t.Fatal(err)
 	}
-	s.Heartbeat(1)
+	s.heartbeat(1)
 	for _, c := range []struct {
 		events <-chan watch.Event
 		want   string

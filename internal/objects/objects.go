@@ -46,17 +46,24 @@ func New[V comparable](o Options[V]) *Source[V] {
 }
 
 // Ready waits until what is known is current, or known to be missing: for the first list of each namespace, and after
-// the process has stood still for the next one. It fails where ctx ends before and, unless the resource is optional,
-// where the watch of a namespace cannot begin or has been broken for longer than MaxAge.
-func (s *Source[V]) Ready(ctx context.Context) error {
+// the process has stood still for the next one. It fails where nothing is known of any namespace: because ctx ends
+// before or, unless the resource is optional, because the watches cannot begin or have been broken for longer than
+// MaxAge.
+func (s *Source[V]) Ready(ctx context.Context) (err error) {
 	s.Watch.Distrust()
+	known := false
 	for _, namespace := range s.Watch.Namespaces {
-		err := s.Watch.Ready(ctx, namespace, s.options.MaxAge)
-		if err != nil && (s.options.Optional == "" || s.Watch.State(namespace).Failure == nil) {
-			return err
+		failed := s.Watch.Ready(ctx, namespace, s.options.MaxAge)
+		if failed == nil || s.options.Optional != "" && s.Watch.State(namespace).Failure != nil {
+			known = true
+		} else {
+			err = failed
 		}
 	}
-	return nil
+	if known {
+		return nil
+	}
+	return err
 }
 
 // isMissing tells whether nothing of a namespace is served: there is no list that counts, what is known is too old, or
@@ -73,9 +80,15 @@ var compressors = sync.Pool{New: func() any { return new(page.Compressor) }}
 // Parts returns what is known as parts, by family and in the order of the objects. Of leaves that were there at the
 // last call nothing is rendered anew. Where nothing at all has changed it returns the same slice. Call Ready before.
 func (s *Source[V]) Parts() [][]*page.Part {
+	parts, _ := s.show()
+	return parts
+}
+
+// show is Parts and the namespaces of which there is nothing in them.
+func (s *Source[V]) show() (parts [][]*page.Part, missing []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	leaves, missing := s.Store.Leaves(), []string(nil)
+	leaves := s.Store.Leaves()
 	for _, namespace := range s.Watch.Namespaces {
 		if s.isMissing(namespace) {
 			missing = append(missing, namespace)
@@ -85,7 +98,7 @@ func (s *Source[V]) Parts() [][]*page.Part {
 		s.leaves, s.rendered, s.parts = nil, nil, nil // it does not happen often
 	}
 	if s.parts != nil && slices.Equal(leaves, s.leaves) {
-		return s.parts
+		return s.parts, missing
 	}
 	known := make(map[*store.Leaf[V]][]*page.Part, len(s.leaves))
 	for i, leaf := range s.leaves {
@@ -108,7 +121,7 @@ func (s *Source[V]) Parts() [][]*page.Part {
 			}
 		}
 	}
-	return s.parts
+	return s.parts, missing
 }
 
 // served returns the entries without those of namespaces that are missing.

@@ -2,6 +2,7 @@ package objects
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -261,7 +262,7 @@ func TestAnEmptyResourceHasNoPartOfAnyFamily(t *testing.T) {
 	})
 }
 
-// TestReady is of two namespaces. That of a always works, that of b is different.
+// TestReady is of two namespaces, of which a always works, and of b alone: only of that can it fail.
 func TestReady(t *testing.T) {
 	const both, one = "| a/p b/q |", "| a/p |"
 	become := func(code int, then time.Duration) func(r running) {
@@ -273,7 +274,7 @@ func TestReady(t *testing.T) {
 	for name, c := range map[string]struct {
 		first int // answers for b from the start
 		then  func(r running)
-		fails string // where the resource is needed; "" for not
+		fails string // where the resource is needed and there is b alone; "" for not
 		needs string // what is shown where it is needed and does not fail
 		shown string // where it is optional
 	}{
@@ -291,10 +292,14 @@ func TestReady(t *testing.T) {
 			become(200, 2*time.Minute)(r)
 		}, "", both, both},
 	} {
-		for _, optional := range []string{"", "nothing is missing"} {
-			t.Run(fmt.Sprintf("%s, optional %t", name, optional != ""), func(t *testing.T) {
+		for _, of := range []struct {
+			optional   string
+			namespaces []string
+		}{{"", []string{"a", "b"}}, {"nothing is missing", []string{"a", "b"}}, {"", []string{"b"}},
+			{"nothing is missing", []string{"b"}}} {
+			t.Run(fmt.Sprintf("%s, %s, optional %t", name, of.namespaces, of.optional != ""), func(t *testing.T) {
 				server := &api{pods: map[string][]string{"a": {"p"}, "b": {"q"}}, answers: map[string]int{"b": c.first}}
-				run(t, optional, []string{"a", "b"}, server, func(t *testing.T, r running) {
+				run(t, of.optional, of.namespaces, server, func(t *testing.T, r running) {
 					if c.first == 200 {
 						r.Ready(t.Context())
 						r.Parts()
@@ -306,8 +311,13 @@ func TestReady(t *testing.T) {
 						t.Errorf("waited for %s", waited)
 					}
 					want, fails := c.shown, ""
-					if optional == "" {
+					if of.optional == "" {
 						want, fails = c.needs, c.fails
+					}
+					if len(of.namespaces) == 2 {
+						want, fails = cmp.Or(want, one), ""
+					} else {
+						want = strings.Replace(want, " a/p", "", 1)
 					}
 					if got := reason(err); got != fails {
 						t.Errorf("it fails for %q, want %q: %v", got, fails, err)
@@ -326,21 +336,22 @@ func TestReadyWaitsForTheList(t *testing.T) {
 	for _, optional := range []string{"", "nothing is missing"} {
 		server := &api{pods: map[string][]string{"a": {"p"}, "b": {"q"}}, answers: map[string]int{"b": -1}}
 		run(t, optional, []string{"a", "b"}, server, func(t *testing.T, r running) {
-			wait := func(want string, shown string) {
+			wait := func(waits time.Duration, want, shown string) {
 				t.Helper()
+				began := time.Now()
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				defer cancel()
-				if err := r.Ready(ctx); reason(err) != want {
-					t.Errorf("ready: %v, want %q", err, want)
+				if err := r.Ready(ctx); reason(err) != want || time.Since(began) != waits {
+					t.Errorf("ready after %s: %v, want %q after %s", time.Since(began), err, want, waits)
 				}
 				if got := show(r.Parts()); got != shown {
 					t.Errorf("shown %s, want %s", got, shown)
 				}
 			}
-			wait(kube.Watch, "| a/p |")
+			wait(10*time.Second, "", "| a/p |")
 			r.become("b", 200)
 			time.Sleep(time.Minute) // the request that got no answer is cut off, and another one follows
-			wait("", "| a/p b/q |")
+			wait(0, "", "| a/p b/q |")
 
 			r.freeze()
 			time.Sleep(10 * time.Second)
@@ -349,11 +360,11 @@ func TestReadyWaitsForTheList(t *testing.T) {
 			r.api.mu.Lock()
 			r.api.pods["a"] = []string{"new"}
 			r.api.mu.Unlock()
-			wait(kube.Watch, "| |")
+			wait(10*time.Second, kube.Watch, "| |")
 			r.become("a", 200)
 			r.become("b", 200)
 			time.Sleep(time.Minute)
-			wait("", "| a/new b/q |")
+			wait(0, "", "| a/new b/q |")
 		})
 	}
 }
@@ -372,8 +383,8 @@ func renderMany(c *page.Compressor, entries []store.Entry[string]) (parts []*pag
 	return parts
 }
 
-// BenchmarkParts measures what a scrape of 150,000 pods costs if 1 % of them change in a minute, anywhere, and there are
-// four scrapes in it: in CPU time and in leaves, as a share of what rendering all of them takes.
+// BenchmarkParts measures what a scrape of 150,000 pods costs if 1 % of them change in a minute, anywhere, and there
+// are four scrapes in it: in CPU time and in leaves, as a share of what rendering all of them takes.
 func BenchmarkParts(b *testing.B) {
 	const size = 150_000
 	pod := func(i, version int) store.Entry[string] {

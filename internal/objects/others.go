@@ -60,26 +60,21 @@ func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []strin
 }
 
 // Parts returns the parts of each resource that has some, see Other.
-func (all Others) Parts(ctx context.Context, pods *store.Store[sample.Text], wanted func(resource string) bool) (
+func (all Others) Parts(ctx context.Context, pods *Source[sample.Text], wanted func(resource string) bool) (
 	parts [][][]*page.Part) {
 	for _, o := range all {
 		if wanted(o.Watch.Resource) {
-			if of := o.Parts(ctx, pods); of != nil {
-				parts = append(parts, of)
-			}
+			parts = append(parts, o.Parts(ctx, pods)...)
 		}
 	}
 	return parts
 }
 
 // Release gives back what is rendered, until it is asked for again.
-func (all Others) Release() {
+func (all Others) Release(wanted func(resource string) bool) {
 	for _, o := range all {
-		o.Release()
-		if o.guess != nil {
-			o.mu.Lock()
-			o.guess.Release()
-			o.mu.Unlock()
+		if wanted(o.Watch.Resource) {
+			o.Release()
 		}
 	}
 }
@@ -109,41 +104,50 @@ func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.R
 		s.guess = state.NewGuess(r, rows[0].Family, renderer)
 		c.Self.Gauge("owners_guessed", "Whether owners of the resource are guessed from the pods, as it may not be read.",
 			fmt.Sprintf("resource=%q", r.Name), func() float64 {
-				return min(1, float64(len(s.refused())))
+				if s.refused() {
+					return 1
+				}
+				return 0
 			})
 	}
 	return s
 }
 
-// Parts waits until the resource is current and returns the parts by family, those of namespaces in which the account
-// has no right to it guessed from pods where that is possible; nil where ctx ends before.
-func (s *Other) Parts(ctx context.Context, pods *store.Store[sample.Text]) [][]*page.Part {
+// Parts waits until the resource is current and returns its parts by family. Where that is possible, those of
+// namespaces in which the account has no right to the resource are guessed from pods, and are parts of their own. It
+// returns nil where ctx ends before.
+func (s *Other) Parts(ctx context.Context, pods *Source[sample.Text]) [][][]*page.Part {
 	if err := s.Ready(ctx); err != nil {
 		return nil
 	}
-	parts, refused := s.Source.Parts(), s.refused()
-	if s.guess == nil || len(refused) == 0 {
-		return parts
+	parts, missing := s.show()
+	if s.guess == nil {
+		return [][][]*page.Part{parts}
 	}
+	guessed := slices.DeleteFunc(slices.Clone(missing), func(namespace string) bool {
+		return !s.Watch.State(namespace).Refused() || pods.isMissing(namespace)
+	})
 	s.mu.Lock() // the source's, as they have a renderer in common
 	defer s.mu.Unlock()
-	guessed := s.guess.Parts(pods.Leaves(), refused)
-	if len(refused) == len(s.Watch.Namespaces) {
-		return guessed
+	if len(guessed) == 0 {
+		s.guess.Release()
+		return [][][]*page.Part{parts}
 	}
-	both := make([][]*page.Part, len(parts))
-	for family := range parts {
-		both[family] = slices.Concat(parts[family], guessed[family])
-	}
-	return both
+	return [][][]*page.Part{parts, s.guess.Parts(pods.Store.Leaves(), guessed)}
 }
 
-// refused is the namespaces, "" for the cluster, in which the account has no right to the resource.
-func (s *Other) refused() (refused []string) {
-	for _, namespace := range s.Watch.Namespaces {
-		if s.Watch.State(namespace).Refused() {
-			refused = append(refused, namespace)
-		}
+// Release gives the memory of the parts back, until Parts is called again.
+func (s *Other) Release() {
+	s.Source.Release()
+	if s.guess != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.guess.Release()
 	}
-	return refused
+}
+
+func (s *Other) refused() bool {
+	return slices.ContainsFunc(s.Watch.Namespaces, func(namespace string) bool {
+		return s.Watch.State(namespace).Refused()
+	})
 }
