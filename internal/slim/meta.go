@@ -26,13 +26,13 @@ func unmarshalMeta(b []byte, meta *metav1.ObjectMeta) (err error) {
 			meta.CreationTimestamp.Time, err = wire.Time(m.Bytes())
 			m.Check(err)
 		case 11:
-			key, value := entry(&m)
+			key, value := entry(m)
 			if meta.Labels == nil {
 				meta.Labels = map[string]string{}
 			}
 			meta.Labels[string(key)] = string(value)
 		case 12:
-			key, value := entry(&m)
+			key, value := entry(m)
 			// The one annotation that says something about the watch; others can be as large as the object.
 			if string(key) == metav1.InitialEventsAnnotationKey {
 				meta.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: string(value)}
