@@ -1,26 +1,28 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/label"
+	"metrics-server-prom/internal/objects"
 	"metrics-server-prom/internal/page"
-	"metrics-server-prom/internal/phase"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
-	"metrics-server-prom/internal/slim"
-	"metrics-server-prom/internal/store"
+	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
-	"metrics-server-prom/internal/watch"
 )
 
 // source is what is read, from where and how often, as it is set.
@@ -30,7 +32,11 @@ type source struct {
 	selector                      string
 	podLabels                     []string
 	refreshInterval, maxAge       time.Duration
+	pages                         []string // below the telemetry path
 }
+
+// serves tells whether a page is on.
+func (s *source) serves(page string) bool { return slices.Contains(s.pages, page) }
 
 // scopes is the namespaces to read one by one; "" is all of them.
 func (s *source) scopes() []string {
@@ -47,7 +53,7 @@ type cluster struct {
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
-	replace   func()                     // called when a snapshot is replaced, so that nobody keeps its memory
+	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
 	changed   refresh.Broadcast          // after each connect
 }
@@ -57,9 +63,9 @@ func (c *cluster) follow(ctx context.Context) {
 	from := kube.Cluster{
 		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: c.userAgent,
 		Report: c.requested,
-		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, false) },
-		Run: func(ctx context.Context, core, metrics rest.Interface) {
-			n := c.connect(core, metrics)
+		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
+		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
+			n := c.connect(client)
 			c.health.SetUnknown(n.things...) // before the cluster is healthy, which may be the end of an outage
 			c.health.SetHealthy("cluster")
 			defer context.AfterFunc(ctx, func() { c.leave(n) })()
@@ -77,8 +83,8 @@ func (c *cluster) requested(resource, verb, code string) {
 }
 
 // connect makes a connection the present one.
-func (c *cluster) connect(core, metrics rest.Interface) *connection {
-	n := newConnection(c, core, metrics)
+func (c *cluster) connect(client func(schema.GroupVersion) rest.Interface) *connection {
+	n := newConnection(c, client)
 	c.present.Store(n)
 	c.changed.Send()
 	return n
@@ -88,8 +94,8 @@ func (c *cluster) connect(core, metrics rest.Interface) *connection {
 func (c *cluster) leave(n *connection) {
 	n.end()
 	c.present.CompareAndSwap(n, nil)
-	n.self.Close()
-	c.replace()
+	n.source.Self.Close()
+	c.replace(true)
 }
 
 // snapshots is what there is to serve at this moment; nothing while no cluster is configured.
@@ -109,20 +115,38 @@ func (c *cluster) hasData() bool {
 	return tried && data
 }
 
-// current waits until what there is to serve is current: for the first snapshots, and after a time in which the process
-// did not run for the next ones. Regularly it does not wait at all.
-func (c *cluster) current(ctx context.Context) ([]*snapshot, error) {
+// current waits until what there is to serve on the page of that name is current: for the first snapshots and lists of
+// objects, and after a time in which the process did not run for the next ones. Regularly it does not wait at all. The
+// parts of objects are by source and family. All is of one connection.
+func (c *cluster) current(ctx context.Context, name string) (snapshots []*snapshot, objects [][][]*page.Part, err error) {
+	err = c.try(ctx, func(n *connection) (err error) {
+		if name != kubeState {
+			if snapshots, err = n.current(ctx); err != nil {
+				return err
+			}
+		}
+		if name != "" {
+			objects, err = n.objects(ctx, name)
+		}
+		return err
+	})
+	return snapshots, objects, err
+}
+
+// try calls f with the present connection and, where that ends, with its successors until ctx ends.
+func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 	for {
 		changed := c.changed.Wait()
 		if n := c.present.Load(); n != nil {
-			if snapshots, err := n.current(ctx); err == nil {
-				return snapshots, nil
+			var failure *kube.Failure
+			if err := f(n); err == nil || errors.As(err, &failure) {
+				return err
 			}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
@@ -131,12 +155,11 @@ func (c *cluster) current(ctx context.Context) ([]*snapshot, error) {
 // needs.
 type connection struct {
 	cluster   *cluster
-	self      *selfmetrics.Scope
-	metrics   rest.Interface
-	labeler   labeler
-	store     *store.Store[sample.Text]
-	watch     *watch.Watch[sample.Text]
-	lists     []*list         // nodes, then the pods of each namespace
+	source    objects.Cluster
+	pods      *objects.Source[sample.Text]
+	others    objects.Others // what the pages need beside pods
+	lists     []*list        // nodes, then the pods of each namespace
+	ticks     usage.Ticks
 	things    []string        // the keys of its health
 	life      context.Context // done when the connection has ended
 	end       context.CancelFunc
@@ -144,45 +167,60 @@ type connection struct {
 
 	mu         sync.Mutex
 	compressor page.Compressor // of all lists
-
-	fresh     phase.Freshness
-	probed    *list // of which the probes look at one object; nil to choose one
-	probedKey store.Key
 }
 
-func newConnection(c *cluster, core, metrics rest.Interface) *connection {
-	n := &connection{cluster: c, self: c.self.Scope(), metrics: metrics, labeler: newLabeler(c.set.podLabels),
-		store: store.New[sample.Text]()}
+func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) *connection {
+	set, labels := c.set, label.Pods{Keys: c.set.podLabels, Names: label.Names(c.set.podLabels)}
+	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.scopes(),
+		Excluded: set.excludeNamespaces, MaxAge: set.maxAge, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
 	n.life, n.end = context.WithCancel(context.Background())
-	n.watch = watch.New(watch.Options[sample.Text]{
-		Client: core, Resource: pods, Kind: "Pod", New: func() slim.Object { return &slim.Pod{} },
-		Namespaces: c.set.scopes(), Excluded: c.set.excludeNamespaces, LabelSelector: c.set.selector,
-		Keep: n.keep, Store: n.store, Self: n.self, Health: &c.health, Pulse: c.pulse,
-		Changed: func(namespace string) { // what could not be read without the watch is read now
-			for _, l := range n.lists[1:] {
-				if l.Namespace == namespace && !l.Working() && n.watch.State(namespace).Working() {
-					l.Loop.Wake()
-				}
-			}
-		},
-	})
-	n.newList(nodes, "", sample.Joiner{MaxAge: c.set.maxAge, Escape: escape})
-	for _, namespace := range c.set.scopes() {
-		n.newList(pods, namespace, sample.Joiner{MaxAge: c.set.maxAge, Escape: escape,
-			Store: n.store, Unknown: n.labeler.unknown, Excluded: c.set.excludeNamespaces})
+	// What is probed is what the shipped roles let it get.
+	n.ticks = usage.Ticks{Probed: nodes, Most: set.refreshInterval, Pulse: c.pulse, Changed: &n.published}
+	if len(set.namespaces) > 0 {
+		n.ticks.Probed = pods
 	}
-	n.self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
-		func() float64 { return float64(n.store.Len()) })
-	registerServed(n.self, n.snapshots)
-	n.fresh.Register(n.self)
+	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
+		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
+	n.newList(nodes, "", sample.Joiner{})
+	for _, namespace := range set.scopes() {
+		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,
+			Excluded: set.excludeNamespaces})
+	}
+	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages, nil) }, names)
+	for _, l := range n.lists {
+		n.things = append(n.things, l.What)
+	}
+	n.things = append(n.things, n.pods.Keys()...)
+	n.source.Self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
+		func() float64 { return float64(n.pods.Store.Len()) })
+	registerServed(n.source.Self, n.snapshots)
+	n.ticks.Fresh.Register(n.source.Self)
 	return n
 }
 
-// keep is what is kept of a pod. Label text is built here, when a pod's metadata change, not when it is refreshed or
-// scraped.
-func (n *connection) keep(o slim.Object) store.Entry[sample.Text] {
-	text, name := n.labeler.pod(o.(*slim.Pod))
-	return store.NewEntry(o, name, text)
+// watched is called after a change of how a watch of pods is doing: what could not be read without it is read now.
+func (n *connection) watched(namespace string) {
+	for _, l := range n.lists[1:] {
+		if l.Namespace == namespace && !l.Working() && n.pods.Watch.State(namespace).Working() {
+			l.Loop.Wake()
+		}
+	}
+}
+
+// objects returns the parts of a page that come of objects, by source and family. It waits as cluster.current does, and
+// fails where there is nothing to serve of pods, for the page that has these, or when the connection ends.
+func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.Part, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.life, cancel)()
+	if name == kubeState {
+		if err := n.pods.Ready(ctx); err != nil {
+			return nil, cmp.Or(n.life.Err(), err)
+		}
+		all = append(all, n.pods.Parts())
+	}
+	all = append(all, n.others.Parts(ctx, n.pods, wantedBy(name))...)
+	return all, n.life.Err() // what has ended the waiting for the others
 }
 
 func (n *connection) snapshots() (all []*snapshot) {
@@ -195,20 +233,20 @@ func (n *connection) snapshots() (all []*snapshot) {
 // run keeps the snapshots up to date until ctx ends.
 func (n *connection) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { n.watch.Run(ctx) })
-	wg.Go(func() {
-		phase.Follow(ctx, phase.Source{Probe: n.probe, Tick: n.ticked, Lost: func() { n.probed = nil; n.fresh.Lost() },
-			Thaws: n.cluster.pulse.Thaws, Thawed: n.cluster.pulse.Thawed})
-	})
+	wg.Go(func() { n.pods.Watch.Run(ctx) })
+	for _, s := range n.others {
+		wg.Go(func() { s.Watch.Run(ctx) })
+	}
+	wg.Go(func() { n.ticks.Follow(ctx) })
 	for _, l := range n.lists {
 		wg.Go(func() { l.Loop.Run(ctx) })
 	}
 	wg.Wait()
 }
 
-// current is cluster.current for this connection. It fails when ctx ends, or when the connection does. Where ctx ends
-// by its deadline and something of each resource is current, that is what there is to serve: a namespace whose lists
-// hang takes nothing away from the others.
+// current is cluster.current for this connection's snapshots. It fails when ctx ends, or when the connection does.
+// Where ctx ends by its deadline and something of each resource is current, that is what there is to serve: a
+// namespace whose lists hang takes nothing away from the others.
 func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -243,7 +281,7 @@ func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan 
 			snapshots, has[l.Resource], data = append(snapshots, s), true, data || !s.Refreshed.IsZero()
 			continue
 		}
-		if snapshots = append(snapshots, &snapshot{}); missing == 0 {
+		if snapshots = append(snapshots, &snapshot{rendered: nothing}); missing == 0 {
 			changed = ended // of the others the last look is enough
 		}
 		missing++
@@ -254,46 +292,6 @@ func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan 
 	return snapshots, missing, changed
 }
 
-// probe reads one small object: the node whose sample is the newest or, where there are only Roles in namespaces, the
-// pod. These are what the shipped roles let it get.
-func (n *connection) probe(ctx context.Context) (object string, stamp int64, err error) {
-	resource := nodes
-	if len(n.cluster.set.namespaces) > 0 {
-		resource = pods
-	}
-	for n.probed == nil {
-		published := n.published.Wait()
-		newest := int64(0)
-		for _, l := range n.lists {
-			if s := l.present.Load(); l.Resource == resource && s.Failure == nil && s.newest > newest {
-				newest, n.probed, n.probedKey = s.newest, l, s.newestOf
-			}
-		}
-		if n.probed == nil {
-			select {
-			case <-published:
-			case <-ctx.Done():
-				return "", 0, ctx.Err()
-			}
-		}
-	}
-	stamp, err = n.probed.Stamp(ctx, n.probedKey)
-	return n.probedKey.Namespace + "/" + n.probedKey.Name, stamp, err
-}
-
-// ticked is called when the source has new data. Where it has them more often than the refresh interval asks for, only
-// the last tick within the interval counts; one that comes right after a read is put off.
-func (n *connection) ticked(since time.Time, period time.Duration) {
-	n.fresh.Tick(since, period)
-	for _, l := range n.lists {
-		began := l.Loop.Began()
-		elapsed := max(time.Since(began), phase.MinPeriod)
-		if period == 0 || elapsed+period >= n.cluster.set.refreshInterval+time.Second {
-			l.Loop.WakeAt(began.Add(elapsed))
-		}
-	}
-}
-
 // list is a list of metrics.k8s.io and what scrapes see of it.
 type list struct {
 	*usage.List
@@ -302,26 +300,32 @@ type list struct {
 
 // newList adds a list to the connection.
 func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
-	l := &list{}
-	l.present.Store(&snapshot{})
-	o := usage.Options{Client: n.metrics, Resource: resource, Namespace: namespace, Joiner: joiner,
-		Optional: resource == nodes, Absent: resource == nodes && len(n.cluster.set.namespaces) > 0,
+	l, set := &list{}, n.cluster.set
+	l.present.Store(&snapshot{rendered: nothing})
+	joiner.MaxAge, joiner.Escape = set.maxAge, label.Escape
+	if set.serves(cadvisor) {
+		joiner.Running = new(label.Containers).Running
+	}
+	o := usage.Options{Client: n.source.Client(kube.Metrics), Resource: resource, Namespace: namespace, Joiner: joiner,
 		Self: n.cluster.self, Health: &n.cluster.health,
 		Show: func(b *sample.Batch, s usage.Status) { n.show(l, b, s) }}
-	if resource == pods {
-		n.things = append(n.things, n.watch.What(namespace))
-		o.Selector = n.cluster.set.selector
+	if resource == nodes {
+		o.Optional, o.Absent = true, len(set.namespaces) > 0
+	} else {
+		o.Selector = set.selector
 		o.Ready = func(ctx context.Context) error {
-			n.watch.Distrust()
-			n.store.Forget(time.Now().Add(-n.cluster.set.maxAge))
-			return n.watch.Ready(ctx, namespace, n.cluster.set.maxAge)
+			n.pods.Watch.Distrust()
+			n.pods.Store.Forget(time.Now().Add(-set.maxAge))
+			n.others.Forget(time.Now().Add(-set.maxAge))
+			return n.pods.Watch.Ready(ctx, namespace, set.maxAge)
 		}
 	}
-	l.List = usage.New(o, n.self)
-	l.Loop.Interval = func() time.Duration { return n.fresh.Interval(n.cluster.set.refreshInterval) }
+	l.List = usage.New(o, n.source.Self)
+	l.Loop.Interval = n.ticks.Interval
 	l.Loop.Pulse = n.cluster.pulse
-	l.Loop.Cutoff = min(max(n.cluster.set.refreshInterval, 10*time.Second), time.Minute)
-	n.lists, n.things = append(n.lists, l), append(n.things, l.What)
+	l.Loop.Cutoff = min(max(set.refreshInterval, 10*time.Second), time.Minute)
+	n.lists = append(n.lists, l)
+	n.ticks.Lists = append(n.ticks.Lists, l.List)
 }
 
 // show makes what has become of a list what scrapes see.
@@ -332,12 +336,11 @@ func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
 		n.mu.Lock()
 		next = *newSnapshot(&n.compressor, l.Resource, b)
 		n.mu.Unlock()
+		next.read = l.Read
 	}
 	next.Status = status
 	l.present.Store(&next)
-	n.cluster.replace()
+	n.cluster.replace(false)
 	n.published.Send()
-	if l.Resource == pods && next.newest > old.newest {
-		n.fresh.Shown(status.Refreshed)
-	}
+	n.ticks.Shown(l.List, old.Status, status)
 }

@@ -17,10 +17,10 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path"
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
@@ -68,6 +69,9 @@ func (s *settings) table() []setting.Row {
 			Help: "label selector of the pods to serve, applied by the server"},
 		{Flag: "pod-labels", Env: "POD_LABELS", Set: setting.List(&s.podLabels, "label names", validation.IsQualifiedName),
 			Help: "labels of pods to add to their samples, separated by commas: app,team adds label_app and label_team"},
+		{Flag: "pages", Env: "PAGES", Set: setting.ListOf(&s.pages, "pages", cadvisor, kubeState),
+			Help: "pages to serve as well, separated by commas, with the names that dashboards know: cadvisor, " +
+				"kube-state-metrics. They need further rights, see README"},
 		{Flag: "refresh-interval", Env: "REFRESH_INTERVAL", Default: "15s",
 			Set: setting.Duration(&s.refreshInterval, time.Second, 10*time.Minute),
 			Help: "how often to read the usage, at least: 1s to 10m. Where metrics-server has new data less often, " +
@@ -109,7 +113,7 @@ func (s *settings) check() error {
 		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): " +
 			"nothing is left to serve; take one out of it")
 	}
-	return s.push.Check(append(newLabeler(s.podLabels).names, sampleLabels...))
+	return s.push.Check(append(label.Names(s.podLabels), sampleLabels...))
 }
 
 func main() {
@@ -162,18 +166,44 @@ type server struct {
 	clusters []*cluster
 	stopping context.Context // done once no scrape is to wait any more
 	stop     context.CancelFunc
-	pages    pages
+	pages    map[string]*cached
 }
 
 func newServer(set *settings) *server {
-	s := &server{set: set, pulse: refresh.NewPulse()}
+	s := &server{set: set, pulse: refresh.NewPulse(), pages: map[string]*cached{}}
+	for _, name := range append([]string{""}, set.pages...) {
+		s.pages[name] = &cached{name: name, idle: time.AfterFunc(maxIdle, func() { s.release(name) })}
+	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
-	build := fmt.Sprintf(`version="%s",revision="%s",goversion="%s"`, escape(version), escape(revision), runtime.Version())
+	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
 	s.clusters = []*cluster{{set: &set.source, userAgent: userAgent, self: s.self, pulse: s.pulse,
-		replace: s.pages.forget}}
+		replace: s.replaced}}
 	return s
+}
+
+// replaced drops what is made of a snapshot that is replaced, or all where a connection ended, so that nobody keeps its
+// memory.
+func (s *server) replaced(ended bool) {
+	for name, p := range s.pages {
+		if ended || name != kubeState {
+			p.forget()
+		}
+	}
+}
+
+// release gives back what a page has in memory until it is asked for again.
+func (s *server) release(name string) {
+	s.pages[name].forget()
+	for _, c := range s.clusters {
+		if n := c.present.Load(); n != nil {
+			if name == kubeState {
+				n.pods.Release()
+			}
+			n.others.Release(wantedBy(name))
+		}
+	}
 }
 
 // serve answers until ctx ends, and then until the running requests are answered.
@@ -194,71 +224,56 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 
 // handler routes the program's pages.
 func (s *server) handler() http.Handler {
-	return serve.Pages(map[string]http.HandlerFunc{
-		s.set.telemetryPath: s.metrics,
-		"/healthz":          s.healthz,
-		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
-		"/-/ready":          s.ready,
-		"/":                 s.index,
-	})
+	pages := map[string]http.HandlerFunc{
+		"/healthz":   s.healthz,
+		"/-/healthy": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
+		"/-/ready":   s.ready,
+		"/":          s.index,
+	}
+	for _, name := range []string{"", cadvisor, kubeState} {
+		pages[path.Join(s.set.telemetryPath, name)] = s.metrics(name)
+	}
+	return serve.Pages(pages)
 }
 
-// currentPage waits until what there is to serve is current.
-func (s *server) currentPage(ctx context.Context) (*page.Page, error) {
+// currentPage waits until what there is to serve on the page of that name is current.
+func (s *server) currentPage(ctx context.Context, name string) (*page.Page, error) {
 	for {
 		thaws := s.pulse.Thaws()
 		var all []*snapshot
+		var objects [][][]*page.Part
 		for _, c := range s.clusters {
-			snapshots, err := c.current(ctx)
+			snapshots, parts, err := c.current(ctx, name)
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, snapshots...)
+			all, objects = append(all, snapshots...), append(objects, parts...)
 		}
-		if page := s.pages.page(all, &s.registry); s.pulse.Thaws() == thaws {
+		if page := s.pages[name].page(all, objects, &s.registry); s.pulse.Thaws() == thaws {
 			return page, nil
 		} // else what the first cluster had may be old again
 	}
 }
 
-// answerTime is how long a client may take to read an answer.
-const answerTime = 30 * time.Second
-
-func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
-	wait := serve.Patience(r.Header)
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + answerTime))
-	h := w.Header()
-	h.Set("Vary", "Accept-Encoding")
-	gzip, identity := page.Accepts(strings.Join(r.Header.Values("Accept-Encoding"), ","))
-	if !gzip && !identity {
-		http.Error(w, "available encodings: gzip, identity", http.StatusNotAcceptable)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), wait)
-	defer cancel()
-	defer context.AfterFunc(s.stopping, cancel)()
-	page, err := s.currentPage(ctx)
-	if err != nil {
-		h.Set("Retry-After", "5")
-		failures, _ := s.state()
-		http.Error(w, "no data yet\n"+strings.Join(failures, "\n"), http.StatusServiceUnavailable)
-		return
-	}
-	write, length := page.WriteText, page.TextLen()
-	if gzip {
-		write, length = page.WriteGzip, page.GzipLen()
-		h.Set("Content-Encoding", "gzip")
-	}
-	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.FormatInt(length, 10))
-	if r.Method != http.MethodHead {
-		write(w) // a scraper that has left is no error of this program
+// metrics answers with the page of that name.
+func (s *server) metrics(name string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if s.pages[name] == nil {
+			http.Error(w, "this page is off; --pages "+name+" (PAGES) turns it on", http.StatusNotFound)
+			return
+		}
+		s.pages[name].idle.Reset(maxIdle)
+		serve.Scrape(w, r, s.stopping, func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) },
+			func() string {
+				failures, _ := s.state()
+				return "no data yet\n" + strings.Join(failures, "\n")
+			})
 	}
 }
 
 // writePage writes the page's text once it is current.
 func (s *server) writePage(ctx context.Context, w io.Writer) error {
-	page, err := s.currentPage(ctx)
+	page, err := s.currentPage(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -279,27 +294,16 @@ func (s *server) state() (failures, notices []string) {
 	return failures, notices
 }
 
-// hasData tells whether there are first data of every cluster.
 func (s *server) hasData() bool {
 	return !slices.ContainsFunc(s.clusters, func(c *cluster) bool { return !c.hasData() })
 }
 
-// healthz is the original tool's page: ok, or failed and below it what, since when and why. Notices follow.
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
 	failures, notices := s.state()
 	if len(failures) == 0 && !s.hasData() {
 		failures = []string{"pods, nodes: not read yet"}
 	}
-	if len(failures)+len(notices) == 0 {
-		io.WriteString(w, "ok")
-		return
-	}
-	state := "ok"
-	if len(failures) > 0 {
-		state = "failed"
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	fmt.Fprintf(w, "%s\n%s\n", state, strings.Join(append(failures, notices...), "\n"))
+	serve.Health(w, failures, notices)
 }
 
 func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
@@ -317,19 +321,23 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	pods, newest := 0, int64(0)
 	for _, c := range s.clusters {
 		if n := c.present.Load(); n != nil {
-			pods += n.store.Len()
+			pods += n.pods.Store.Len()
 		}
 		for _, snapshot := range c.snapshots() {
-			newest = max(newest, snapshot.newest)
+			newest = max(newest, snapshot.Newest)
 		}
 	}
 	age := "no data yet"
 	if newest != 0 {
 		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
 	}
+	var links []string
+	for _, name := range append([]string{""}, s.set.pages...) {
+		links = append(links, path.Join(s.set.telemetryPath, name))
+	}
 	failures, notices := s.state()
 	serve.Landing(w, "metrics-server-prom", fmt.Sprintf("Version %s (revision %s)", version, revision),
-		[]string{s.set.telemetryPath, "/healthz", "/-/healthy", "/-/ready"},
+		append(links, "/healthz", "/-/healthy", "/-/ready"),
 		fmt.Sprintf("Watched pods: %d\nAge of the newest sample: %s\nFailures:\n%s", pods, age,
 			cmp.Or(strings.Join(append(failures, notices...), "\n"), "none")))
 }

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path"
 	"regexp"
 	"runtime"
 	"slices"
@@ -34,12 +35,15 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
+	"metrics-server-prom/internal/counter"
 	"metrics-server-prom/internal/kube"
+	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/refresh"
@@ -68,7 +72,7 @@ type input struct {
 func run(t testing.TB, n *connection, in input) {
 	t.Helper()
 	for i := range in.pods {
-		n.store.Put(n.keep(&in.pods[i]))
+		n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
 	}
 	refreshFrom(t, n.lists[0], &in.nodes, "NodeMetricsList")
 	refreshFrom(t, n.lists[1], &in.usage, "PodMetricsList")
@@ -106,7 +110,7 @@ func newTestServer(t testing.TB, set source) (*server, *connection) {
 	}
 	set.refreshInterval = 15 * time.Second
 	s := newServer(&settings{source: set, telemetryPath: "/metrics"})
-	return s, s.clusters[0].connect(nil, nil)
+	return s, s.clusters[0].connect(func(schema.GroupVersion) rest.Interface { return nil })
 }
 
 // get is a scrape.
@@ -154,6 +158,12 @@ func testPod(namespace, name, node, ip string, created time.Time, labels map[str
 		Spec:   corev1.PodSpec{NodeName: node},
 		Status: corev1.PodStatus{PodIP: ip},
 	}
+	return slimPod(full, false)
+}
+
+// slimPod is what is read of a pod, or all of that.
+func slimPod(full corev1.Pod, whole bool) (p slim.Pod) {
+	p.Whole = whole
 	b, err := full.Marshal()
 	if err == nil {
 		err = p.Unmarshal(b)
@@ -329,7 +339,7 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
 		podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
-	put, del := func(p slim.Pod) { n.store.Put(n.keep(&p)) }, func(p slim.Pod) { n.store.Delete(n.keep(&p)) }
+	put, del := func(p slim.Pod) { n.pods.Store.Put(n.pods.Watch.Keep(&p)) }, func(p slim.Pod) { n.pods.Store.Delete(n.pods.Watch.Keep(&p)) }
 	for _, step := range []struct {
 		what  string
 		event func()
@@ -417,7 +427,7 @@ func TestScrapeEncodings(t *testing.T) {
 		if want == "gzip" {
 			body = unzip(body)
 		}
-		if !strings.HasPrefix(string(body), pods) || resp.Header.Get("Content-Type") != contentType {
+		if !strings.HasPrefix(string(body), pods) || resp.Header.Get("Content-Type") != "text/plain; version=0.0.4; charset=utf-8" {
 			t.Errorf("Accept-Encoding %q: not the same text", accept)
 		}
 	}
@@ -470,7 +480,7 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, n := newTestServer(t, source{})
 		run(t, n, input{})
-		now := func() *page.Page { return s.pages.page(s.clusters[0].snapshots(), &s.registry) }
+		now := func() *page.Page { return s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry) }
 		first := now()
 		if time.Sleep(selfAge - 1); now() != first {
 			t.Error("two scrapes of one second are rendered twice")
@@ -493,11 +503,11 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 			}},
 			{"a new pod", `watched_objects{resource="pods"} 1`, func() {
 				p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
-				n.store.Put(n.keep(&p))
+				n.pods.Store.Put(n.pods.Watch.Keep(&p))
 				time.Sleep(selfAge)
 			}},
 			{"a tick", `source_period_seconds 15`, func() {
-				n.fresh.Tick(time.Time{}, 15*time.Second)
+				n.ticks.Fresh.Tick(time.Time{}, 15*time.Second)
 				time.Sleep(selfAge)
 			}},
 		} {
@@ -529,9 +539,9 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, n := newTestServer(t, source{})
 			run(t, n, bigCluster(50, 2))
-			page := weak.Make(s.pages.page(s.clusters[0].snapshots(), &s.registry))
-			part := weak.Make(n.lists[1].present.Load().parts[2][0])
-			former := weak.Make(n.store)
+			page := weak.Make(s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry))
+			part := weak.Make(n.lists[1].present.Load().rendered.parts[2][0])
+			former := weak.Make(n.pods.Store)
 			replace(s, n)
 			if runtime.GC(); page.Value() != nil || part.Value() != nil {
 				t.Error("the page of the former snapshot, or what it is made of, is kept until the next scrape")
@@ -549,7 +559,7 @@ func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
 	s, former := newTestServer(t, source{})
 	run(t, former, bigCluster(50, 2))
 	c := s.clusters[0]
-	successor := c.connect(nil, nil)
+	successor := c.connect(func(schema.GroupVersion) rest.Interface { return nil })
 	c.leave(former)
 	if c.present.Load() != successor {
 		t.Fatal("the former connection's end has taken its successor away")
@@ -573,7 +583,7 @@ func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 		synctest.Wait()
 		s.clusters[0].leave(former)
 		synctest.Wait()
-		run(t, s.clusters[0].connect(nil, nil), bigCluster(1, 1))
+		run(t, s.clusters[0].connect(func(schema.GroupVersion) rest.Interface { return nil }), bigCluster(1, 1))
 		synctest.Wait()
 		select {
 		case r := <-answered:
@@ -624,6 +634,7 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		{"exclude-namespaces", "EXCLUDE_NAMESPACES", "[]", "a", "[a]", "-", got(func(s *settings) any { return s.excludeNamespaces })},
 		{"selector", "LABEL_SELECTOR", "", "app=shop,tier!=test", "app=shop,tier!=test", "app in", got(func(s *settings) any { return s.selector })},
 		{"pod-labels", "POD_LABELS", "[]", "app,a.b/c", "[app a.b/c]", "a b", got(func(s *settings) any { return s.podLabels })},
+		{"pages", "PAGES", "[]", "cadvisor, kube-state-metrics", "[cadvisor kube-state-metrics]", "cadvisor,node", got(func(s *settings) any { return s.pages })},
 		{"refresh-interval", "REFRESH_INTERVAL", "15s", "1s", "1s", "999ms", got(func(s *settings) any { return s.refreshInterval })},
 		{"refresh-interval", "REFRESH_INTERVAL", "15s", "10m", "10m0s", "10m1s", got(func(s *settings) any { return s.refreshInterval })},
 		{"max-age", "MAX_AGE", "5m0s", "1m", "1m0s", "5", got(func(s *settings) any { return s.maxAge })},
@@ -815,17 +826,17 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told, settingRows []string // first cells that hold code
+	var told, tableRows []string // first cells that hold code
 	for line := range strings.Lines(string(readme)) {
 		if cells := strings.Split(line, "|"); len(cells) > 3 && strings.Contains(cells[1], "`") {
 			told = append(told, cells[1])
-			settingRows = append(settingRows, line)
+			tableRows = append(tableRows, line)
 		}
 	}
 	find := func(name string) string {
 		for i, cell := range told {
 			if strings.Contains(cell, "`"+name+"`") || strings.Contains(cell, "`"+name+"{") {
-				return settingRows[i]
+				return tableRows[i]
 			}
 		}
 		return ""
@@ -838,18 +849,37 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 			t.Errorf("--%s, %s, default %q is told as: %s", row.Flag, row.Env, row.Default, line)
 		}
 	}
-	s, n := newTestServer(t, source{})
-	n.self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "", []float64{1}).Update(1)
+	s, n := newTestServer(t, source{pages: furtherPages})
+	n.source.Self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "", []float64{1}).Update(1)
 	run(t, n, bigCluster(1, 1))
 	s.pushed(true)
 	s.clusters[0].requested("pods", "list", "200")
-	n.fresh.Tick(time.Now(), time.Second)
-	n.fresh.Shown(time.Now())
+	n.ticks.Fresh.Tick(time.Now(), time.Second)
+	n.ticks.Fresh.Shown(time.Now())
 	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
 	for _, name := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(string(body), -1) {
 		name := strings.TrimPrefix(name[1], selfmetrics.Prefix)
 		if known[name] = true; find(name) == "" && !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") {
 			t.Errorf("%s is not told", name)
+		}
+	}
+	labels := labelsOfFurtherPages(t)
+	for _, f := range families {
+		if f.page == "" {
+			continue
+		}
+		known[f.name] = true
+		row := strings.Split(find(f.name)+"||||", "|")
+		of := strings.TrimSpace(row[4])
+		if f.labels != nil && f.source == nodes { // the line below that of containers
+			row, of = []string{"", "", "id, node", row[3]}, nodes
+			if !strings.Contains(string(readme), "| the same two | id, node |") {
+				t.Error("the root of nodes is not told")
+			}
+		}
+		if of != f.source || !slices.Contains(labels[f.name], strings.Replace(strings.TrimSpace(row[2]), "and those of `--pod-labels`", "label_app", 1)) ||
+			f.kind == "counter" != strings.Contains(row[3], "a counter") && f.kind != "" {
+			t.Errorf("%s, a %s of %s with the labels %q, is told as: %s", f.name, f.kind, f.source, labels[f.name], row)
 		}
 	}
 	for _, cell := range told {
@@ -870,10 +900,10 @@ func FuzzLabelValue(f *testing.F) {
 		f.Add(s, "web-0")
 		f.Add("web-0", s)
 	}
-	l := newLabeler([]string{"app"})
+	l := label.Pods{Keys: []string{"app"}, Names: []string{"label_app"}}
 	f.Fuzz(func(t *testing.T, value, name string) {
 		p := testPod(value, name, value, value, time.Now(), map[string]string{"app": value})
-		text, kept := l.pod(&p)
+		text, kept := l.Text(&p)
 		if kept != name {
 			t.Errorf("the pod %q is kept as %q", name, kept)
 		}
@@ -936,7 +966,7 @@ func FuzzLabelNames(f *testing.F) {
 			}
 		}
 		seen := map[string]bool{}
-		for i, name := range newLabeler(set.podLabels).names {
+		for i, name := range label.Names(set.podLabels) {
 			if !valid.MatchString(name) {
 				t.Errorf("%q becomes %q", set.podLabels[i], name)
 			}
@@ -971,35 +1001,45 @@ func bigCluster(n, containers int) (c input) {
 	return c
 }
 
-// apiServer is the API server of a cluster inside a synctest bubble. Each namespace has a pod p with one container;
-// where all are asked for there is one, a. The cluster has nodes n1 and n2, of which n2's usage is the newer. What
-// anything uses is as many bytes as seconds have passed since the beginning.
+// apiServer is the API server of a cluster inside a synctest bubble. Each namespace has a pod p with one container, of
+// ReplicaSet web-5d, and one object of each other resource; where all are asked for there is one namespace, a. The
+// cluster has nodes n1 and n2, of which n2's usage is the newer. What anything uses is as many bytes as seconds have
+// passed since the beginning, and a core.
 type apiServer struct {
 	began time.Time
 	stamp func(time.Time) time.Time // of the newest usage that there is at a moment
 
 	mu       sync.Mutex
-	requests []string            // "watch a/pods", "page a/pods" (of the core API), "list nodes", "get a/pods/p"
+	requests []string            // "watch a/pods", "page a/pods", "get namespaces/a" (of objects), "list nodes", "get a/pods/p" (of usage)
 	answers  map[string]answerer // what to do in place of the regular answer, by request
+	have     map[string][]any    // objects of a resource in place of the regular ones; those of one namespace are read with all
 }
 
 type answerer func(*http.Request) (*http.Response, error)
 
 func (a *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
-	path, usage := strings.CutPrefix(r.URL.Path, "/apis/metrics.k8s.io/v1beta1/")
-	path = strings.TrimPrefix(strings.TrimPrefix(path, "/api/v1/"), "namespaces/")
-	namespace, object, found := strings.Cut(path, "/"+pods)
-	if !found {
-		namespace, object = "", strings.TrimPrefix(strings.TrimPrefix(path, pods), nodes)
+	_, path, usage := strings.Cut(r.URL.Path, "/v1beta1/")
+	if !usage {
+		_, path, _ = strings.Cut(r.URL.Path, "/v1/")
+	}
+	if of, found := strings.CutPrefix(path, "namespaces/"); found && strings.Contains(of, "/") {
+		path = of
+	}
+	var namespace, resource, object string
+	switch names := strings.Split(path, "/"); {
+	case names[0] == nodes || names[0] == namespaces || len(names) == 1:
+		resource, object = names[0], strings.Join(names[1:], "")
+	default:
+		namespace, resource, object = names[0], names[1], strings.Join(names[2:], "")
 	}
 	verb := "list"
 	switch {
 	case r.URL.Query().Get("watch") != "":
 		verb = "watch"
-	case !usage:
-		verb = "page"
 	case object != "":
 		verb = "get"
+	case !usage:
+		verb = "page"
 	}
 	a.mu.Lock()
 	a.requests = append(a.requests, verb+" "+path)
@@ -1009,54 +1049,122 @@ func (a *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	case answer != nil:
 		return answer(r)
 	case verb == "watch":
-		return a.watch(r, namespace)
+		return a.watch(r, resource, namespace)
+	case !usage && verb == "get":
+		return answerJSON(r, http.StatusOK, a.objects(resource, object)[0])
+	case !usage:
+		is := metav1.TypeMeta{APIVersion: typeOf(resource).APIVersion, Kind: typeOf(resource).Kind + "List"}
+		return answerJSON(r, http.StatusOK, itemList{is, metav1.ListMeta{ResourceVersion: "1"}, a.objects(resource, namespace)})
 	}
 	kind, of := "PodMetrics", []any{a.usage(cmp.Or(namespace, "a"), "p", 0)}
-	if strings.HasPrefix(path, nodes) {
+	if resource == nodes {
 		kind, of = "NodeMetrics", []any{a.usage("", "n2", 0), a.usage("", "n1", 5*time.Second)}
 	}
-	if verb == "get" {
-		return answerJSON(r, http.StatusOK, kind, of[0].(map[string]any))
+	one := of[0].(map[string]any)
+	if verb == "list" {
+		kind, one = kind+"List", map[string]any{"items": of}
 	}
-	return answerJSON(r, http.StatusOK, kind+"List", map[string]any{"items": of})
+	one["kind"], one["apiVersion"] = kind, kube.Metrics.String()
+	return answerJSON(r, http.StatusOK, one)
+}
+
+type itemList struct {
+	metav1.TypeMeta
+	metav1.ListMeta `json:"metadata"`
+	Items           []any `json:"items"`
 }
 
 // usage is that of a node or pod, so much older than the newest.
 func (a *apiServer) usage(namespace, name string, older time.Duration) map[string]any {
-	used := corev1.ResourceList{corev1.ResourceMemory: *quantity.NewQuantity(int64(time.Since(a.began).Seconds()), "")}
+	used := corev1.ResourceList{corev1.ResourceCPU: quantity.MustParse("1"),
+		corev1.ResourceMemory: *quantity.NewQuantity(int64(time.Since(a.began).Seconds()), "")}
 	return map[string]any{"metadata": metav1.ObjectMeta{Namespace: namespace, Name: name},
 		"timestamp": metav1.NewTime(a.stamp(time.Now()).Add(-older)), "window": "15s", "usage": used,
 		"containers": []any{map[string]any{"name": "c", "usage": used}}}
 }
 
-func answerJSON(r *http.Request, status int, kind string, object map[string]any) (*http.Response, error) {
-	object["kind"], object["apiVersion"] = kind, kube.Metrics.String()
+func answerJSON(r *http.Request, status int, object any) (*http.Response, error) {
 	body, err := json.Marshal(object)
 	header := http.Header{"Content-Type": {"application/json"}}
 	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(body)), Request: r}, err
 }
 
-// watch answers with the namespace's pod, and nothing more until the request ends.
-func (a *apiServer) watch(r *http.Request, namespace string) (*http.Response, error) {
+// typeOf is what the objects of a resource are read as.
+func typeOf(resource string) metav1.TypeMeta {
+	kinds := map[string]string{pods: "Pod", nodes: "Node", quotas: "ResourceQuota"}
+	if kinds[resource] == "" {
+		return metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"}
+	}
+	return metav1.TypeMeta{Kind: kinds[resource], APIVersion: "v1"}
+}
+
+// objects are what the cluster has of a resource in a namespace, or in all. Where it is a namespace itself that is
+// asked for, that is it.
+func (a *apiServer) objects(resource, namespace string) []any {
+	a.mu.Lock()
+	have, set := a.have[resource]
+	a.mu.Unlock()
+	if set {
+		return have
+	}
+	is, namespace := typeOf(resource), cmp.Or(namespace, "a")
+	meta := metav1.ObjectMeta{Namespace: namespace, ResourceVersion: "1", CreationTimestamp: metav1.NewTime(a.began.Add(-time.Hour))}
+	named := func(name string, owners ...metav1.OwnerReference) metav1.ObjectMeta {
+		meta.Name, meta.OwnerReferences = name, owners
+		return meta
+	}
+	controller := func(kind, name string) metav1.OwnerReference {
+		return metav1.OwnerReference{Kind: kind, Name: name, Controller: new(true)}
+	}
+	switch resource {
+	case pods:
+		pod := corev1.Pod{TypeMeta: is, ObjectMeta: named("p", controller("ReplicaSet", "web-5d"), controller("Job", "backup-29000000")),
+			Spec: corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{Name: "c", Image: "c:1"}}},
+			Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "c", Image: "c:1",
+				ContainerID: "containerd://c1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{
+					StartedAt: meta.CreationTimestamp}}}}}}
+		pod.Labels = map[string]string{"pod-template-hash": "5d"}
+		return []any{pod}
+	case nodes:
+		meta.Namespace = ""
+		capacity := corev1.ResourceList{corev1.ResourceCPU: quantity.MustParse("4"), corev1.ResourceMemory: quantity.MustParse("8Gi")}
+		status := corev1.NodeStatus{Capacity: capacity, Allocatable: capacity}
+		meta.Labels = map[string]string{"node-role.kubernetes.io/worker": ""}
+		return []any{corev1.Node{TypeMeta: is, ObjectMeta: named("n1"), Status: status},
+			corev1.Node{TypeMeta: is, ObjectMeta: named("n2"), Status: status}}
+	case quotas:
+		hard := corev1.ResourceList{corev1.ResourcePods: quantity.MustParse("10")}
+		return []any{corev1.ResourceQuota{TypeMeta: is, ObjectMeta: named("q"), Status: corev1.ResourceQuotaStatus{Hard: hard}}}
+	case namespaces:
+		meta.Namespace = ""
+		return []any{metav1.PartialObjectMetadata{TypeMeta: is, ObjectMeta: named(namespace)}}
+	case replicaSets:
+		return []any{metav1.PartialObjectMetadata{TypeMeta: is, ObjectMeta: named("web-5d", controller("Rollout", "web"))}}
+	}
+	return []any{metav1.PartialObjectMetadata{TypeMeta: is, ObjectMeta: named("backup-29000000", controller("CronJob", "nightly"))}}
+}
+
+// watch answers with the objects of a namespace, and nothing more until the request ends.
+func (a *apiServer) watch(r *http.Request, resource, namespace string) (*http.Response, error) {
 	answer, err := hangsLater(r)
 	answer.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(a.initialEvents(r, namespace), answer.Body), answer.Body}
+	}{io.MultiReader(a.initialEvents(r, resource, namespace), answer.Body), answer.Body}
 	return answer, err
 }
 
 // initialEvents are those that a watch begins with, where it is asked for them.
-func (a *apiServer) initialEvents(r *http.Request, namespace string) io.Reader {
+func (a *apiServer) initialEvents(r *http.Request, resource, namespace string) io.Reader {
 	var events bytes.Buffer
 	if r.URL.Query().Get("sendInitialEvents") == "" {
 		return &events
 	}
-	pod := corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, Spec: corev1.PodSpec{NodeName: "n"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: cmp.Or(namespace, "a"), Name: "p", ResourceVersion: "1"}}
-	listed := pod
-	listed.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
-	json.NewEncoder(&events).Encode(map[string]any{"type": "ADDED", "object": pod})
+	for _, object := range a.objects(resource, namespace) {
+		json.NewEncoder(&events).Encode(map[string]any{"type": "ADDED", "object": object})
+	}
+	listed := metav1.PartialObjectMetadata{TypeMeta: typeOf(resource), ObjectMeta: metav1.ObjectMeta{ResourceVersion: "1",
+		Annotations: map[string]string{metav1.InitialEventsAnnotationKey: "true"}}}
 	json.NewEncoder(&events).Encode(map[string]any{"type": "BOOKMARK", "object": listed})
 	return &events
 }
@@ -1077,9 +1185,17 @@ func (a *apiServer) asked(prefix string) []string {
 	return asked
 }
 
+var statusType = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+
+// lacks is the answer of a server that has no such resource.
+func lacks(r *http.Request) (*http.Response, error) {
+	return answerJSON(r, http.StatusNotFound, metav1.Status{TypeMeta: statusType, Status: "Failure", Code: 404,
+		Reason: metav1.StatusReasonNotFound})
+}
+
 // forbids refuses a request for lack of rights.
 func forbids(r *http.Request) (*http.Response, error) {
-	return answerJSON(r, http.StatusForbidden, "Status", map[string]any{"status": "Failure", "code": 403})
+	return answerJSON(r, http.StatusForbidden, metav1.Status{TypeMeta: statusType, Status: "Failure", Code: 403})
 }
 
 // breaks is a connection that is refused.
@@ -1099,6 +1215,9 @@ func hangsLater(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Header: header, Body: out, Request: r}, nil
 }
 
+// epoch is when the time in every bubble begins.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // bubble is a server and its connection to an apiServer, inside a synctest bubble. Of it, only the pulse runs.
 type bubble struct {
 	*server
@@ -1114,7 +1233,7 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 	// The race detector crashes now and then where two threads run timers of a bubble: https://go.dev/issue/78156
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{t: t, api: &apiServer{began: time.Now(), answers: map[string]answerer{},
+		b := &bubble{t: t, api: &apiServer{began: time.Now(), answers: map[string]answerer{}, have: map[string][]any{},
 			stamp: func(now time.Time) time.Time { return now }}}
 		var running sync.WaitGroup
 		ctx, stop := context.WithCancel(t.Context())
@@ -1124,7 +1243,7 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 			b.server.set.refreshInterval = set.refreshInterval
 		}
 		b.clusters[0].leave(none)
-		b.connection = b.clusters[0].connect(b.client(kube.Core, "/api"), b.client(kube.Metrics, "/apis"))
+		b.connection = b.clusters[0].connect(b.api.client)
 		b.unfreeze()
 		do(t, b)
 		stop()
@@ -1133,14 +1252,17 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 }
 
 // client is a client of the API, as package kube makes it.
-func (b *bubble) client(group schema.GroupVersion, path string) rest.Interface {
+func (a *apiServer) client(group schema.GroupVersion) rest.Interface {
 	scheme := kruntime.NewScheme()
 	metav1.AddToGroupVersion(scheme, kube.Core)
-	config := &rest.Config{Host: "http://cluster", APIPath: path, QPS: -1}
+	config := &rest.Config{Host: "http://cluster", APIPath: "/apis", QPS: -1}
+	if group == kube.Core {
+		config.APIPath = "/api"
+	}
 	config.GroupVersion, config.NegotiatedSerializer = &group, serializer.NewCodecFactory(scheme).WithoutConversion()
-	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: b.api})
+	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: a})
 	if err != nil {
-		b.t.Fatal(err)
+		panic(err)
 	}
 	return c
 }
@@ -1162,8 +1284,14 @@ func (b *bubble) unfreeze() {
 // scrape is one by a scraper whose timeout is 10 s: what is answered, and after how long.
 func (b *bubble) scrape() (status int, body string, took time.Duration) {
 	b.t.Helper()
+	return b.scrapePage("")
+}
+
+// scrapePage is a scrape of the page of that name.
+func (b *bubble) scrapePage(name string) (status int, body string, took time.Duration) {
+	b.t.Helper()
 	began := time.Now()
-	resp := get(b.t, b.server, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "10")
+	resp := get(b.t, b.server, path.Join("/metrics", name), "X-Prometheus-Scrape-Timeout-Seconds", "10")
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		b.t.Fatal(err)
@@ -1282,7 +1410,7 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
-				b.begin(b.watch.Run)
+				b.begin(b.pods.Watch.Run)
 				ready := func() {
 					t.Helper()
 					for _, l := range b.lists[1:] {
@@ -1316,7 +1444,7 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 // TestShortFreezesBetweenAttemptsDoNotAddUp has each of them followed by an attempt.
 func TestShortFreezesBetweenAttemptsDoNotAddUp(t *testing.T) {
 	inBubble(t, source{}, func(t *testing.T, b *bubble) {
-		b.begin(b.watch.Run)
+		b.begin(b.pods.Watch.Run)
 		for range 5 {
 			if err := b.lists[1].Ready(t.Context()); err != nil {
 				t.Fatal(err)
@@ -1336,10 +1464,10 @@ func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
 		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
 			b.api.answer("watch pods", breaks)
 			answer, err := hangsLater(r)
-			answer.Body = io.NopCloser(b.api.initialEvents(r, ""))
+			answer.Body = io.NopCloser(b.api.initialEvents(r, pods, ""))
 			return answer, err
 		})
-		b.begin(b.watch.Run)
+		b.begin(b.pods.Watch.Run)
 		ready := func() error { return b.lists[1].Ready(t.Context()) }
 		if err := ready(); err != nil {
 			t.Fatal(err)
@@ -1371,7 +1499,7 @@ func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
 		var allowed, read time.Time
 		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
 			allowed = time.Now()
-			return b.api.watch(r, "")
+			return b.api.watch(r, pods, "")
 		})
 		b.api.answer("list pods", func(r *http.Request) (*http.Response, error) {
 			read = time.Now()
@@ -1389,9 +1517,9 @@ func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
 func TestDeletedPodsAreForgottenInTime(t *testing.T) {
 	inBubble(t, source{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
 		gone := testPod("a", "gone", "n", "i", time.Now(), nil)
-		b.store.Put(b.keep(&gone))
-		b.store.Delete(b.keep(&gone))
-		b.begin(b.watch.Run)
+		b.pods.Store.Put(b.pods.Watch.Keep(&gone))
+		b.pods.Store.Delete(b.pods.Watch.Keep(&gone))
+		b.begin(b.pods.Watch.Run)
 		for _, step := range []struct {
 			after time.Duration
 			known bool
@@ -1400,7 +1528,7 @@ func TestDeletedPodsAreForgottenInTime(t *testing.T) {
 			if err := b.lists[1].Ready(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if _, known := b.store.Find([]byte("a"), []byte("gone")); known != step.known {
+			if _, known := b.pods.Store.Find([]byte("a"), []byte("gone")); known != step.known {
 				t.Errorf("%s later it is known that the pod was deleted: %t", step.after, known)
 			}
 		}
@@ -1433,7 +1561,7 @@ func TestProbesAreOfWhatTheShippedRolesAllow(t *testing.T) {
 				if got := slices.Compact(slices.Sorted(slices.Values(asked))); !slices.Equal(got, c.want) {
 					t.Errorf("probes of %q, want %q", got, c.want)
 				}
-				if period := b.fresh.Period().Round(time.Second); (period == 15*time.Second) != (c.want != nil) {
+				if period := b.ticks.Fresh.Period().Round(time.Second); (period == 15*time.Second) != (c.want != nil) {
 					t.Errorf("the period is %s", period)
 				}
 			})
@@ -1464,8 +1592,8 @@ func TestTick(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, source{refreshInterval: c.refresh}, func(t *testing.T, b *bubble) {
 				began := time.Now()
-				if b.fresh.Tick(began, c.period); c.period == 0 {
-					b.fresh.Lost()
+				if b.ticks.Fresh.Tick(began, c.period); c.period == 0 {
+					b.ticks.Fresh.Lost()
 				}
 				reads := make([][]time.Duration, len(b.lists))
 				for i, l := range b.lists {
@@ -1479,7 +1607,7 @@ func TestTick(t *testing.T) {
 				synctest.Wait()
 				for _, tick := range c.ticks {
 					time.Sleep(time.Until(began.Add(tick)))
-					b.ticked(began, c.period)
+					b.ticks.Tick(began, c.period)
 				}
 				time.Sleep(time.Until(began.Add(c.want)))
 				synctest.Wait()
@@ -1512,7 +1640,7 @@ func TestInterval(t *testing.T) {
 				longest := time.Duration(0)
 				for range 1800 {
 					time.Sleep(time.Second)
-					longest = max(longest, b.fresh.Interval(c.refresh))
+					longest = max(longest, b.ticks.Fresh.Interval(c.refresh))
 				}
 				most := max(c.refresh, 2*time.Minute) + 2*s
 				if longest > most || (longest-c.want).Abs() > 2*s || longest < c.want-s {
@@ -1584,7 +1712,7 @@ func TestNewestSampleOfAClockThatIsAhead(t *testing.T) {
 // TestPageMadeAcrossAThawIsNotServed has the process stand still while a page is made of what was current.
 func TestPageMadeAcrossAThawIsNotServed(t *testing.T) {
 	inBubble(t, source{}, func(t *testing.T, b *bubble) {
-		b.begin(b.watch.Run)
+		b.begin(b.pods.Watch.Run)
 		for _, l := range b.lists {
 			b.begin(l.Loop.Run)
 		}
@@ -1617,11 +1745,11 @@ func TestHealthPage(t *testing.T) {
 		"nothing to tell": {func(*cluster) {}, 200, `ok`},
 		"a notice does no harm": {func(c *cluster) { c.health.SetNotice("pods (3)", "7 samples") }, 200,
 			"ok\npods \\(3\\): since .*: 7 samples\n"},
-		"a failure": {func(c *cluster) { c.health.SetUnhealthy(nodes, failure, false) }, 503,
+		"a failure": {func(c *cluster) { c.health.SetUnhealthy(nodes, failure, "") }, 503,
 			"failed\nnodes: failing since .*: cannot list .*; mend it\n"},
 		"both": {func(c *cluster) {
 			c.health.SetNotice("a notice", "7 samples")
-			c.health.SetUnhealthy(nodes, failure, false)
+			c.health.SetUnhealthy(nodes, failure, "")
 		}, 503, "failed\nnodes: .*\na notice: .*\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -1716,7 +1844,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 		watched, listed := make(chan url.Values, 1), make(chan url.Values, 1)
 		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
 			watched <- r.URL.Query()
-			return b.api.watch(r, "")
+			return b.api.watch(r, pods, "")
 		})
 		b.api.answer("list pods", func(r *http.Request) (*http.Response, error) {
 			listed <- r.URL.Query()
@@ -1766,13 +1894,13 @@ func TestAFailedProbeLosesThePhase(t *testing.T) {
 				b.begin(b.run)
 				time.Sleep(2 * time.Minute)
 				probed := slices.Compact(b.api.asked("get"))
-				if len(probed) != 1 || b.fresh.Period() == 0 {
-					t.Fatalf("probes of %q, a period of %s", probed, b.fresh.Period())
+				if len(probed) != 1 || b.ticks.Fresh.Period() == 0 {
+					t.Fatalf("probes of %q, a period of %s", probed, b.ticks.Fresh.Period())
 				}
 				b.api.answer(probed[0], fails)
 				b.api.answer(strings.Replace(probed[0], "get", "list", 1)[:len("list a/pods")], forbids)
 				time.Sleep(22 * time.Second) // the next tick, and the most that a probe may take
-				if period := b.fresh.Period(); period != 0 {
+				if period := b.ticks.Fresh.Period(); period != 0 {
 					t.Errorf("the period is still %s", period)
 				}
 				time.Sleep(30 * time.Second)
@@ -1780,8 +1908,8 @@ func TestAFailedProbeLosesThePhase(t *testing.T) {
 					t.Errorf("no pause after a failure: %q", asked)
 				}
 				time.Sleep(2 * time.Minute)
-				if asked := b.api.asked("get"); len(asked) == 0 || slices.Contains(asked, probed[0]) || b.fresh.Period() == 0 {
-					t.Errorf("later probes are of %q, the period is %s; want that of another", asked, b.fresh.Period())
+				if asked := b.api.asked("get"); len(asked) == 0 || slices.Contains(asked, probed[0]) || b.ticks.Fresh.Period() == 0 {
+					t.Errorf("later probes are of %q, the period is %s; want that of another", asked, b.ticks.Fresh.Period())
 				}
 			})
 		})
@@ -1846,6 +1974,1305 @@ func TestHealthKeysAreKnown(t *testing.T) {
 	})
 }
 
+// furtherPages are all that can be turned on.
+var furtherPages = []string{cadvisor, kubeState}
+
+// watched has the watches run and waits until each has its first list, as far as it gets one.
+func (b *bubble) watched() {
+	b.begin(b.connection.pods.Watch.Run)
+	for _, o := range b.others {
+		b.begin(o.Watch.Run)
+	}
+	synctest.Wait()
+}
+
+// put is an event of the watch of pods.
+func (b *bubble) put(p corev1.Pod) {
+	whole := slimPod(p, len(b.set.pages) > 0)
+	b.connection.pods.Store.Put(b.connection.pods.Watch.Keep(&whole))
+}
+
+// familiesOf are the families of a page's text, in their order.
+func familiesOf(text string) (all []string) {
+	for _, name := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(text, -1) {
+		all = append(all, name[1])
+	}
+	return all
+}
+
+// TestOnlyWhatPagesNeedIsWatched: what is off costs no watch, no request, no right and no memory.
+func TestOnlyWhatPagesNeedIsWatched(t *testing.T) {
+	usage := []string{"get nodes/n2", "list nodes", "list pods"}
+	for name, c := range map[string]struct{ pages, watches []string }{
+		"none":               {nil, []string{"watch pods"}},
+		"cadvisor":           {[]string{cadvisor}, []string{"watch nodes", "watch pods"}},
+		"kube-state-metrics": {[]string{kubeState}, []string{"watch jobs", "watch namespaces", "watch nodes", "watch pods", "watch replicasets", "watch resourcequotas"}},
+		"both":               {furtherPages, []string{"watch jobs", "watch namespaces", "watch nodes", "watch pods", "watch replicasets", "watch resourcequotas"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: c.pages}, func(t *testing.T, b *bubble) {
+				b.begin(b.run)
+				time.Sleep(time.Minute)
+				for _, page := range furtherPages {
+					status, body, took := b.scrapePage(page)
+					if on := slices.Contains(c.pages, page); on && status != http.StatusOK ||
+						!on && (status != http.StatusNotFound || body != "this page is off; --pages "+page+" (PAGES) turns it on\n") || took > 0 {
+						t.Errorf("%s: status %d after %s: %s", page, status, took, body)
+					}
+				}
+				asked := slices.Compact(slices.Sorted(slices.Values(b.api.asked(""))))
+				if want := slices.Concat(usage, c.watches); !slices.Equal(asked, want) {
+					t.Errorf("asks for %q, want %q", asked, want)
+				}
+				store := b.connection.pods.Store
+				p, _ := store.Find([]byte("a"), []byte("p"))
+				if p == nil || (p.Value.Own != "") != (c.pages != nil) || (p.Counters != nil) != slices.Contains(c.pages, cadvisor) ||
+					(len(store.Leaves()) > 0) != slices.Contains(c.pages, kubeState) {
+					t.Errorf("kept of a pod is %+v, of all %d leaves", p, len(store.Leaves()))
+				}
+			})
+		})
+	}
+}
+
+// TestPagesChangeNothingElse compares the page of the telemetry path with what it is without others.
+func TestPagesChangeNothingElse(t *testing.T) {
+	var samples, self [2][]string
+	for i, pages := range [][]string{nil, furtherPages} {
+		inBubble(t, source{pages: pages, podLabels: []string{"pod-template-hash"}}, func(t *testing.T, b *bubble) {
+			b.begin(b.run)
+			time.Sleep(time.Minute)
+			for _, page := range pages {
+				b.scrapePage(page)
+			}
+			_, text, _ := b.scrape()
+			for line := range strings.Lines(text) {
+				switch name, _, _ := strings.Cut(line, " "); {
+				case strings.HasPrefix(line, selfmetrics.Prefix):
+					self[i] = append(self[i], strings.TrimPrefix(name, selfmetrics.Prefix))
+				case strings.Contains(line, "kube_metrics_server_") && !strings.Contains(line, selfmetrics.Prefix):
+					samples[i] = append(samples[i], line)
+				}
+			}
+		})
+	}
+	if without, with := strings.Join(samples[0], ""), strings.Join(samples[1], ""); without != with || len(samples[0]) < 8 {
+		t.Errorf("without pages:\n%swith them:\n%s", without, with)
+	}
+	var more []string
+	for _, name := range self[1] {
+		if !slices.Contains(self[0], name) {
+			more = append(more, name)
+		}
+	}
+	var want []string
+	for result := range counter.Result(counter.Results) {
+		want = append(want, fmt.Sprintf("cpu_readings_total{result=%q}", result))
+	}
+	want = append(want, "cpu_seconds_filled_total")
+	for _, resource := range []string{replicaSets, jobs} {
+		want = append(want, fmt.Sprintf("owners_guessed{resource=%q}", resource))
+	}
+	for _, resource := range []string{nodes, namespaces, quotas, replicaSets, jobs} {
+		want = append(want, fmt.Sprintf("watch_up{resource=%q}", resource), fmt.Sprintf("watched_objects{resource=%q}", resource))
+	}
+	slices.Sort(more)
+	if slices.Sort(want); !slices.Equal(more, want) || len(self[1]) != len(self[0])+len(more) {
+		t.Errorf("further metrics of the exporter itself: %q, want %q", more, want)
+	}
+}
+
+func TestPagesThatThereAreNot(t *testing.T) {
+	for _, value := range []string{"metrics", "cadvisor,", "Cadvisor", "/metrics/cadvisor", "cadvisor kube-state-metrics"} {
+		err := parseSettings([]string{"--pages", value}, nil)
+		if valid := value == "cadvisor,"; (err == nil) != valid {
+			t.Errorf("%s: %v", value, err)
+		} else if err != nil && !strings.Contains(err.Error(), "a list of pages (cadvisor, kube-state-metrics) separated by commas") {
+			t.Errorf("%s is refused without naming what there is: %v", value, err)
+		}
+	}
+}
+
+// smallCluster is objects of each kind, of which the further pages are written out in TestFurtherPages.
+func smallCluster(began time.Time) map[string][]any {
+	at := func(ago time.Duration) metav1.Time { return metav1.NewTime(began.Add(-ago)) }
+	meta := func(namespace, name string, owners ...metav1.OwnerReference) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID("uid-" + name), ResourceVersion: "1",
+			CreationTimestamp: at(2 * time.Hour), OwnerReferences: owners}
+	}
+	controller := func(kind, name string) metav1.OwnerReference {
+		return metav1.OwnerReference{Kind: kind, Name: name, Controller: new(true)}
+	}
+	amounts := func(pairs ...string) corev1.ResourceList {
+		list := corev1.ResourceList{}
+		for i := 0; i < len(pairs); i += 2 {
+			list[corev1.ResourceName(pairs[i])] = quantity.MustParse(pairs[i+1])
+		}
+		return list
+	}
+	status := func(name string, ready bool, restarts int32, state corev1.ContainerState) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: name, Image: "docker.io/" + name + ":1", ImageID: "sha256:" + name,
+			ContainerID: "containerd://id-" + name, Ready: ready, RestartCount: restarts, State: state}
+	}
+	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: at(time.Hour)}}
+	ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed", StartedAt: at(time.Hour)}}
+	ready := func(status corev1.ConditionStatus) []corev1.PodCondition {
+		return []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
+	}
+
+	web := corev1.Pod{TypeMeta: typeOf(pods), ObjectMeta: meta("shop", "web-5d-1", controller("ReplicaSet", "web-5d")),
+		Spec: corev1.PodSpec{NodeName: "n1", HostNetwork: true, PriorityClassName: "high", Containers: []corev1.Container{
+			{Name: "app", Image: "app:1", Resources: corev1.ResourceRequirements{
+				Requests: amounts("cpu", "250m", "memory", "1Gi"), Limits: amounts("memory", "2Gi")}},
+			{Name: "proxy", Image: "proxy:1"}},
+			InitContainers: []corev1.Container{{Name: "log", Image: "log:1", Resources: corev1.ResourceRequirements{
+				Requests: amounts("cpu", "1")}}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.1.0.1", HostIP: "10.0.0.1",
+			QOSClass: corev1.PodQOSBurstable, Conditions: ready(corev1.ConditionTrue),
+			ContainerStatuses:     []corev1.ContainerStatus{status("app", true, 0, running), status("proxy", true, 1, running)},
+			InitContainerStatuses: []corev1.ContainerStatus{status("log", true, 0, running)}}}
+	web.Labels = map[string]string{"app": "web", "pod-template-hash": "5d"}
+	web.Status.ContainerStatuses[1].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "OOMKilled"}
+
+	lone := corev1.Pod{TypeMeta: typeOf(pods), ObjectMeta: meta("shop", "lone"),
+		Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "main", Image: "main:1"}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.1.0.2", HostIP: "10.0.0.1",
+			QOSClass: corev1.PodQOSBestEffort, Conditions: ready(corev1.ConditionFalse), ContainerStatuses: []corev1.ContainerStatus{
+				status("main", false, 3, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}})}}}
+
+	done := corev1.Pod{TypeMeta: typeOf(pods), ObjectMeta: meta("shop", "backup-x", controller("Job", "backup")),
+		Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "tar", Image: "tar:1",
+			Resources: corev1.ResourceRequirements{Requests: amounts("example.com/disk", "1")}}}},
+		Status: corev1.PodStatus{Phase: corev1.PodSucceeded, HostIP: "10.0.0.1",
+			ContainerStatuses: []corev1.ContainerStatus{status("tar", false, 0, ended)}}}
+
+	waiting := corev1.Pod{TypeMeta: typeOf(pods), ObjectMeta: meta("shop", "waiting"), Status: corev1.PodStatus{Phase: corev1.PodPending},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "big", Image: "big:1",
+			Resources: corev1.ResourceRequirements{Requests: amounts("cpu", "64")}}}}}
+
+	node := corev1.Node{TypeMeta: typeOf(nodes), ObjectMeta: meta("", "n1"), Spec: corev1.NodeSpec{PodCIDR: "10.1.0.0/24", ProviderID: "x://n1"},
+		Status: corev1.NodeStatus{Capacity: amounts("cpu", "4", "memory", "8Gi", "pods", "110"), Allocatable: amounts("cpu", "3500m"),
+			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.1"}}, NodeInfo: corev1.NodeSystemInfo{
+				MachineID: "m", SystemUUID: "s", BootID: "b", KernelVersion: "6.1", OSImage: "Debian 13",
+				ContainerRuntimeVersion: "containerd://2.0", KubeletVersion: "v1.37.2"}}}
+	node.Labels = map[string]string{"node-role.kubernetes.io/worker": ""}
+
+	leaving := metav1.PartialObjectMetadata{TypeMeta: typeOf(namespaces), ObjectMeta: meta("", "old")}
+	leaving.DeletionTimestamp = new(at(time.Minute))
+	return map[string][]any{
+		pods: {web, lone, done, waiting}, nodes: {node},
+		namespaces: {metav1.PartialObjectMetadata{TypeMeta: typeOf(namespaces), ObjectMeta: meta("", "shop")}, leaving},
+		quotas: {corev1.ResourceQuota{TypeMeta: typeOf(quotas), ObjectMeta: meta("shop", "most"), Status: corev1.ResourceQuotaStatus{
+			Hard: amounts("requests.cpu", "8"), Used: amounts("requests.cpu", "64250m")}}},
+		replicaSets: {metav1.PartialObjectMetadata{TypeMeta: typeOf(replicaSets), ObjectMeta: meta("shop", "web-5d", controller("Deployment", "web"))}},
+		jobs:        {metav1.PartialObjectMetadata{TypeMeta: typeOf(jobs), ObjectMeta: meta("shop", "backup")}},
+	}
+}
+
+// inSmallCluster is inBubble with that cluster, in which usage was read a minute after the beginning.
+func inSmallCluster(t *testing.T, do func(t *testing.T, b *bubble)) {
+	t.Helper()
+	inBubble(t, source{pages: furtherPages, podLabels: []string{"app"}}, func(t *testing.T, b *bubble) {
+		b.api.have = smallCluster(b.api.began)
+		b.watched()
+		time.Sleep(time.Minute)
+		now := time.Now()
+		run(t, b.connection, input{
+			usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
+				podUsage("shop", "web-5d-1", now, "app", "500m 100Mi", "proxy", "10m 20Mi", "log", "1m 1Mi"),
+				podUsage("shop", "lone", now, "main", "1 1Mi"), podUsage("shop", "unknown", now, "x", "1 1Mi")}},
+			nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{{ObjectMeta: metav1.ObjectMeta{Name: "n1"},
+				Timestamp: metav1.NewTime(now), Window: metav1.Duration{Duration: 15 * time.Second}, Usage: corev1.ResourceList{
+					corev1.ResourceCPU: quantity.MustParse("2"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}}}})
+		do(t, b)
+	})
+}
+
+// labelsOfFurtherPages are the lists of labels that samples of a family have, by its name.
+func labelsOfFurtherPages(t *testing.T) (labels map[string][]string) {
+	labels = map[string][]string{}
+	name := regexp.MustCompile(`[{,]([a-z_]+)="`)
+	inSmallCluster(t, func(t *testing.T, b *bubble) {
+		for line := range strings.Lines(samples(b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0))) {
+			family, _, _ := strings.Cut(line, "{")
+			var all []string
+			for _, m := range name.FindAllStringSubmatch(line, -1) {
+				all = append(all, m[1])
+			}
+			if list := strings.Join(all, ", "); !slices.Contains(labels[family], list) {
+				labels[family] = append(labels[family], list)
+			}
+		}
+	})
+	return labels
+}
+
+// TestFurtherPages is the whole text of both pages for the small cluster, without the lines of HELP.
+func TestFurtherPages(t *testing.T) {
+	inSmallCluster(t, func(t *testing.T, b *bubble) {
+		for page, want := range map[string]string{cadvisor: `# TYPE container_cpu_usage_seconds_total counter
+container_cpu_usage_seconds_total{id="/",node="n1"} 30
+container_cpu_usage_seconds_total{container="app",cpu="total",image="docker.io/app:1",name="id-app",namespace="shop",node="n1",pod="web-5d-1"} 7.5
+container_cpu_usage_seconds_total{container="proxy",cpu="total",image="docker.io/proxy:1",name="id-proxy",namespace="shop",node="n1",pod="web-5d-1"} 0.15
+container_cpu_usage_seconds_total{container="log",cpu="total",image="docker.io/log:1",name="id-log",namespace="shop",node="n1",pod="web-5d-1"} 0.015
+# TYPE container_memory_working_set_bytes gauge
+container_memory_working_set_bytes{id="/",node="n1"} 3221225472
+container_memory_working_set_bytes{container="app",image="docker.io/app:1",name="id-app",namespace="shop",node="n1",pod="web-5d-1"} 104857600
+container_memory_working_set_bytes{container="proxy",image="docker.io/proxy:1",name="id-proxy",namespace="shop",node="n1",pod="web-5d-1"} 20971520
+container_memory_working_set_bytes{container="log",image="docker.io/log:1",name="id-log",namespace="shop",node="n1",pod="web-5d-1"} 1048576
+container_memory_working_set_bytes{container="main",image="docker.io/main:1",name="id-main",namespace="shop",node="n1",pod="lone"} 1048576
+# TYPE container_start_time_seconds gauge
+container_start_time_seconds{container="app",image="docker.io/app:1",name="id-app",namespace="shop",node="n1",pod="web-5d-1"} 946681200
+container_start_time_seconds{container="proxy",image="docker.io/proxy:1",name="id-proxy",namespace="shop",node="n1",pod="web-5d-1"} 946681200
+container_start_time_seconds{container="log",image="docker.io/log:1",name="id-log",namespace="shop",node="n1",pod="web-5d-1"} 946681200
+# TYPE machine_cpu_cores gauge
+machine_cpu_cores{node="n1",machine_id="m",system_uuid="s",boot_id="b"} 4
+# TYPE machine_memory_bytes gauge
+machine_memory_bytes{node="n1",machine_id="m",system_uuid="s",boot_id="b"} 8589934592
+`, kubeState: `# TYPE kube_namespace_status_phase gauge
+kube_namespace_status_phase{namespace="old",phase="Active"} 0
+kube_namespace_status_phase{namespace="old",phase="Terminating"} 1
+kube_namespace_status_phase{namespace="shop",phase="Active"} 1
+kube_namespace_status_phase{namespace="shop",phase="Terminating"} 0
+# TYPE kube_node_info gauge
+kube_node_info{node="n1",kernel_version="6.1",os_image="Debian 13",container_runtime_version="containerd://2.0",kubelet_version="v1.37.2",kubeproxy_version="deprecated",provider_id="x://n1",pod_cidr="10.1.0.0/24",system_uuid="s",internal_ip="10.0.0.1"} 1
+# TYPE kube_node_role gauge
+kube_node_role{node="n1",role="worker"} 1
+# TYPE kube_node_status_allocatable gauge
+kube_node_status_allocatable{node="n1",resource="cpu",unit="core"} 3.5
+# TYPE kube_node_status_capacity gauge
+kube_node_status_capacity{node="n1",resource="cpu",unit="core"} 4
+kube_node_status_capacity{node="n1",resource="memory",unit="byte"} 8589934592
+kube_node_status_capacity{node="n1",resource="pods",unit="integer"} 110
+# TYPE kube_resourcequota gauge
+kube_resourcequota{namespace="shop",resourcequota="most",resource="requests.cpu",type="hard"} 8
+kube_resourcequota{namespace="shop",resourcequota="most",resource="requests.cpu",type="used"} 64.25
+# TYPE kube_replicaset_owner gauge
+kube_replicaset_owner{namespace="shop",replicaset="web-5d",owner_kind="Deployment",owner_name="web",owner_is_controller="true"} 1
+# TYPE kube_job_owner gauge
+kube_job_owner{namespace="shop",job_name="backup",owner_kind="",owner_name="",owner_is_controller=""} 1
+# TYPE kube_pod_info gauge
+kube_pod_info{namespace="shop",pod="backup-x",uid="uid-backup-x",host_ip="10.0.0.1",pod_ip="",node="n1",created_by_kind="Job",created_by_name="backup",priority_class="",host_network="false"} 1
+kube_pod_info{namespace="shop",pod="lone",uid="uid-lone",host_ip="10.0.0.1",pod_ip="10.1.0.2",node="n1",created_by_kind="",created_by_name="",priority_class="",host_network="false"} 1
+kube_pod_info{namespace="shop",pod="waiting",uid="uid-waiting",host_ip="",pod_ip="",node="",created_by_kind="",created_by_name="",priority_class="",host_network="false"} 1
+kube_pod_info{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",host_ip="10.0.0.1",pod_ip="10.1.0.1",node="n1",created_by_kind="ReplicaSet",created_by_name="web-5d",priority_class="high",host_network="true"} 1
+# TYPE kube_pod_owner gauge
+kube_pod_owner{namespace="shop",pod="backup-x",uid="uid-backup-x",owner_kind="Job",owner_name="backup",owner_is_controller="true"} 1
+kube_pod_owner{namespace="shop",pod="lone",uid="uid-lone",owner_kind="",owner_name="",owner_is_controller=""} 1
+kube_pod_owner{namespace="shop",pod="waiting",uid="uid-waiting",owner_kind="",owner_name="",owner_is_controller=""} 1
+kube_pod_owner{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",owner_kind="ReplicaSet",owner_name="web-5d",owner_is_controller="true"} 1
+# TYPE kube_pod_labels gauge
+kube_pod_labels{namespace="shop",pod="backup-x",uid="uid-backup-x"} 1
+kube_pod_labels{namespace="shop",pod="lone",uid="uid-lone"} 1
+kube_pod_labels{namespace="shop",pod="waiting",uid="uid-waiting"} 1
+kube_pod_labels{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",label_app="web"} 1
+# TYPE kube_pod_status_phase gauge
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Pending"} 0
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Succeeded"} 1
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Failed"} 0
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Unknown"} 0
+kube_pod_status_phase{namespace="shop",pod="backup-x",uid="uid-backup-x",phase="Running"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Pending"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Succeeded"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Failed"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Unknown"} 0
+kube_pod_status_phase{namespace="shop",pod="lone",uid="uid-lone",phase="Running"} 1
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Pending"} 1
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Succeeded"} 0
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Failed"} 0
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Unknown"} 0
+kube_pod_status_phase{namespace="shop",pod="waiting",uid="uid-waiting",phase="Running"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Pending"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Succeeded"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Failed"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Unknown"} 0
+kube_pod_status_phase{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",phase="Running"} 1
+# TYPE kube_pod_status_qos_class gauge
+kube_pod_status_qos_class{namespace="shop",pod="lone",uid="uid-lone",qos_class="BestEffort"} 1
+kube_pod_status_qos_class{namespace="shop",pod="lone",uid="uid-lone",qos_class="Burstable"} 0
+kube_pod_status_qos_class{namespace="shop",pod="lone",uid="uid-lone",qos_class="Guaranteed"} 0
+kube_pod_status_qos_class{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",qos_class="BestEffort"} 0
+kube_pod_status_qos_class{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",qos_class="Burstable"} 1
+kube_pod_status_qos_class{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",qos_class="Guaranteed"} 0
+# TYPE kube_pod_status_ready gauge
+kube_pod_status_ready{namespace="shop",pod="lone",uid="uid-lone",condition="true"} 0
+kube_pod_status_ready{namespace="shop",pod="lone",uid="uid-lone",condition="false"} 1
+kube_pod_status_ready{namespace="shop",pod="lone",uid="uid-lone",condition="unknown"} 0
+kube_pod_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",condition="true"} 1
+kube_pod_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",condition="false"} 0
+kube_pod_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",condition="unknown"} 0
+# TYPE kube_pod_container_info gauge
+kube_pod_container_info{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar",image_spec="tar:1",image="docker.io/tar:1",image_id="sha256:tar",container_id="containerd://id-tar"} 1
+kube_pod_container_info{namespace="shop",pod="lone",uid="uid-lone",container="main",image_spec="main:1",image="docker.io/main:1",image_id="sha256:main",container_id="containerd://id-main"} 1
+kube_pod_container_info{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app",image_spec="app:1",image="docker.io/app:1",image_id="sha256:app",container_id="containerd://id-app"} 1
+kube_pod_container_info{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy",image_spec="proxy:1",image="docker.io/proxy:1",image_id="sha256:proxy",container_id="containerd://id-proxy"} 1
+# TYPE kube_pod_container_resource_requests gauge
+kube_pod_container_resource_requests{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar",node="n1",resource="example_com_disk",unit="integer"} 1
+kube_pod_container_resource_requests{namespace="shop",pod="waiting",uid="uid-waiting",container="big",node="",resource="cpu",unit="core"} 64
+kube_pod_container_resource_requests{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app",node="n1",resource="cpu",unit="core"} 0.25
+kube_pod_container_resource_requests{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app",node="n1",resource="memory",unit="byte"} 1073741824
+# TYPE kube_pod_container_resource_limits gauge
+kube_pod_container_resource_limits{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app",node="n1",resource="memory",unit="byte"} 2147483648
+# TYPE kube_pod_container_status_restarts_total counter
+kube_pod_container_status_restarts_total{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar"} 0
+kube_pod_container_status_restarts_total{namespace="shop",pod="lone",uid="uid-lone",container="main"} 3
+kube_pod_container_status_restarts_total{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app"} 0
+kube_pod_container_status_restarts_total{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy"} 1
+# TYPE kube_pod_container_status_running gauge
+kube_pod_container_status_running{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar"} 0
+kube_pod_container_status_running{namespace="shop",pod="lone",uid="uid-lone",container="main"} 0
+kube_pod_container_status_running{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app"} 1
+kube_pod_container_status_running{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy"} 1
+# TYPE kube_pod_container_status_ready gauge
+kube_pod_container_status_ready{namespace="shop",pod="backup-x",uid="uid-backup-x",container="tar"} 0
+kube_pod_container_status_ready{namespace="shop",pod="lone",uid="uid-lone",container="main"} 0
+kube_pod_container_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="app"} 1
+kube_pod_container_status_ready{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy"} 1
+# TYPE kube_pod_container_status_waiting_reason gauge
+kube_pod_container_status_waiting_reason{namespace="shop",pod="lone",uid="uid-lone",container="main",reason="CrashLoopBackOff"} 1
+# TYPE kube_pod_container_status_last_terminated_reason gauge
+kube_pod_container_status_last_terminated_reason{namespace="shop",pod="web-5d-1",uid="uid-web-5d-1",container="proxy",reason="OOMKilled"} 1
+`} {
+			status, text, _ := b.scrapePage(page)
+			helped := regexp.MustCompile(`(?m)^# HELP \S+ \S.*\n`)
+			if n := len(helped.FindAllString(text, -1)); status != http.StatusOK || n != len(familiesOf(text)) {
+				t.Errorf("%s: status %d, %d families with a HELP of %d", page, status, n, len(familiesOf(text)))
+			}
+			got, wanted := helped.ReplaceAllString(text, ""), want
+			for got != "" || wanted != "" {
+				var is, want string
+				is, got, _ = strings.Cut(got, "\n")
+				if want, wanted, _ = strings.Cut(wanted, "\n"); is != want {
+					t.Fatalf("%s:\n%s\nwant:\n%s\nthen:\n%s", page, is, want, got)
+				}
+			}
+		}
+	})
+}
+
+// podOf is pod a/p with containers, each "NAME ID", that were started at a moment.
+func podOf(created, started time.Time, containers ...string) corev1.Pod {
+	p := corev1.Pod{TypeMeta: typeOf(pods), Spec: corev1.PodSpec{NodeName: "n"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p", ResourceVersion: "2", CreationTimestamp: metav1.NewTime(created)}}
+	for _, c := range containers {
+		name, id, _ := strings.Cut(c, " ")
+		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: name, Image: "i"})
+		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: name, ContainerID: "x://" + id,
+			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(started)}}})
+	}
+	return p
+}
+
+// counted is the CPU seconds of each container on a page, as "CONTAINER ID SECONDS", and then what the exporter itself
+// counts of readings.
+func (b *bubble) counted() (counters, told string) {
+	b.t.Helper()
+	_, text, _ := b.scrapePage(cadvisor)
+	lines := func(family, text string) (all []string) {
+		series := regexp.MustCompile(family + `{container="([^"]*)".*,image="i",name="([^"]*)",namespace="a",node="n",pod="p"} (.*)`)
+		for _, m := range series.FindAllStringSubmatch(text, -1) {
+			all = append(all, strings.Join(m[1:], " "))
+		}
+		return all
+	}
+	cpu, memory := lines("container_cpu_usage_seconds_total", text), lines("container_memory_working_set_bytes", text)
+	if len(memory) != len(cpu) {
+		b.t.Errorf("containers with memory: %q, with CPU: %q", memory, cpu)
+	}
+	counters = strings.Join(cpu, ", ")
+	_, text, _ = b.scrape()
+	for _, m := range regexp.MustCompile(`(?m)^\w+_cpu_(?:readings_total{result="(.*)"}|seconds_(filled)_total) (\S+)$`).FindAllStringSubmatch(text, -1) {
+		if m[3] != "0" {
+			told += cmp.Or(m[1], m[2]+" seconds") + " " + m[3] + ", "
+		}
+	}
+	return counters, strings.TrimSuffix(told, ", ")
+}
+
+// TestCPUCounters goes through some lists of usage, and looks at the counters after each.
+func TestCPUCounters(t *testing.T) {
+	at := func(second int) time.Time { return epoch.Add(time.Duration(second) * time.Second) }
+	type list = []metricsv1beta1.PodMetrics
+	reading := func(end, window int, containers ...string) list {
+		u := podUsage("a", "p", at(end), containers...)
+		u.Window.Duration = time.Duration(window) * time.Second
+		return list{u}
+	}
+	one := func(end int, cpu string) list { return reading(end, 15, "c", cpu+" 1") }
+	created := at(-3600)
+	restarted := func(second int) func(*bubble) {
+		return func(b *bubble) { b.put(podOf(created, at(second), "c c2")) }
+	}
+	type step struct {
+		at    int           // seconds since the beginning
+		event func(*bubble) // before the list; nil for none
+		usage list          // what the list has
+		fails bool          // after that was read
+		want  string
+	}
+	for name, c := range map[string]struct {
+		containers []string // "c c1" where it is nil
+		steps      []step
+		told       string
+	}{
+		"each window adds its CPU time": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, one(30, "500m"), false, "c c1 22.5"},
+			{45, nil, one(45, "100n"), false, "c c1 22.5000015"},
+		}, "added 3"},
+		"a reading that is served again adds nothing": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{20, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, one(30, "1"), false, "c c1 30"},
+		}, "added 2, repeated 1"},
+		"nor does one of another replica that is behind": {nil, []step{
+			{30, nil, one(30, "1"), false, "c c1 15"},
+			{40, nil, one(25, "9"), false, "c c1 15"},
+			{45, nil, one(45, "1"), false, "c c1 30"},
+		}, "added 2, older 1"},
+		"a gap is filled with the mean of what is around it": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{60, nil, one(60, "2"), false, "c c1 90"}, // 30 s of 1.5 and 15 s of 2
+		}, "added 1, filled 1, filled seconds 45"},
+		"a gap longer than max-age is a hole": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{345, nil, one(345, "1"), false, "c c1 30"},
+		}, "added 1, hole 1"},
+		"a pod that is away for two lists goes on": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, list{}, false, ""},
+			{45, nil, list{}, false, ""},
+			{60, nil, one(60, "1"), false, "c c1 60"},
+		}, "added 1, filled 1, filled seconds 30"},
+		"a list that fails leaves no trace": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, one(30, "100"), true, "c c1 15"},
+			{45, nil, one(45, "1"), false, "c c1 45"},
+		}, "added 1, filled 1, filled seconds 15"},
+		"of several containers only the moments add up": {[]string{"c c1", "d d1"}, []step{
+			{15, nil, reading(15, 15, "c", "1 1", "d", "2 1"), false, "c c1 15, d d1 30"},
+			{35, nil, reading(35, 10, "d", "2 1", "c", "1 1"), false, "d d1 70, c c1 35"},
+		}, "added 4"},
+		"a container that is restarted begins a new series": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{60, restarted(40), one(60, "2"), false, "c c2 30"},
+			{75, nil, one(75, "2"), false, "c c2 60"},
+		}, "added 3"},
+		"nothing is told of a container by a reading from before its start": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{45, restarted(40), one(39, "1"), false, ""},
+			{46, nil, one(40, "1"), false, ""},
+			{60, nil, one(55, "1"), false, "c c2 15"},
+		}, "added 2, predecessor 2"},
+		"a container has not run for longer than since its start": {nil, []step{
+			{50, restarted(40), reading(50, 60, "c", "1 1"), false, "c c2 12"}, // and 2 s, as moments are cut down
+		}, "added 1"},
+		"the container's state, the pod's address or labels change": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, func(b *bubble) {
+				p := podOf(created, created, "c c1")
+				p.Status.ContainerStatuses[0].Ready, p.Status.PodIP, p.Labels = true, "10.0.0.1", map[string]string{"l": "v"}
+				b.put(p)
+			}, one(30, "1"), false, "c c1 30"},
+		}, "added 2"},
+		"pods are listed anew, with another label": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, func(b *bubble) {
+				p := podOf(created, created, "c c1")
+				p.Labels = map[string]string{"l": "v"}
+				b.api.have[pods] = []any{p}
+				b.connection.pods.Watch.Resync()
+				synctest.Wait()
+			}, one(30, "1"), false, "c c1 30"},
+		}, "added 2"},
+		"a pod that is created again counts anew": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{60, func(b *bubble) { b.put(podOf(at(40), at(40), "c c1")) }, one(60, "1"), false, "c c1 15"},
+		}, "added 2"},
+		"a pod that is deleted and comes back counts anew": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, func(b *bubble) {
+				gone := slimPod(podOf(created, created, "c c1"), true)
+				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+			}, one(30, "1"), false, ""},
+			{60, func(b *bubble) { b.put(podOf(at(40), at(40), "c c2")) }, one(60, "1"), false, "c c2 15"},
+		}, "added 2"},
+		"a rate that no machine has is no reading": {nil, []step{
+			{15, nil, one(15, "1"), false, "c c1 15"},
+			{30, nil, one(30, "2M"), false, "c c1 15"},
+			{45, nil, one(45, "1"), false, "c c1 45"},
+		}, "added 1, filled 1, invalid 1, filled seconds 15"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: []string{cadvisor}, podLabels: []string{"l"}}, func(t *testing.T, b *bubble) {
+				if c.containers == nil {
+					c.containers = []string{"c c1"}
+				}
+				b.api.have[pods] = []any{podOf(created, created, c.containers...)}
+				b.watched()
+				for _, step := range c.steps {
+					time.Sleep(time.Until(at(step.at)))
+					refreshFrom(t, b.lists[0], &metricsv1beta1.NodeMetricsList{}, "NodeMetricsList")
+					if step.event != nil {
+						step.event(b)
+					}
+					if l := b.lists[1]; !step.fails {
+						refreshFrom(t, l, &metricsv1beta1.PodMetricsList{Items: step.usage}, "PodMetricsList")
+					} else {
+						body := protobufOf(t, &metricsv1beta1.PodMetricsList{Items: step.usage}, "PodMetricsList")
+						refreshWith(l, func() error {
+							l.Joiner.Begin()
+							if err := new(metricsapi.Decoder).Read(bytes.NewReader(body), l.Kind, l.Joiner.Join); err != nil {
+								t.Error(err)
+							}
+							return io.ErrUnexpectedEOF
+						})
+					}
+					if got, _ := b.counted(); got != step.want {
+						t.Errorf("after %d s: %q, want %q", step.at, got, step.want)
+					}
+				}
+				if _, told := b.counted(); told != c.told {
+					t.Errorf("readings: %q, want %q", told, c.told)
+				}
+			})
+		})
+	}
+}
+
+// TestCountersOfWhatIsLeft has of two pods one expire: the other keeps its own counter.
+func TestCountersOfWhatIsLeft(t *testing.T) {
+	inBubble(t, source{pages: []string{cadvisor}}, func(t *testing.T, b *bubble) {
+		p, old := podOf(b.api.began, b.api.began, "c c1"), podOf(b.api.began, b.api.began, "c old")
+		old.Name = "old"
+		b.api.have[pods] = []any{p, old}
+		b.watched()
+		now := b.api.began.Add(time.Minute)
+		time.Sleep(time.Until(now))
+		run(t, b.connection, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
+			podUsage("a", "old", now.Add(-30*time.Second), "c", "7 1"), podUsage("a", "p", now, "c", "1 1")}}})
+		b.lists[1].Joiner.MaxAge = 20 * time.Second // as if the time had passed
+		b.lists[1].Loop.Expire()
+		if got, _ := b.counted(); got != "c c1 15" {
+			t.Errorf("%q", got)
+		}
+		if _, text, _ := b.scrapePage(cadvisor); strings.Contains(text, `"old"`) {
+			t.Errorf("the other is still there:\n%s", text)
+		}
+	})
+}
+
+// TestNodeCounters has a node that is away for two lists.
+func TestNodeCounters(t *testing.T) {
+	inBubble(t, source{pages: []string{cadvisor}}, func(t *testing.T, b *bubble) {
+		b.watched()
+		for i, want := range []string{"15", "", "", "60"} {
+			time.Sleep(15 * time.Second)
+			node := metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Timestamp: metav1.Now(),
+				Window: metav1.Duration{Duration: 15 * time.Second}, Usage: corev1.ResourceList{corev1.ResourceCPU: quantity.MustParse("1")}}
+			in := input{}
+			if want != "" {
+				in.nodes.Items = append(in.nodes.Items, node)
+				want = `container_cpu_usage_seconds_total{id="/",node="n1"} ` + want + "\n"
+			}
+			run(t, b.connection, in)
+			_, text, _ := b.scrapePage(cadvisor)
+			if text, _, _ = strings.Cut(samples(text), "machine_"); text != want {
+				t.Errorf("list %d: %s, want %s", i, text, want)
+			}
+		}
+	})
+}
+
+// logged is what is logged from now on to the end of the test.
+func logged(t *testing.T) *bytes.Buffer {
+	var log bytes.Buffer
+	t.Cleanup(func() { slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil))) })
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	return &log
+}
+
+// pageOf scrapes the page of that name, which has to be there within a time.
+func (b *bubble) pageOf(name string, within time.Duration) string {
+	b.t.Helper()
+	status, text, took := b.scrapePage(name)
+	if status != http.StatusOK || took > within {
+		b.t.Errorf("%s after the start: %s: status %d after %s, want it within %s:\n%s",
+			time.Since(b.api.began), name, status, took, within, text)
+	}
+	return text
+}
+
+// tells is an error where the page of the telemetry path does not have these lines of metrics of the exporter itself.
+func (b *bubble) tells(lines ...string) {
+	b.t.Helper()
+	time.Sleep(selfAge)
+	text := b.pageOf("", 0)
+	for _, line := range lines {
+		if !strings.Contains(text, "\n"+selfmetrics.Prefix+line+"\n") {
+			b.t.Errorf("%s after the start: no %s on the page:\n%s", time.Since(b.api.began), line, text)
+		}
+	}
+}
+
+// stateOf are the families of the state of a resource's objects on the pages that are on.
+func stateOf(resource string) (all []string) {
+	for _, row := range rows(resource, furtherPages, nil) {
+		all = append(all, names[row.Family])
+	}
+	return all
+}
+
+// optional are the resources that no account has to have the right to.
+var optional = []string{nodes, namespaces, quotas, replicaSets, jobs}
+
+// TestResourcesThatMayNotBeRead has each of them refused for a quarter of an hour, and then allowed.
+func TestResourcesThatMayNotBeRead(t *testing.T) {
+	var all []string // families where nothing is refused
+	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.begin(b.run)
+		all = familiesOf(b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0))
+	})
+	for how, answer := range map[string]answerer{"forbidden": forbids, "not there": lacks} {
+		for _, resource := range optional {
+			t.Run(resource+" "+how, func(t *testing.T) {
+				log := logged(t)
+				inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+					guessed := resource == replicaSets || resource == jobs
+					what := map[bool]string{true: " is guessed from the pods", false: " not served"}[guessed]
+					check := func(refused bool) {
+						t.Helper()
+						text := b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0)
+						want := slices.DeleteFunc(slices.Clone(all), func(family string) bool {
+							return refused && !guessed && slices.Contains(stateOf(resource), family)
+						})
+						if got := familiesOf(text); !slices.Equal(got, want) {
+							t.Errorf("refused %t: families %q, want %q", refused, got, want)
+						}
+						owner := map[string]string{
+							replicaSets: `kube_replicaset_owner{namespace="a",replicaset="web-5d",owner_kind="Rollout",owner_name="web"`,
+							jobs:        `kube_job_owner{namespace="a",job_name="backup-29000000",owner_kind="CronJob",owner_name="nightly"`,
+						}[resource]
+						if guess := map[string]string{"Rollout": "Deployment", "nightly": "backup"}; refused {
+							owner = strings.NewReplacer("Rollout", guess["Rollout"], "nightly", guess["nightly"]).Replace(owner)
+						}
+						if strings.Count(text, owner) == 0 {
+							t.Errorf("refused %t: no %s on the page:\n%s", refused, owner, text)
+						}
+						for _, r := range optional {
+							up := btoi(r != resource || !refused)
+							b.tells(fmt.Sprintf("watch_up{resource=%q} %d", r, up))
+							if r == replicaSets || r == jobs {
+								b.tells(fmt.Sprintf("owners_guessed{resource=%q} %d", r, 1-up))
+							}
+						}
+						health := get(t, b.server, "/healthz")
+						body, _ := io.ReadAll(health.Body)
+						notices := strings.Count(string(body), what)
+						if health.StatusCode != http.StatusOK || strings.Count(string(body), "\n") != 2*btoi(refused) || notices != btoi(refused) {
+							t.Errorf("refused %t: /healthz answers %d: %s", refused, health.StatusCode, body)
+						}
+					}
+					for _, verb := range []string{"watch ", "page "} {
+						b.api.answer(verb+resource, answer)
+					}
+					b.begin(b.run)
+					synctest.Wait()
+					for range 3 {
+						check(true)
+						time.Sleep(5 * time.Minute)
+					}
+					asked := len(b.api.asked("watch " + resource))
+					if asked > 20 || strings.Count(log.String(), what) != 1 {
+						t.Errorf("asked for %d times in a quarter of an hour; log:\n%s", asked, log)
+					}
+					for _, verb := range []string{"watch ", "page "} {
+						b.api.answer(verb+resource, nil)
+					}
+					time.Sleep(70 * time.Second)
+					check(false)
+					if !strings.Contains(log.String(), "watch of "+resource+" works again") {
+						t.Errorf("it is not logged that it works again:\n%s", log)
+					}
+				})
+			})
+		}
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// TestPagesByRolesInNamespaces asks for nothing that a Role cannot give the right to, but for the list of nodes' usage.
+func TestPagesByRolesInNamespaces(t *testing.T) {
+	log := logged(t)
+	inBubble(t, source{namespaces: []string{"a", "b"}, pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.api.answer("list nodes", forbids)
+		b.begin(b.run)
+		time.Sleep(5 * time.Minute)
+		text := b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0)
+		for _, family := range familiesOf(text) {
+			if slices.Contains(stateOf(nodes), family) {
+				t.Errorf("%s is served", family)
+			}
+		}
+		for _, namespace := range []string{"a", "b"} {
+			for _, sample := range []string{
+				`container_cpu_usage_seconds_total{container="c",cpu="total",image="c:1",name="c1",namespace=%q`,
+				`kube_namespace_status_phase{namespace=%q,phase="Active"} 1`, `kube_resourcequota{namespace=%q`,
+				`kube_replicaset_owner{namespace=%q,replicaset="web-5d",owner_kind="Rollout"`,
+				`kube_job_owner{namespace=%q,job_name="backup-29000000",owner_kind="CronJob",owner_name="nightly"`,
+				`kube_pod_info{namespace=%q`, `kube_pod_container_status_running{namespace=%q`,
+			} {
+				if sample = "\n" + fmt.Sprintf(sample, namespace); strings.Count(text, sample) != 1 {
+					t.Errorf("%d of %s on the pages:\n%s", strings.Count(text, sample), sample, text)
+				}
+			}
+		}
+		asked := b.api.asked("")
+		for i, request := range asked {
+			asked[i] = strings.Replace(request, "get b/pods", "get a/pods", 1) // either is probed
+		}
+		slices.Sort(asked)
+		asked = slices.Compact(asked)
+		want := []string{"get a/pods/p", "get namespaces/a", "get namespaces/b", "list a/pods", "list b/pods", "list nodes",
+			"watch a/jobs", "watch a/pods", "watch a/replicasets", "watch a/resourcequotas",
+			"watch b/jobs", "watch b/pods", "watch b/replicasets", "watch b/resourcequotas"}
+		if !slices.Equal(asked, want) {
+			t.Errorf("asks for %q, want %q", asked, want)
+		}
+		b.tells(`watch_up{resource="namespaces"} 1`, `owners_guessed{resource="jobs"} 0`)
+		if strings.Contains(b.pageOf("", 0), `watch_up{resource="nodes"}`) {
+			t.Error("the watch of nodes, which nobody is meant to have, is told to fail")
+		}
+		health, _ := io.ReadAll(get(t, b.server, "/healthz").Body)
+		if string(health) != "ok" || strings.Contains(log.String(), "machine_") {
+			t.Errorf("/healthz answers %s; log:\n%s", health, log)
+		}
+	})
+}
+
+// TestNamespacesFailOneByOneOnTheStatePage has something of one of two namespaces fail, in each way that there is.
+func TestNamespacesFailOneByOneOnTheStatePage(t *testing.T) {
+	const scrapeTimeout = 9500 * time.Millisecond
+	of := map[string]string{ // a family of each resource
+		pods: "kube_pod_info", quotas: "kube_resourcequota", namespaces: "kube_namespace_status_phase",
+		replicaSets: "kube_replicaset_owner", jobs: "kube_job_owner"}
+	for how, answer := range map[string]answerer{"are refused": forbids, "are slow": hangs, "get stuck": hangsLater, "break": breaks} {
+		for broken, family := range of {
+			t.Run("its "+broken+" "+how, func(t *testing.T) {
+				inBubble(t, source{namespaces: []string{"a", "b"}, pages: furtherPages}, func(t *testing.T, b *bubble) {
+					requests := []string{"watch b/" + broken, "page b/" + broken}
+					if broken == namespaces {
+						requests = []string{"get namespaces/b"}
+					}
+					for _, request := range requests {
+						b.api.answer(request, answer)
+					}
+					b.begin(b.run)
+					check := func(within time.Duration) {
+						t.Helper()
+						text := b.pageOf(kubeState, within)
+						for r, of := range of {
+							guessed := how == "are refused" && (r == replicaSets || r == jobs)
+							for namespace, want := range map[string]bool{"a": true, "b": r != broken || guessed} {
+								if got := strings.Contains(text, fmt.Sprintf("\n%s{namespace=%q", of, namespace)); got != want {
+									t.Errorf("%s after the start: %s of namespace %s: %t, want %t:\n%s", time.Since(b.api.began), of, namespace, got, want, text)
+								}
+							}
+						}
+						if real := `{namespace="a",replicaset="web-5d",owner_kind="Rollout"`; !strings.Contains(text, real) {
+							t.Errorf("the owners of namespace a are guessed:\n%s", text)
+						}
+					}
+					check(scrapeTimeout)
+					time.Sleep(time.Minute)
+					for range 10 {
+						check(0)
+						time.Sleep(7 * time.Second)
+					}
+					if b.statePage() != b.statePage() {
+						t.Error("the page is made anew, though nothing has changed")
+					}
+					for _, request := range requests {
+						b.api.answer(request, nil)
+					}
+					time.Sleep(70 * time.Second)
+					if text := b.pageOf(kubeState, 0); !strings.Contains(text, family+`{namespace="b"`) {
+						t.Errorf("it works again, and is not on the page:\n%s", text)
+					}
+				})
+			})
+		}
+	}
+}
+
+// endsOnce has the watch of a resource end after its first list, and never work again.
+func (b *bubble) endsOnce(resource string) {
+	b.api.answer("page "+resource, breaks)
+	b.api.answer("watch "+resource, func(r *http.Request) (*http.Response, error) {
+		b.api.answer("watch "+resource, breaks)
+		answer, err := hangsLater(r)
+		answer.Body = io.NopCloser(b.api.initialEvents(r, resource, ""))
+		return answer, err
+	})
+}
+
+// TestStatePageAfterAFreeze has the objects change while the process stands still, and their watches die unnoticed.
+func TestStatePageAfterAFreeze(t *testing.T) {
+	for name, c := range map[string]struct {
+		length time.Duration
+		slow   string // the resource whose first list comes only after two seconds
+		anew   bool   // whether there are new lists
+	}{
+		"a short one": {4 * time.Second, "", false}, // which no watch takes amiss
+		"a long one":  {time.Minute, "", true}, "pods are slow": {time.Minute, pods, true}, "nodes are slow": {time.Minute, nodes, true},
+		"namespaces are slow": {time.Minute, namespaces, true}, "quotas are slow": {time.Minute, quotas, true},
+		"ReplicaSets are slow": {time.Minute, replicaSets, true}, "Jobs are slow": {time.Minute, jobs, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				b.watched()
+				of := regexp.MustCompile(`namespace="(a|shop)"|node="(n1|n2|)"|uid="(.*?)"`)
+				before := b.pageOf(kubeState, 0)
+				time.Sleep(10 * time.Second)
+				asked := len(b.api.asked("watch"))
+				b.api.mu.Lock()
+				b.api.have = smallCluster(b.api.began)
+				b.api.mu.Unlock()
+				want := time.Duration(0)
+				if c.slow != "" {
+					want = 2 * time.Second
+					b.api.answer("watch "+c.slow, func(r *http.Request) (*http.Response, error) {
+						time.Sleep(want)
+						return b.api.watch(r, c.slow, "")
+					})
+				}
+				b.freeze(c.length)
+				status, after, took := b.scrapePage(kubeState)
+				if status != http.StatusOK || took != want {
+					t.Fatalf("status %d after %s, want it after %s:\n%s", status, took, want, after)
+				}
+				lists := len(b.api.asked("watch"))
+				if old := strings.Contains(after, `"a"`) || strings.Contains(after, `node="n2"`); !c.anew && (after != before || lists > 0) ||
+					c.anew && (old || !strings.Contains(after, `kube_pod_info{namespace="shop"`) || lists != asked) {
+					t.Errorf("%d lists anew, want %t with %d; the page is of %q:\n%s", lists, c.anew, asked,
+						slices.Compact(of.FindAllString(after, -1)), after)
+				}
+			})
+		})
+	}
+}
+
+// TestStateOfBrokenWatchesIsServedForMaxAge has the watch of a resource break, and not come back.
+func TestStateOfBrokenWatchesIsServedForMaxAge(t *testing.T) {
+	for _, resource := range append([]string{pods}, optional...) {
+		t.Run(resource, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages, maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+				b.endsOnce(resource)
+				b.begin(b.run)
+				before := familiesOf(b.pageOf(kubeState, 0))
+				time.Sleep(50 * time.Second)
+				if now := familiesOf(b.pageOf(kubeState, 0)); !slices.Equal(now, before) {
+					t.Errorf("broken for less than max-age: %q, want %q", now, before)
+				}
+				time.Sleep(20 * time.Second)
+				for range 10 {
+					time.Sleep(7 * time.Second)
+					status, text, took := b.scrapePage(kubeState)
+					if resource == pods {
+						if status != http.StatusServiceUnavailable || took > 0 || !strings.Contains(text, "watch of pods: failing since") {
+							t.Fatalf("status %d after %s: %s", status, took, text)
+						}
+						continue
+					}
+					want := slices.DeleteFunc(slices.Clone(before), func(f string) bool { return slices.Contains(stateOf(resource), f) })
+					if now := familiesOf(text); status != http.StatusOK || took > 0 || !slices.Equal(now, want) || len(want) == len(before) {
+						t.Fatalf("status %d after %s: %q, want %q", status, took, now, want)
+					}
+				}
+				machine := strings.Contains(b.pageOf(cadvisor, 0), "machine_cpu_cores{")
+				if machine != (resource != nodes) {
+					t.Errorf("machine_cpu_cores is there: %t", machine)
+				}
+				if health := get(t, b.server, "/healthz"); health.StatusCode != http.StatusServiceUnavailable {
+					t.Errorf("/healthz answers %d", health.StatusCode)
+				}
+				for _, verb := range []string{"watch ", "page "} {
+					b.api.answer(verb+resource, nil)
+				}
+				time.Sleep(10 * time.Second)
+				if now := familiesOf(b.pageOf(kubeState, 0)); !slices.Equal(now, before) {
+					t.Errorf("mended: %q, want %q", now, before)
+				}
+			})
+		})
+	}
+}
+
+// TestFirstStatePage is what is answered at once after a start, and a minute later.
+func TestFirstStatePage(t *testing.T) {
+	const most = 9500 * time.Millisecond
+	for name, c := range map[string]struct {
+		resource    string
+		answer      answerer
+		status      int
+		early, late time.Duration
+		says        string // a minute later
+	}{
+		"all works":         {pods, nil, 200, 0, 0, ""},
+		"pods come late":    {pods, func(r *http.Request) (*http.Response, error) { time.Sleep(3 * time.Second); return breaks(r) }, 503, 3 * time.Second, 0, "connection refused"},
+		"pods hang":         {pods, hangs, 503, most, 0, "no complete answer in time"},
+		"pods get stuck":    {pods, hangsLater, 503, most, 0, "no complete answer in time"},
+		"pods are refused":  {pods, forbids, 503, 0, 0, `grant {apiGroups: [""], resources: ["pods"]`},
+		"nodes hang":        {nodes, hangs, 200, most, 0, ""},
+		"nodes get stuck":   {nodes, hangsLater, 200, most, 0, ""},
+		"nodes are refused": {nodes, forbids, 200, 0, 0, ""},
+		"quotas break":      {quotas, breaks, 200, 0, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				for _, verb := range []string{"watch ", "page "} {
+					b.api.answer(verb+c.resource, c.answer)
+				}
+				b.begin(b.run)
+				if status, text, took := b.scrapePage(kubeState); status != c.status || took != c.early {
+					t.Errorf("at once: status %d after %s, want %d after %s: %s", status, took, c.status, c.early, text)
+				}
+				time.Sleep(time.Minute)
+				status, text, took := b.scrapePage(kubeState)
+				if status != c.status || took != c.late || status != 200 && (!strings.HasPrefix(text, "no data yet\n") || !strings.Contains(text, c.says)) {
+					t.Errorf("later: status %d after %s, want %d after %s: %s", status, took, c.status, c.late, text)
+				}
+			})
+		})
+	}
+}
+
+// TestNothingOfAClusterThatIsGoneOnTheStatePage has a scrape wait for a list, as the kubeconfig is taken away and, where
+// there is another, as that comes.
+func TestNothingOfAClusterThatIsGoneOnTheStatePage(t *testing.T) {
+	for _, waitsFor := range []string{pods, nodes} {
+		t.Run(waitsFor, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				b.api.answer("watch "+waitsFor, hangs)
+				b.begin(b.run)
+				c := b.clusters[0]
+				time.AfterFunc(time.Second, func() { c.leave(b.connection) })
+				if status, text, took := b.scrapePage(kubeState); status != http.StatusServiceUnavailable || took < 9*time.Second {
+					t.Errorf("status %d after %s, want 503 once there is no time left for another cluster:\n%s", status, took, text)
+				}
+			})
+		})
+	}
+}
+
+// rendered is how many leaves of pods were rendered, and of other resources.
+func (b *bubble) rendered() (pods, others int64) {
+	for _, o := range b.others {
+		others += o.Rendered()
+	}
+	return b.connection.pods.Rendered(), others
+}
+
+// statePage is the page, which is ready at once.
+func (b *bubble) statePage() *page.Page {
+	b.t.Helper()
+	p, err := b.currentPage(b.t.Context(), kubeState)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return p
+}
+
+func textOf(t *testing.T, p *page.Page) string {
+	t.Helper()
+	var text strings.Builder
+	if err := p.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
+}
+
+// numbered is pod a/pod-NUMBER.
+func numbered(i int, ip string) corev1.Pod {
+	p := podOf(epoch, epoch, fmt.Sprintf("c id-%d", i))
+	p.Name, p.Status.PodIP, p.Status.Phase = fmt.Sprintf("pod-%04d", i), ip, corev1.PodRunning
+	return p
+}
+
+// TestOnlyWhatHasChangedIsRendered counts the leaves of the state page that are rendered for each change.
+func TestOnlyWhatHasChangedIsRendered(t *testing.T) {
+	const many = 3000
+	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.watched()
+		for i := range many {
+			b.put(numbered(i, "10.0.0.1"))
+		}
+		run(t, b.connection, input{})
+		b.statePage()
+		all, _ := b.rendered()
+		if all < many/128 || all > many/32 {
+			t.Errorf("%d pods are %d leaves", many, all)
+		}
+		usage := func() {
+			in := input{}
+			for i := range many {
+				in.usage.Items = append(in.usage.Items, podUsage("a", fmt.Sprintf("pod-%04d", i), time.Now(), "c", "1 1"))
+			}
+			run(t, b.connection, in)
+		}
+		for _, change := range []struct {
+			what         string
+			do           func()
+			pods, others int64 // leaves rendered
+			line         string
+		}{
+			{"nothing", func() {}, 0, 0, ""},
+			{"usage", usage, 0, 0, ""},
+			{"the page of usage was scraped", func() { b.scrapePage(cadvisor) }, 0, 0, ""},
+			{"a pod says the same again", func() { b.put(numbered(7, "10.0.0.1")) }, 0, 0, ""},
+			{"a pod", func() { b.put(numbered(1234, "10.9.9.9")) }, 1, 0, `pod="pod-1234",uid="",host_ip="",pod_ip="10.9.9.9"`},
+			{"two pods beside each other", func() {
+				b.put(numbered(0, "10.9.9.8"))
+				b.put(numbered(1, "10.9.9.8"))
+			}, 1, 0, `pod="pod-0001",uid="",host_ip="",pod_ip="10.9.9.8"`},
+			{"a pod is gone", func() {
+				gone := slimPod(numbered(2999, ""), true)
+				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+			}, 1, 0, ""},
+			{"a node", func() {
+				for _, o := range b.others {
+					if o.Watch.Resource == nodes {
+						n := &slim.Node{}
+						n.Name = "new"
+						o.Store.Put(o.Watch.Keep(n))
+					}
+				}
+			}, 0, 1, `kube_node_info{node="new"`},
+		} {
+			before := b.statePage()
+			pods, others := b.rendered()
+			change.do()
+			after := b.statePage()
+			nowPods, nowOthers := b.rendered()
+			if nowPods-pods != change.pods || nowOthers-others != change.others {
+				t.Errorf("%s: %d leaves of pods and %d of others are rendered, want %d and %d", change.what, nowPods-pods,
+					nowOthers-others, change.pods, change.others)
+			}
+			if same := change.pods+change.others == 0; (after == before) != same {
+				t.Errorf("%s: the page is the same one: %t", change.what, after == before)
+			}
+			if text := textOf(t, after); !strings.Contains(text, change.line) || strings.Count(text, "\nkube_pod_info{") < many-1 {
+				t.Errorf("%s: no %s on the page, or not all pods", change.what, change.line)
+			}
+		}
+	})
+}
+
+// TestPagesThatNobodyAsksForAreGivenUp holds on to nothing of a page ten minutes after the last scrape.
+func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
+	for name, answer := range map[string]answerer{"all is read": nil, "owners are guessed": forbids} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				for _, request := range []string{"watch replicasets", "page replicasets", "watch jobs", "page jobs"} {
+					b.api.answer(request, answer)
+				}
+				b.api.have[pods] = nil
+				for i := range 500 {
+					b.api.have[pods] = append(b.api.have[pods], numbered(i, "10.0.0.1"))
+				}
+				b.begin(b.run)
+				synctest.Wait()
+				texts := map[string]string{}
+				type kept struct {
+					what string
+					gone func() bool
+				}
+				var all []kept
+				keep := func(what string, p *page.Page, parts [][][]*page.Part) {
+					was := weak.Make(p)
+					all = append(all, kept{what, func() bool { return was.Value() == nil }})
+					for _, of := range parts {
+						for family, parts := range of {
+							for _, part := range parts {
+								was := weak.Make(part)
+								all = append(all, kept{what + "'s part of " + names[family], func() bool { return was.Value() == nil }})
+							}
+						}
+					}
+				}
+				scrape := func() {
+					for _, name := range furtherPages {
+						texts[name] = b.pageOf(name, 0)
+						_, parts, err := b.clusters[0].current(t.Context(), name)
+						if err != nil {
+							t.Fatal(err)
+						}
+						p, err := b.currentPage(t.Context(), name)
+						if err != nil {
+							t.Fatal(err)
+						}
+						keep(name, p, parts)
+					}
+				}
+				scrape()
+				leaf := weak.Make(b.connection.pods.Store.Leaves()[0])
+				time.Sleep(maxIdle - time.Second)
+				if runtime.GC(); leaf.Value() == nil || len(all) < 20 || all[len(all)-1].gone() {
+					t.Error("given up before ten minutes have passed")
+				}
+				b.api.have[pods][0] = numbered(0, "10.0.0.2") // which replaces a leaf
+				b.put(numbered(0, "10.0.0.2"))
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				runtime.GC()
+				for _, k := range all {
+					if !k.gone() {
+						t.Errorf("%s is kept", k.what)
+					}
+				}
+				if leaf.Value() != nil {
+					t.Error("what a pod was is kept")
+				}
+				before := texts[kubeState]
+				if scrape(); texts[kubeState] != strings.Replace(before, `pod_ip="10.0.0.1"`, `pod_ip="10.0.0.2"`, 1) {
+					t.Errorf("the next page is another one:\n%s\nbefore:\n%s", texts[kubeState], before)
+				}
+				runtime.KeepAlive(b)
+			})
+		})
+	}
+}
+
+// TestPagesThatAreAskedForAreKept has one page scraped for half an hour, and the other never.
+func TestPagesThatAreAskedForAreKept(t *testing.T) {
+	for _, name := range furtherPages {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				b.begin(b.run)
+				before := familiesOf(b.pageOf(name, 0))
+				pods, others := b.rendered()
+				for range 30 {
+					time.Sleep(time.Minute)
+					if now := familiesOf(b.pageOf(name, 0)); !slices.Equal(now, before) {
+						t.Fatalf("families %q, want %q", now, before)
+					}
+				}
+				// Nodes are of both pages, and given up with either.
+				if nowPods, nowOthers := b.rendered(); nowPods != pods || nowOthers > others+1 {
+					t.Errorf("%d and %d leaves are rendered, want %d and %d", nowPods, nowOthers, pods, others)
+				}
+			})
+		})
+	}
+}
+
+// TestNothingIsKeptOfAFormerCluster ends a connection of which both pages were scraped.
+func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
+	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.clusters[0].leave(b.connection)
+		for _, request := range []string{"watch jobs", "page jobs"} {
+			b.api.answer(request, forbids)
+		}
+		kept := func() map[string]func() bool {
+			n := b.clusters[0].connect(b.api.client)
+			ctx, stop := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			running.Go(func() { n.run(ctx) })
+			synctest.Wait()
+			b.pageOf(cadvisor, 0)
+			page, leaf := weak.Make(b.statePage()), weak.Make(n.pods.Store.Leaves()[0])
+			snapshot, former := weak.Make(n.lists[1].present.Load()), weak.Make(n.pods.Store)
+			b.clusters[0].leave(n)
+			stop()
+			running.Wait()
+			return map[string]func() bool{"the page": func() bool { return page.Value() != nil },
+				"a leaf":     func() bool { return leaf.Value() != nil },
+				"a snapshot": func() bool { return snapshot.Value() != nil },
+				"the pods":   func() bool { return former.Value() != nil }}
+		}()
+		time.Sleep(time.Minute) // a timer that was stopped may be kept until it would have run out
+		runtime.GC()
+		for what, is := range kept {
+			if is() {
+				t.Errorf("%s of the former cluster: kept", what)
+			}
+		}
+		for _, name := range furtherPages {
+			if status, text, _ := b.scrapePage(name); status != http.StatusServiceUnavailable {
+				t.Errorf("%s: status %d:\n%s", name, status, text)
+			}
+		}
+		b.clusters[0].connect(b.api.client) // nothing of it is read yet
+		if status, text, _ := b.scrapePage(kubeState); status != http.StatusServiceUnavailable {
+			t.Errorf("status %d:\n%s", status, text)
+		}
+		runtime.KeepAlive(b)
+	})
+}
+
+// TestScrapesOfAllPagesAtOnce has many of them, while pods come, change and go, usage is read, rights are given and taken
+// and pages are given up. It is worth what the race detector makes of it.
+func TestScrapesOfAllPagesAtOnce(t *testing.T) {
+	inBubble(t, source{pages: furtherPages, refreshInterval: time.Second}, func(t *testing.T, b *bubble) {
+		b.begin(b.run)
+		var scraping sync.WaitGroup
+		done := make(chan struct{})
+		for i := range 9 {
+			name := append([]string{""}, furtherPages...)[i%3]
+			scraping.Go(func() {
+				for n := 0; ; n++ {
+					status, text, _ := b.scrapePage(name)
+					if status != http.StatusOK || strings.Count(text, "# TYPE ") < 5 {
+						t.Errorf("%s: status %d:\n%s", name, status, text)
+						return
+					}
+					families := familiesOf(text)
+					if unique := slices.Compact(slices.Sorted(slices.Values(families))); len(unique) != len(families) {
+						t.Errorf("%s: a family in two places: %q", name, families)
+					}
+					select {
+					case <-done:
+						return
+					case <-time.After(time.Duration(i+3) * 50 * time.Millisecond):
+					}
+				}
+			})
+		}
+		for n := range 80 {
+			time.Sleep(200 * time.Millisecond)
+			b.put(numbered(n%50, fmt.Sprintf("10.0.0.%d", n)))
+			if n%7 == 0 {
+				gone := slimPod(numbered(n%50, ""), true)
+				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+			}
+			switch n % 40 {
+			case 0:
+				b.api.answer("watch replicasets", forbids)
+				b.api.answer("page replicasets", forbids)
+			case 20:
+				b.api.answer("watch replicasets", nil)
+				b.api.answer("page replicasets", nil)
+			case 10, 30:
+				for _, o := range b.others {
+					o.Watch.Resync()
+				}
+			case 15:
+				for _, name := range furtherPages {
+					b.release(name)
+				}
+			}
+		}
+		close(done)
+		scraping.Wait()
+	})
+}
+
 // benchmarked are the numbers of pods that every stage is measured at, each pod having two containers.
 var benchmarked = []int{1_000, 10_000, 100_000, 150_000}
 
@@ -1877,7 +3304,7 @@ func eachSize(b *testing.B, f func(b *testing.B, s *server, n *connection, in in
 			s, n := newTestServer(b, source{})
 			in := bigCluster(size, 2)
 			for i := range in.pods {
-				n.store.Put(n.keep(&in.pods[i]))
+				n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
 			}
 			measured := f(b, s, n, in)
 			b.ReportAllocs()
@@ -1894,7 +3321,7 @@ func BenchmarkLabels(b *testing.B) {
 	eachSize(b, func(_ *testing.B, _ *server, n *connection, in input) func() {
 		return func() {
 			for i := range in.pods {
-				n.keep(&in.pods[i])
+				n.pods.Watch.Keep(&in.pods[i])
 			}
 		}
 	})
@@ -1930,24 +3357,122 @@ func BenchmarkSplit(b *testing.B) {
 	_, n := newTestServer(b, source{})
 	in := bigCluster(size, 2)
 	for i := range in.pods {
-		n.store.Put(n.keep(&in.pods[i]))
+		n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
 	}
 	refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{source: pods}
+			s := &snapshot{source: pods, rendered: &rendered{}}
 			for i, f := range families {
-				if f.source == pods {
-					s.parts[i], s.served[i] = f.render(&n.compressor, batch, partLen)
+				if f.source == pods && f.page == "" {
+					s.rendered.parts[i], s.rendered.served[i] = f.render(&n.compressor, &label.Usage{Batch: batch}, partLen)
 				}
 			}
 			var whole *page.Page
 			for b.Loop() {
-				whole = assemble([]*snapshot{s}, nil)
+				whole = assemble("", []*snapshot{s}, nil, nil)
 			}
 			b.ReportMetric(float64(whole.GzipLen())/size, "bytes/pod")
 		})
+	}
+}
+
+// bigServer is a server of all pages, with a cluster of so many whole pods with two containers each.
+func bigServer(b *testing.B, size int) (*server, *connection) {
+	in, api := bigCluster(size, 2), &apiServer{began: time.Now(), have: map[string][]any{}}
+	for i, p := range in.pods {
+		whole := smallCluster(api.began)[pods][0].(corev1.Pod)
+		whole.ObjectMeta, whole.Spec.NodeName, whole.Status.PodIP = p.ObjectMeta, p.Spec.NodeName, p.Status.PodIP
+		whole.UID, whole.Spec.InitContainers, whole.Status.InitContainerStatuses = types.UID(uuid(i)), nil, nil
+		whole.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Controller: new(true), Name: fmt.Sprintf("service-%d-5d", i/20)}}
+		for j, name := range []string{"app", "istio-proxy"} {
+			status := &whole.Status.ContainerStatuses[j]
+			whole.Spec.Containers[j].Name, status.Name = name, name
+			status.ContainerID = fmt.Sprintf("containerd://%064x", 2*i+j)
+			status.ImageID = fmt.Sprintf("registry.example.com/team/%s@sha256:%064x", name, j)
+		}
+		api.have[pods] = append(api.have[pods], whole)
+	}
+	s := newServer(&settings{source: source{pages: furtherPages, maxAge: 5 * time.Minute, refreshInterval: 15 * time.Second},
+		telemetryPath: "/metrics"})
+	n := s.clusters[0].connect(api.client)
+	go n.pods.Watch.Run(b.Context())
+	for _, o := range n.others {
+		go o.Watch.Run(b.Context())
+	}
+	if err := n.pods.Ready(b.Context()); err != nil || n.pods.Store.Len() != size {
+		b.Fatal(n.pods.Store.Len(), err)
+	}
+	refreshFrom(b, n.lists[0], &in.nodes, "NodeMetricsList")
+	refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
+	return s, n
+}
+
+func uuid(i int) string { return fmt.Sprintf("%08x-0000-4000-8000-%012x", i, i) }
+
+// BenchmarkFurtherPages makes each of them as a whole.
+func BenchmarkFurtherPages(b *testing.B) {
+	const size = 10_000
+	for _, name := range furtherPages {
+		b.Run(name, func(b *testing.B) {
+			s, n := bigServer(b, size)
+			b.ReportAllocs()
+			before := cpuTime(b)
+			var whole *page.Page
+			for b.Loop() {
+				s.release(name)
+				n.lists[1].present.Load().rendered.page = ""
+				var err error
+				if whole, err = s.currentPage(b.Context(), name); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N*size), "cpu-ns/pod")
+			b.ReportMetric(float64(whole.GzipLen())/size, "bytes/pod")
+			b.ReportMetric(float64(whole.TextLen())/size, "text-bytes/pod")
+		})
+	}
+}
+
+// scrapes returns a scrape of a page over a connection.
+func scrapes(b *testing.B, s *server, path, encoding string) func() {
+	scraped := httptest.NewServer(s.handler())
+	b.Cleanup(scraped.Close)
+	request, err := http.NewRequest(http.MethodGet, scraped.URL+path, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	request.Header.Set("Accept-Encoding", encoding)
+	return func() {
+		response, err := http.DefaultClient.Do(request)
+		if err != nil || response.StatusCode != http.StatusOK {
+			b.Fatal(response, err)
+		}
+		defer response.Body.Close()
+		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkScrapeOfFurtherPages is BenchmarkScrape of each of them, unchanged.
+func BenchmarkScrapeOfFurtherPages(b *testing.B) {
+	const size = 10_000
+	s, _ := bigServer(b, size)
+	for _, name := range furtherPages {
+		for _, encoding := range []string{"gzip", "identity"} {
+			b.Run(name+"/"+encoding, func(b *testing.B) {
+				scrape := scrapes(b, s, path.Join("/metrics", name), encoding)
+				scrape()
+				b.ReportAllocs()
+				before := cpuTime(b)
+				for b.Loop() {
+					scrape()
+				}
+				b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N*size), "cpu-ns/pod")
+			})
+		}
 	}
 }
 
@@ -1958,23 +3483,7 @@ func BenchmarkScrape(b *testing.B) {
 			eachSize(b, func(b *testing.B, s *server, n *connection, in input) func() {
 				refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
 				refreshFrom(b, n.lists[0], &in.nodes, "NodeMetricsList")
-				scraped := httptest.NewServer(s.handler())
-				b.Cleanup(scraped.Close)
-				request, err := http.NewRequest(http.MethodGet, scraped.URL+"/metrics", nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				request.Header.Set("Accept-Encoding", encoding)
-				return func() {
-					response, err := http.DefaultClient.Do(request)
-					if err != nil || response.StatusCode != http.StatusOK {
-						b.Fatal(response, err)
-					}
-					defer response.Body.Close()
-					if _, err := io.Copy(io.Discard, response.Body); err != nil {
-						b.Fatal(err)
-					}
-				}
+				return scrapes(b, s, "/metrics", encoding)
 			})
 		})
 	}

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Checks all manifests without a cluster: the kustomizations, the chart with several sets of values, Knative, Cloud Run,
-# the compose example, the Prometheus configuration and the workflow. Needs Go; builds what else it needs.
+# the compose example, Prometheus' configuration and rules, the dashboards and the workflow. Needs Go; builds what else
+# it needs.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -37,6 +38,27 @@ render other-cluster --set kubeconfig.existingSecret=shop-cluster,kubeconfig.con
 render tls --set webConfig.existingSecret=web,webConfig.probe=https,webConfig.scrape.scheme=https \
   --set serviceMonitor.enabled=true
 render basic-auth --set webConfig.existingSecret=web
+# The pages, each alone and both, with each way to read and to scrape; what has to fit together is checked below.
+pages() {
+  render "$1-none" --set "$2"
+  for page in cadvisor kube-state-metrics cadvisor,kube-state-metrics; do
+    name=$1-$(echo "$page" | tr , -)
+    render "$name" --set "$2,pages={$page}"
+    has "$name" "value: \"$page\"\$"
+  done
+}
+for namespaces in '' ',settings.namespaces={shop,shop-test}'; do
+  pages "pages${namespaces:+-by-roles}" "service.port=9100$namespaces"
+  for monitor in serviceMonitor podMonitor; do
+    set=pages${namespaces:+-by-roles}-$monitor
+    pages "$set" "$monitor.enabled=true$namespaces"
+    has "$set-cadvisor" 'replacement: kubelet'
+    has "$set-cadvisor" 'replacement: /metrics/cadvisor'
+    pages "$set-mixin" "$monitor.enabled=true,$monitor.jobs=mixin$namespaces"
+    has "$set-mixin-cadvisor" 'replacement: cadvisor'
+    hasNot "$set-mixin-cadvisor-kube-state-metrics" 'metrics_path|kubelet'
+  done
+done
 render push --set push.existingSecret=push,push.interval=30s,serviceAccount.name=reader \
   --set 'push.extraLabels=cluster="shop"'
 # As OpenShift's restricted-v2 wants it.
@@ -71,6 +93,7 @@ settings:
   telemetryPath: /usage
   logLevel: debug
   logFormat: json
+pages: [kube-state-metrics, cadvisor]
 extraArgs: ["--push.header=X-Team: shop"]
 extraEnv: [{name: GOGC, value: "50"}, {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
 kubeconfig: {existingSecret: kubeconfig, context: shop}
@@ -106,6 +129,7 @@ EOF
 render everything --values "$work/everything.yaml"
 for line in 'name: GOGC' 'fieldPath: spec.nodeName' 'namespace: "prometheus"' 'release: prometheus' 'interval: 30s' \
   'scrapeTimeout: 20s' 'targetLabel: cluster' 'action: drop' 'port: 8443' 'supplementalGroups' 'privileged: false' \
+  'path: "/usage"' 'path: "/usage/cadvisor"' 'path: "/usage/kube-state-metrics"' \
   'maxSurge: 0' 'reloader.example/auto: "true"' 'whenUnsatisfiable: ScheduleAnyway' 'mountPath: /etc/authorities'; do
   has everything "$line"
 done
@@ -149,6 +173,10 @@ refuse setings.selector=app
 refuse settings.refreshInterval=15
 refuse 'settings.namespaces={Shop}'
 refuse settings.logLevel=loud
+refuse 'pages={cadvisor,node-exporter}'
+refuse 'pages={cadvisor,cadvisor}'
+refuse pages=cadvisor
+refuse serviceMonitor.jobs=cadvisor
 refuse service.port=0
 refuse push.url=receiver:8428
 refuse push.interval=30s
@@ -180,7 +208,7 @@ done
 
 # The components, as an overlay uses them.
 overlays=
-for component in namespace servicemonitor podmonitor networkpolicy; do
+for component in namespace servicemonitor podmonitor networkpolicy pages; do
   overlay=$work/$component
   mkdir "$overlay"
   base=$(realpath --relative-to="$overlay" deploy/kubernetes)
@@ -191,15 +219,18 @@ done
 k=deploy/kubernetes
 namespace=$k/components/namespace/namespace.yaml
 rights=$namespace,$k/serviceaccount.yaml,$k/clusterrole.yaml,$k/clusterrolebinding.yaml
-go -C .ci/manifests test . >&2
+# Not from the cache, which knows nothing of the files outside that module.
+go -C .ci/manifests test -count 1 . >&2
 # The words of both lists are paths without spaces.
 # shellcheck disable=SC2046,SC2086
 checked=$(go -C .ci/manifests run . -cloudrun "$root/deploy/cloudrun/service.yaml" \
   -compose "$root/example/docker-compose.yml" -env "$root/example/env-example" \
+  -dashboards "$root/deploy/grafana" -rules "$work/dashboards.yml" \
   $(for set in \
     "$k" deploy/kubernetes-namespaced \
     "$rights,deploy/knative/service.yaml" \
-    "$namespace,$k/clusterrole.yaml,deploy/outside/rbac.yaml,deploy/outside/token.yaml"; do
+    "$namespace,$k/clusterrole.yaml,deploy/outside/rbac.yaml,deploy/outside/token.yaml" \
+    "$namespace,$k/components/pages/clusterrole.yaml,deploy/outside/rbac.yaml,deploy/outside/token.yaml"; do
     echo "$root/$set" | sed "s|,|,$root/|g"
   done) \
   $overlays "$sets"/*.yaml)
@@ -208,7 +239,10 @@ sh -n deploy/outside/kubeconfig.sh
 
 promtool=$(.ci/prometheus.sh promtool)
 "$promtool" check config --lint=all --lint-fatal example/prometheus.yml >&2
+"$promtool" check rules --lint=all --lint-fatal deploy/prometheus/rules.yml >&2
+"$promtool" check rules --lint=none "$work/dashboards.yml" >&2
+"$promtool" test rules deploy/prometheus/rules_test.yml >&2
 
 go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-echo "manifests: $checked valid; compose, Prometheus, Cloud Run and workflow files too"
+echo "manifests: $checked valid; compose, Prometheus, Grafana, Cloud Run and workflow files too"

@@ -114,7 +114,8 @@ func run(ctx context.Context, o options) error {
 	}
 	go server.Churn(ctx, o.churn)
 
-	args := []string{"--kubeconfig", kubeconfigPath, "--context", "simulated", "--web.listen-address", o.listen}
+	args := []string{"--kubeconfig", kubeconfigPath, "--context", "simulated", "--web.listen-address", o.listen,
+		"--pages", "cadvisor,kube-state-metrics"}
 	e, err := startExporter(o.exporter, append(args, o.exporterArgs...))
 	if err != nil {
 		return err
@@ -127,15 +128,17 @@ func run(ctx context.Context, o options) error {
 	fmt.Printf(`
 The exporter is running against a SIMULATED cluster of %d nodes and %d pods: nothing it shows was ever measured.
 
-  %s/           its state
-  %s/metrics    what Prometheus scrapes
+  %s/                              its state
+  %s/metrics                       what Prometheus scrapes
+  %s/metrics/cadvisor              the names that dashboards know: usage,
+  %s/metrics/kube-state-metrics    and what it belongs to
 
   curl -s %s/metrics | grep '^kube_metrics_server_pod_cpu' | head
 
   KUBECONFIG=%s    reaches the simulated API server while this runs
 
 Ctrl-C ends it.
-`, o.nodes, o.pods, url, url, url, kubeconfigPath)
+`, o.nodes, o.pods, url, url, url, url, url, kubeconfigPath)
 	select {
 	case <-ctx.Done():
 		return e.stop()

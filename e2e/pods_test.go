@@ -41,10 +41,7 @@ func onePod(namespace, name, node string) controlplane.Pod {
 func nodesOf(page *exporter.Page, namespace, name string) map[string]bool {
 	found := map[string]bool{}
 	for _, metric := range page.Families[check.PodCPU].GetMetric() {
-		labels := map[string]string{}
-		for _, label := range metric.GetLabel() {
-			labels[label.GetName()] = label.GetValue()
-		}
+		labels := exporter.Labels(metric)
 		if labels["namespace"] == namespace && labels["pod"] == name {
 			found[labels["node"]] = true
 		}

@@ -20,20 +20,31 @@ import (
 // prometheus is a running Prometheus.
 type prometheus struct{ url string }
 
-// startPrometheus starts a real Prometheus that scrapes the exporter once a second, with honor_labels as the README
-// says, and returns when it is ready.
-func startPrometheus(t *testing.T, e *exporter.Exporter) prometheus {
+// scrapeJob is a scrape configuration for one of the exporter's pages, once a second, with honor_labels as the README
+// says.
+func scrapeJob(name string, e *exporter.Exporter, path string) string {
+	return fmt.Sprintf(`
+- job_name: %s
+  honor_labels: true
+  metrics_path: %s
+  static_configs: [{targets: [%q]}]
+`, name, path, strings.TrimPrefix(e.URL, "http://"))
+}
+
+// startPrometheus starts a real Prometheus with these scrape configurations and files of rules, and returns when it is
+// ready.
+func startPrometheus(t *testing.T, scrapeConfigs string, rules ...string) prometheus {
 	t.Helper()
 	path := must(controlplane.Tool("prometheus"))(t)
 	port := must(process.FreePort())(t)
 	dir := t.TempDir()
-	config := fmt.Sprintf(`
-global: {scrape_interval: 1s}
-scrape_configs:
-- job_name: metrics-server-prom
-  honor_labels: true
-  static_configs: [{targets: [%q]}]
-`, strings.TrimPrefix(e.URL, "http://"))
+	config := "global: {scrape_interval: 1s, evaluation_interval: 1s}\nscrape_configs:" + scrapeConfigs
+	if len(rules) > 0 {
+		config += "rule_files:\n"
+	}
+	for _, file := range rules {
+		config += "- " + must(filepath.Abs(file))(t) + "\n"
+	}
 	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -60,44 +71,55 @@ scrape_configs:
 	return server
 }
 
-// query is the present value of each series of an instant query, by its text as on the exporter's page: Prometheus' own
-// labels job and instance are left out.
-func (p prometheus) query(ctx context.Context, query string) (map[string]float64, error) {
+// result is a series that an expression gives.
+type result struct {
+	Metric map[string]string
+	Value  [2]any // seconds, the value's text
+}
+
+// evaluate is what an expression gives at present. What Prometheus warns of is an error too.
+func (p prometheus) evaluate(ctx context.Context, query string) ([]result, error) {
 	text, err := body(ctx, p.url+"/api/v1/query?query="+url.QueryEscape(query))
 	if err != nil {
 		return nil, err
 	}
 	var answer struct {
-		Data struct {
-			Result []struct {
-				Metric map[string]string
-				Value  [2]any // seconds, the value's text
-			}
-		}
+		Data     struct{ Result []result }
+		Warnings []string
 	}
 	if err := json.Unmarshal(text, &answer); err != nil {
+		return nil, fmt.Errorf("%s: %w", query, err)
+	}
+	if len(answer.Warnings) > 0 {
+		return nil, fmt.Errorf("%s: %q", query, answer.Warnings)
+	}
+	return answer.Data.Result, nil
+}
+
+// query is the value of each series that an expression gives, by exporter.Series' text, without the labels by which
+// Prometheus tells targets apart.
+func (p prometheus) query(ctx context.Context, query string) (map[string]float64, error) {
+	results, err := p.evaluate(ctx, query)
+	if err != nil {
 		return nil, err
 	}
 	values := map[string]float64{}
-	for _, result := range answer.Data.Result {
+	for _, result := range results {
 		text, ok := result.Value[1].(string)
 		if !ok {
 			return nil, fmt.Errorf("no value in %v", result)
 		}
-		if values[series(result.Metric)], err = strconv.ParseFloat(text, 64); err != nil {
+		name := result.Metric["__name__"]
+		for _, label := range []string{"__name__", "job", "instance", "metrics_path"} {
+			delete(result.Metric, label)
+		}
+		series := exporter.Series(name, result.Metric)
+		if _, twice := values[series]; twice {
+			return nil, fmt.Errorf("%s: %s of more than one target", query, series)
+		}
+		if values[series], err = strconv.ParseFloat(text, 64); err != nil {
 			return nil, err
 		}
 	}
 	return values, nil
-}
-
-// series is the text of a series with the exporter's order of labels.
-func series(labels map[string]string) string {
-	var pairs []string
-	for _, name := range []string{"node", "pod", "ip", "container", "namespace"} {
-		if value, ok := labels[name]; ok {
-			pairs = append(pairs, fmt.Sprintf("%s=%q", name, value))
-		}
-	}
-	return labels["__name__"] + "{" + strings.Join(pairs, ",") + "}"
 }

@@ -66,7 +66,7 @@ func TestReceiverHasThePagesValues(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				want := check.Served(page)
+				want := usageSeries(page, "")
 				if len(want) < 2*nodes+2*containers {
 					t.Fatalf("the page has %d samples", len(want))
 				}
@@ -225,10 +225,12 @@ func victoriaMetricsValues(ctx context.Context, server string) (map[string]float
 		if err := json.Unmarshal([]byte(line), &exported); err != nil {
 			return nil, err
 		}
-		if err := hasExtraLabels(exported.Metric); err != nil {
+		name := exported.Metric["__name__"]
+		delete(exported.Metric, "__name__")
+		if err := takeExtraLabels(exported.Metric); err != nil {
 			return nil, err
 		}
-		values[series(exported.Metric)] = exported.Values[len(exported.Values)-1]
+		values[exporter.Series(name, exported.Metric)] = exported.Values[len(exported.Values)-1]
 	}
 	return values, nil
 }
@@ -250,22 +252,23 @@ func pushgatewayValues(ctx context.Context, server string) (map[string]float64, 
 			continue
 		}
 		for _, metric := range family.GetMetric() {
-			labels := map[string]string{"__name__": name}
-			for _, label := range metric.GetLabel() {
-				labels[label.GetName()] = label.GetValue()
-			}
-			if err := hasExtraLabels(labels); err != nil {
+			labels := exporter.Labels(metric)
+			if err := takeExtraLabels(labels); err != nil {
 				return nil, err
 			}
-			values[series(labels)] = metric.GetGauge().GetValue()
+			values[exporter.Series(name, labels)] = metric.GetGauge().GetValue()
 		}
 	}
 	return values, nil
 }
 
-func hasExtraLabels(labels map[string]string) error {
+// takeExtraLabels removes what every pushed sample must have, and what the receivers add.
+func takeExtraLabels(labels map[string]string) error {
 	if labels["cluster"] != "e2e" || labels["site"] != "x y" {
 		return fmt.Errorf("%v has not the extra labels", labels)
+	}
+	for _, label := range []string{"cluster", "site", "job", "instance"} {
+		delete(labels, label)
 	}
 	return nil
 }

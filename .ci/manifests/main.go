@@ -1,11 +1,14 @@
 // Command manifests checks rendered manifests as far as that can be done without a cluster: unknown and doubled fields
 // by the types of each API, pods by the Pod Security level restricted, Knative Services by Knative's own validation,
 // the Cloud Run Service by Google's published types, the compose file by the Compose specification, and whether the
-// objects of a set refer to each other. What a real API server says of them is for the end-to-end tests.
+// objects of a set fit together: what they refer to, the rights, the pages and how they are scraped. What a real API
+// server says of them is for the end-to-end tests.
+//
+// Of dashboards it writes all expressions to a file of rules, which promtool can read.
 //
 // Each SET is what one command would apply: files and folders with a kustomization, joined by commas.
 //
-//	manifests [-cloudrun FILE] [-compose FILE -env FILE] SET...
+//	manifests [-cloudrun FILE] [-compose FILE -env FILE] [-dashboards FOLDER -rules FILE] SET...
 package main
 
 import (
@@ -19,13 +22,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	run "google.golang.org/api/run/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -41,15 +42,17 @@ func main() {
 	cloudRun := flag.String("cloudrun", "", "a Cloud Run Service")
 	compose := flag.String("compose", "", "a compose file")
 	env := flag.String("env", "", "its environment file")
+	dashboards := flag.String("dashboards", "", "a folder of Grafana's dashboards")
+	rules := flag.String("rules", "", "where their expressions go")
 	flag.Parse()
 
 	var problems []error
-	objects, rights := 0, map[string]rightsOf{}
+	objects := 0
 	for _, paths := range flag.Args() {
 		s, err := readSet(strings.Split(paths, ","))
 		if err == nil {
 			objects += len(s.objects)
-			err = errors.Join(append(s.check(), s.sameRights(rights)...)...)
+			err = errors.Join(s.check()...)
 		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s:\n%w", paths, err))
@@ -60,6 +63,9 @@ func main() {
 	}
 	if *compose != "" {
 		problems = append(problems, checkCompose(*compose, *env))
+	}
+	if *dashboards != "" {
+		problems = append(problems, checkDashboards(*dashboards, *rules))
 	}
 	if err := errors.Join(problems...); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -128,35 +134,6 @@ func blank(document []byte) bool {
 		}
 	}
 	return true
-}
-
-// rightsOf is what a kind of role grants, and where that was seen first.
-type rightsOf struct {
-	set   string
-	rules []rbacv1.PolicyRule
-}
-
-// sameRights holds the roles of all sets against each other: kustomize and Helm must not drift apart.
-func (s set) sameRights(seen map[string]rightsOf) (problems []error) {
-	for _, o := range s.objects {
-		var rules []rbacv1.PolicyRule
-		switch o := o.(type) {
-		case *rbacv1.ClusterRole:
-			rules = o.Rules
-		case *rbacv1.Role:
-			rules = o.Rules
-		default:
-			continue
-		}
-		kind := o.GetObjectKind().GroupVersionKind().Kind
-		first, ok := seen[kind]
-		if !ok {
-			seen[kind] = rightsOf{describe(o), rules}
-		} else if !reflect.DeepEqual(first.rules, rules) {
-			problems = append(problems, fmt.Errorf("%s grants %v, but %s grants %v", describe(o), rules, first.set, first.rules))
-		}
-	}
-	return problems
 }
 
 func checkCloudRun(file string) error {

@@ -15,6 +15,7 @@ import (
 // fakeKubectl answers what deploy/outside/kubeconfig.sh asks; the token is TOKEN of its environment.
 const fakeKubectl = `#!/bin/sh
 case "$*" in
+apply*) echo "$*" ;;
 *cluster.server*) echo https://api.example:6443 ;;
 *cluster.certificate-authority-data*) echo Q0E= ;;
 *"create token"*) echo "$TOKEN" ;;
@@ -66,14 +67,33 @@ func TestKubeconfigScriptRefusesAFolder(t *testing.T) {
 	}
 }
 
+func TestKubeconfigScriptGrantsWhatIsAskedFor(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		options []string
+		role    string
+	}{
+		{"the least", nil, "/kubernetes/clusterrole.yaml"},
+		{"the pages too", []string{"--pages"}, "/kubernetes/components/pages/clusterrole.yaml"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, err := kubeconfigScript(t, "token", filepath.Join(t.TempDir(), "config"), c.options...).CombinedOutput()
+			if err != nil || strings.Count(string(out), "clusterrole.yaml") != 1 || !strings.Contains(string(out), c.role) {
+				t.Errorf("%v, and applies not %s alone:\n%s", err, c.role, out)
+			}
+		})
+	}
+}
+
 // kubeconfigScript is the script with a kubectl that grants the token.
-func kubeconfigScript(t *testing.T, token, file string) *exec.Cmd {
+func kubeconfigScript(t *testing.T, token, file string, options ...string) *exec.Cmd {
 	t.Helper()
 	bin := t.TempDir()
 	if err := os.WriteFile(filepath.Join(bin, "kubectl"), []byte(fakeKubectl), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), deploy+"outside/kubeconfig.sh", "--duration", "1h", file)
+	options = append(options, "--duration", "1h", file)
+	cmd := exec.CommandContext(t.Context(), deploy+"outside/kubeconfig.sh", options...)
 	cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "TOKEN=" + token}
 	return cmd
 }

@@ -87,16 +87,19 @@ func (s set) checkObject(o runtime.Object) error {
 		if err != nil {
 			return err
 		}
-		for _, e := range o.Spec.PodMetricsEndpoints {
-			if !e.HonorLabels {
-				return errors.New("without honorLabels pod and namespace are renamed")
-			}
-			if err := hasPort(pod, *e.Port); err != nil {
+		endpoints := podEndpointsOf(o)
+		for _, e := range endpoints {
+			if err := hasPort(pod, e.port); err != nil {
 				return err
 			}
 		}
+		return s.checkEndpoints(endpoints)
 	case *monitoringv1.ServiceMonitor:
 		return s.checkServiceMonitor(o)
+	case *rbacv1.Role:
+		return s.checkRights("Role", o.Rules)
+	case *rbacv1.ClusterRole:
+		return s.checkRights("ClusterRole", o.Rules)
 	case *rbacv1.RoleBinding:
 		return s.checkBinding(o.RoleRef, o.Namespace, o.Subjects)
 	case *rbacv1.ClusterRoleBinding:
@@ -153,15 +156,13 @@ func (s set) checkServiceMonitor(m *monitoringv1.ServiceMonitor) error {
 		if !ok || service.Namespace != namespace || selects(&m.Spec.Selector, service.Labels) != nil {
 			continue
 		}
-		for _, e := range m.Spec.Endpoints {
-			if !e.HonorLabels {
-				return errors.New("without honorLabels pod and namespace are renamed")
-			}
-			if e.Port != service.Spec.Ports[0].Name {
-				return fmt.Errorf("%s has no port %q", describe(service), e.Port)
+		endpoints := endpointsOf(m)
+		for _, e := range endpoints {
+			if e.port != service.Spec.Ports[0].Name {
+				return fmt.Errorf("%s has no port %q", describe(service), e.port)
 			}
 		}
-		return nil
+		return s.checkEndpoints(endpoints)
 	}
 	return errors.New("selects no Service of the set")
 }

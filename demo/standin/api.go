@@ -23,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
-	"k8s.io/metrics/pkg/apis/metrics"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
@@ -53,28 +52,44 @@ func (s *Server) routes() http.Handler {
 	m.HandleFunc("GET /api", writeJSON(metav1.APIVersions{
 		TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"},
 	}))
-	groupVersion := metav1.GroupVersionForDiscovery{GroupVersion: metricsv1beta1.SchemeGroupVersion.String(),
-		Version: "v1beta1"}
+	metricsGroup := groupOf(metricsv1beta1.SchemeGroupVersion)
 	m.HandleFunc("GET /apis", writeJSON(metav1.APIGroupList{
 		TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"},
-		Groups: []metav1.APIGroup{{Name: metrics.GroupName, Versions: []metav1.GroupVersionForDiscovery{groupVersion},
-			PreferredVersion: groupVersion}},
+		Groups: []metav1.APIGroup{groupOf(resources[replicaSetKind].GroupVersion()),
+			groupOf(resources[jobKind].GroupVersion()), metricsGroup},
 	}))
-	m.HandleFunc("GET /api/v1", writeJSON(metav1.APIResourceList{
-		TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: "v1",
-		APIResources: []metav1.APIResource{{Name: "pods", SingularName: "pod", Namespaced: true, Kind: "Pod",
-			Verbs: metav1.Verbs{"get", "list", "watch"}}},
-	}))
+	lists := map[string]*metav1.APIResourceList{} // by path
+	for k := range kinds {
+		r := &resources[k]
+		list := lists[r.path()]
+		if list == nil {
+			list = &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"},
+				GroupVersion: r.GroupVersion().String()}
+			lists[r.path()] = list
+		}
+		list.APIResources = append(list.APIResources, metav1.APIResource{Name: r.name,
+			SingularName: strings.ToLower(r.Kind), Namespaced: r.namespaced, Kind: r.Kind,
+			Verbs: metav1.Verbs{"get", "list", "watch"}})
+		serve := func(w http.ResponseWriter, req *http.Request) { s.serveCollection(w, req, k) }
+		m.HandleFunc("GET "+r.path()+"/"+r.name, serve)
+		one := r.path() + "/" + r.name + "/{name}"
+		if r.namespaced {
+			m.HandleFunc("GET "+r.path()+"/namespaces/{namespace}/"+r.name, serve)
+			one = r.path() + "/namespaces/{namespace}/" + r.name + "/{name}"
+		}
+		m.HandleFunc("GET "+one, func(w http.ResponseWriter, req *http.Request) { s.serveObject(w, req, k) })
+	}
+	for path, list := range lists {
+		m.HandleFunc("GET "+path, writeJSON(list))
+	}
 	m.HandleFunc("GET /apis/metrics.k8s.io/v1beta1", writeJSON(metav1.APIResourceList{
-		TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: groupVersion.GroupVersion,
+		TypeMeta:     metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"},
+		GroupVersion: metricsVersion,
 		APIResources: []metav1.APIResource{
 			{Name: "nodes", Kind: "NodeMetrics", Verbs: metav1.Verbs{"get", "list"}},
 			{Name: "pods", Namespaced: true, Kind: "PodMetrics", Verbs: metav1.Verbs{"get", "list"}},
 		},
 	}))
-	m.HandleFunc("GET /api/v1/pods", s.servePods)
-	m.HandleFunc("GET /api/v1/namespaces/{namespace}/pods", s.servePods)
-	m.HandleFunc("GET /api/v1/namespaces/{namespace}/pods/{name}", s.servePod)
 	m.HandleFunc("GET /apis/metrics.k8s.io/v1beta1/pods", s.servePodMetricsList)
 	m.HandleFunc("GET /apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods", s.servePodMetricsList)
 	m.HandleFunc("GET /apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/{name}", s.servePodMetrics)
@@ -83,19 +98,51 @@ func (s *Server) routes() http.Handler {
 	return m
 }
 
+func groupOf(gv schema.GroupVersion) metav1.APIGroup {
+	version := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
+	return metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{version},
+		PreferredVersion: version}
+}
+
+// requestInfo is what a path below /api or /apis names.
+type requestInfo struct {
+	schema.GroupResource
+	namespace, name string
+}
+
+func infoOf(path string) (i requestInfo) {
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	switch {
+	case parts[0] == "api" && len(parts) > 2:
+		parts = parts[2:]
+	case parts[0] == "apis" && len(parts) > 3:
+		i.Group, parts = parts[1], parts[3:]
+	default:
+		return i
+	}
+	if parts[0] == "namespaces" && len(parts) > 2 {
+		i.namespace, parts = parts[1], parts[2:]
+	}
+	i.Resource = parts[0]
+	if len(parts) > 1 {
+		i.name = parts[1]
+	}
+	return i
+}
+
 // verbOf names what a request asks for, as Kubernetes' RBAC does.
 func verbOf(r *http.Request) string {
-	collection := strings.HasSuffix(r.URL.Path, "/pods") || strings.HasSuffix(r.URL.Path, "/nodes")
+	info := infoOf(r.URL.Path)
 	watch, _ := strconv.ParseBool(r.URL.Query().Get("watch")) // what is not a bool is not a watch; the list refuses it
 	switch {
 	case r.Method != http.MethodGet:
 		return strings.ToLower(r.Method)
-	case collection && watch:
+	case info.Resource == "" || info.name != "":
+		return "get"
+	case watch:
 		return "watch"
-	case collection:
-		return "list"
 	}
-	return "get"
+	return "list"
 }
 
 // authenticate refuses wrong tokens (401) and lets requests without one see what anonymous users may see on a
@@ -121,20 +168,14 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 
 // forbidden is the answer of RBAC to a user who lacks the right that a request needs.
 func forbidden(r *http.Request, user string) error {
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	resource := schema.GroupResource{Resource: "pods"}
-	if parts[0] == "apis" && len(parts) > 1 {
-		resource.Group = parts[1]
-	}
+	info := infoOf(r.URL.Path)
 	scope := "at the cluster scope"
-	if i := slices.Index(parts, "namespaces"); i >= 0 && len(parts) > i+1 {
-		scope = fmt.Sprintf("in the namespace %q", parts[i+1])
-	} else if slices.Contains(parts, "nodes") {
-		resource.Resource = "nodes"
+	if info.namespace != "" {
+		scope = fmt.Sprintf("in the namespace %q", info.namespace)
 	}
 	//lint:ignore ST1005 this is what the real server says
-	return apierrors.NewForbidden(resource, "", fmt.Errorf("User %q cannot %s resource %q in API group %q %s",
-		user, verbOf(r), resource.Resource, resource.Group, scope))
+	return apierrors.NewForbidden(info.GroupResource, info.name, fmt.Errorf(
+		"User %q cannot %s resource %q in API group %q %s", user, verbOf(r), info.Resource, info.Group, scope))
 }
 
 // Forbidden is the error that a real server gives where RBAC does not allow the request r; see [WriteError].
@@ -150,13 +191,13 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
-	media, acceptable := negotiate(r, false)
-	if !acceptable {
-		media = jsonType
+	media, err := negotiate(r, false)
+	if err != nil {
+		media.encoding = jsonType
 	}
-	w.Header().Set("Content-Type", string(media))
+	w.Header().Set("Content-Type", string(media.encoding))
 	w.WriteHeader(int(status.Code))
-	if media == protobufType {
+	if media.encoding == protobufType {
 		_, _ = w.Write(appendObject(nil, "v1", "Status", mustMarshal(status))) // the client may be gone
 		return
 	}
@@ -186,54 +227,84 @@ func writeJSON(object any) http.HandlerFunc {
 	}
 }
 
-// negotiate chooses the encoding by the Accept header; ok is false if there is none that both sides know.
-func negotiate(r *http.Request, jsonOnly bool) (_ mediaType, ok bool) {
+// media is how an answer is written.
+type media struct {
+	encoding mediaType
+	as       string // PartialObjectMetadata, or its List; empty for the whole object
+}
+
+// negotiate chooses how to answer by the Accept header; the error is that of a client that accepts none of the answers.
+func negotiate(r *http.Request, jsonOnly bool) (media, error) {
 	accept := r.Header.Get("Accept")
 	if accept == "" {
-		return jsonType, true
+		return media{encoding: jsonType}, nil
 	}
 	for _, clause := range goautoneg.ParseAccept(accept) {
-		if clause.Params["as"] != "" {
-			continue // a Table or a PartialObjectMetadata: this server knows neither
+		as := clause.Params["as"]
+		if as != "" && (strings.TrimSuffix(as, "List") != partialKind.Kind || clause.Params["g"] != partialKind.Group ||
+			clause.Params["v"] != partialKind.Version) {
+			continue // a Table, which this server does not know
 		}
 		switch clause.Type + "/" + clause.SubType {
 		case string(protobufType):
 			if !jsonOnly {
-				return protobufType, true
+				return media{protobufType, as}, nil
 			}
 		case string(jsonType), "application/*", "*/*":
-			return jsonType, true
+			return media{jsonType, as}, nil
 		}
 	}
-	return "", false
-}
-
-func errNotAcceptable(jsonOnly bool) error {
 	accepted := []string{string(jsonType)}
 	if !jsonOnly {
 		accepted = append(accepted, string(protobufType))
 	}
-	return &apierrors.StatusError{ErrStatus: metav1.Status{
-		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-		Message: "only the following media types are accepted: " + strings.Join(accepted, ", "),
-	}}
+	return media{}, notAcceptable("only the following media types are accepted: " + strings.Join(accepted, ", "))
+}
+
+// suits says whether a list, or else one object, can be written as this.
+func (m media) suits(r *apiResource, list bool) error {
+	isList := strings.HasSuffix(m.as, "List")
+	switch {
+	case m.as == "" && r.decode == nil: // here this server differs from the real one
+		return notAcceptable("of " + r.group().String() + " this simulated server knows only the metadata: accept " +
+			"as=PartialObjectMetadata")
+	case m.as != "" && list && !isList:
+		return notAcceptable("you requested " + m.as + ", but the requested object is a list")
+	case isList && !list:
+		return notAcceptable("you requested " + m.as + ", but the requested object is not a list")
+	}
+	return nil
+}
+
+// whole refuses to write an object of the metrics API as another type.
+func (m media) whole() error {
+	if m.as != "" {
+		return notAcceptable("this simulated server has the metrics API without transformations: accept no as=" + m.as)
+	}
+	return nil
+}
+
+func notAcceptable(message string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure,
+		Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable, Message: message}}
 }
 
 // query is a list or watch request, understood.
 type query struct {
 	internalversion.ListOptions
+	kind      kind
 	namespace string
-	media     mediaType
-	gzip      bool
-	rv        uint64 // of ListOptions.ResourceVersion
+	media
+	gzip bool
+	rv   uint64 // of ListOptions.ResourceVersion
 }
 
 // parseQuery reads the options of a list or watch by the code that the real server reads them with.
-func (s *Server) parseQuery(r *http.Request, jsonOnly bool, allowed ...string) (*query, error) {
+func (s *Server) parseQuery(r *http.Request, jsonOnly bool, allowed []string) (*query, error) {
 	q := &query{namespace: r.PathValue("namespace")}
-	var ok bool
-	if q.media, ok = negotiate(r, jsonOnly); !ok {
-		return nil, errNotAcceptable(jsonOnly)
+	var err error
+	if q.media, err = negotiate(r, jsonOnly); err != nil {
+		return nil, err
 	}
 	q.gzip = acceptsGzip(r) && !s.Behavior().NoGzip
 	if err := internalscheme.ParameterCodec.DecodeParameters(r.URL.Query(), metav1.SchemeGroupVersion,
@@ -256,7 +327,6 @@ func (s *Server) parseQuery(r *http.Request, jsonOnly bool, allowed ...string) (
 		}
 	}
 	if q.ResourceVersion != "" {
-		var err error
 		if q.rv, err = strconv.ParseUint(q.ResourceVersion, 10, 64); err != nil {
 			return nil, apierrors.NewBadRequest("Invalid value: \"" + q.ResourceVersion +
 				"\": strconv.ParseUint: parsing resourceVersion")
@@ -265,35 +335,11 @@ func (s *Server) parseQuery(r *http.Request, jsonOnly bool, allowed ...string) (
 	return q, nil
 }
 
-// matches says whether a list or watch wants a pod.
-func (q *query) matches(p *pod) bool {
-	return (q.namespace == "" || q.namespace == p.namespace) &&
-		q.LabelSelector.Matches(p.labels.labels) &&
-		(q.FieldSelector.Empty() || q.FieldSelector.Matches(podFields{p}))
-}
-
-// podFieldNames are the fields that a selector may name.
-var podFieldNames = []string{"metadata.name", "metadata.namespace", "spec.nodeName", "status.phase", "status.podIP"}
-
-// podFields are the fields of a pod, for a fields.Selector.
-type podFields struct{ *pod }
-
-func (f podFields) Has(field string) bool { return slices.Contains(podFieldNames, field) }
-
-func (f podFields) Get(field string) string {
-	switch field {
-	case "metadata.name":
-		return f.name
-	case "metadata.namespace":
-		return f.namespace
-	case "spec.nodeName":
-		return f.node
-	case "status.phase":
-		return string(f.phase)
-	case "status.podIP":
-		return f.ip
-	}
-	return ""
+// matches says whether a list or watch wants an object.
+func (q *query) matches(o object) bool {
+	return (q.namespace == "" || q.namespace == o.meta().namespace) &&
+		(q.LabelSelector.Empty() || q.LabelSelector.Matches(o.meta().labels.set())) &&
+		(q.FieldSelector.Empty() || q.FieldSelector.Matches(objectFields{o}))
 }
 
 func acceptsGzip(r *http.Request) bool {

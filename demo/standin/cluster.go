@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -16,7 +16,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -24,11 +23,11 @@ import (
 // server's watch cache (102,400 events); older resourceVersions answer 410 Expired.
 const historyLimit = 102_400
 
-// snapshotLimit is the number of old states kept for the continue tokens of paged lists.
-const snapshotLimit = 8
+// snapshotLimit is the number of old states of all kinds kept for the continue tokens of paged lists.
+const snapshotLimit = 16
 
 // Pod is what the simulated cluster knows of one pod. The rest of the object that clients receive (images,
-// environment, volumes, conditions, managedFields and so on) is filled in from a template, see [shape].
+// environment, volumes, conditions, managedFields and so on) follows from its workload, see [workload].
 type Pod struct {
 	Namespace, Name string
 	// Node is empty for a pod that is not scheduled yet.
@@ -38,58 +37,94 @@ type Pod struct {
 	Labels map[string]string
 	// Containers are the container names in the order of the pod's spec.
 	Containers []string
+	// States are those of the containers, in the same order; nil where all run, are ready, and never ended.
+	States []ContainerState
 	// Phase is Running where it is left empty. Only running pods have usage.
 	Phase corev1.PodPhase
 	// UID, ResourceVersion and Created (whole seconds) are set by the cluster.
 	UID             string
 	ResourceVersion uint64
 	Created         time.Time
+
+	workload *workload // nil for a pod that nobody owns
 }
 
-// pod is one version of a pod. It is never changed once it is in the cluster, so lists, watches and metrics hold
-// it without a lock. It is small because 150,000 of them must fit a small machine.
+// ContainerState is what sets a container apart from one that runs since its pod was created, and is ready.
+type ContainerState struct {
+	Restarts int
+	// Started is when it was started the last time, in Unix seconds; 0 for the moment at which the pod was created.
+	Started  int64
+	NotReady bool
+	// Waiting is why it does not run, such as CrashLoopBackOff; empty for one that does. A pod with one has no usage.
+	Waiting string
+	// Ended is why it ended the last time, such as OOMKilled; empty for one that never did.
+	Ended string
+}
+
+// pod is one version of a pod.
 type pod struct {
-	namespace, name string
-	node, ip        string
-	phase           corev1.PodPhase
-	labels          *labelSet
-	shape           *shape
-	serial          uint64 // identity of the pod behind the name; the UID and the usage follow from it
-	created         int64  // Unix seconds
-	rv              uint64
+	objectMeta
+	node, ip string
+	phase    corev1.PodPhase
+	states   []ContainerState
+	workload *workload
 }
 
-// compare orders pods by namespace, then name. (A real API server orders by the key namespace/name, which
+func (p *pod) kind() kind { return podKind }
+
+func (p *pod) at(rv uint64) object {
+	other := *p
+	other.rv = rv
+	return &other
+}
+
+// measured says whether there is usage of the pod: metrics-server leaves out the whole pod where a container has none.
+func (p *pod) measured() bool {
+	return p.phase == corev1.PodRunning && !slices.ContainsFunc(p.states, func(s ContainerState) bool {
+		return s.Waiting != ""
+	})
+}
+
+// state is that of container i.
+func (p *pod) state(i int) (s ContainerState) {
+	if p.states != nil {
+		s = p.states[i]
+	}
+	if s.Started == 0 {
+		s.Started = p.created
+	}
+	return s
+}
+
+// compare orders objects by namespace, then name. (A real API server orders by the key namespace/name, which
 // differs where one namespace's name is the beginning of another's.)
-func (p *pod) compare(namespace, name string) int {
-	if c := cmp.Compare(p.namespace, namespace); c != 0 {
+func (m *objectMeta) compare(namespace, name string) int {
+	if c := cmp.Compare(m.namespace, namespace); c != 0 {
 		return c
 	}
-	return cmp.Compare(p.name, name)
-}
-
-// labelSet is a set of labels with its protobuf form, shared by the pods of a workload.
-type labelSet struct {
-	labels labels.Set
-	wire   []byte // the entries of ObjectMeta.labels
-}
-
-func newLabelSet(m map[string]string) *labelSet {
-	l := &labelSet{labels: maps.Clone(m)}
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		l.wire = appendMapEntry(l.wire, metaLabels, k, m[k])
-	}
-	return l
+	return cmp.Compare(m.name, name)
 }
 
 // event is one entry of the watch history.
 type event struct {
 	rv       uint64
-	cur, old *pod // old is nil when the pod was added, cur when it was deleted
+	cur, old object // old is nil when the object was added, cur when it was deleted
 }
 
-// Cluster is a simulated cluster: a set of pods with a watch history, and their usage. Its methods may be called
-// at any time from any goroutine. The same options and the same calls give the same cluster.
+// set is all objects of a kind.
+type set struct {
+	objects []object // ordered by compare
+	shared  bool     // objects is held by somebody else and must be copied before it is changed
+}
+
+// state names what all objects of a kind were like at a resourceVersion.
+type state struct {
+	kind kind
+	rv   uint64
+}
+
+// Cluster is a simulated cluster: pods and the objects around them with a watch history, and their usage. Its methods
+// may be called at any time from any goroutine. The same options and the same calls give the same cluster.
 type Cluster struct {
 	resolution time.Duration
 	seed       uint64
@@ -97,19 +132,19 @@ type Cluster struct {
 	nodes      []string
 
 	mu        sync.Mutex
-	pods      []*pod // ordered by compare
-	shared    bool   // pods is held by somebody else and must be copied before it is changed
+	sets      [kinds]set
 	rv        uint64
 	compacted uint64 // the newest resourceVersion whose following events are no longer complete
 	history   []event
 	dropped   int // events removed from the beginning of history so far
-	snapshots map[uint64][]*pod
-	snapOrder []uint64
+	snapshots map[state][]object
+	snapOrder []state
 	changed   chan struct{} // closed at the next change; nil while nobody waits
 	watchers  map[*watcher]struct{}
 	serial    uint64
 	shapes    map[string]*shape
 	rand      *rand.Rand
+	nodeType  nodeType
 
 	// Metrics, see usage.go.
 	start    time.Time
@@ -124,7 +159,7 @@ func newCluster(o Options) *Cluster {
 		seed:       o.Seed,
 		now:        o.Now,
 		rv:         1000,
-		snapshots:  map[uint64][]*pod{},
+		snapshots:  map[state][]object{},
 		watchers:   map[*watcher]struct{}{},
 		shapes:     map[string]*shape{},
 		rand:       rand.New(rand.NewPCG(o.Seed, 0)),
@@ -132,9 +167,9 @@ func newCluster(o Options) *Cluster {
 	}
 	c.nodes = make([]string, o.Nodes)
 	for i := range c.nodes {
-		c.nodes[i] = fmt.Sprintf("node-%04d", i)
+		c.nodes[i] = nodeName(i)
 	}
-	c.populate(o.Pods, o.Containers)
+	c.populate(o.Pods, o.Containers, cmp.Or(o.Replicas, 3))
 	c.compacted = c.rv
 	c.capture(0)
 	return c
@@ -145,12 +180,22 @@ func (c *Cluster) Nodes() []string { return slices.Clone(c.nodes) }
 
 // Pods returns all pods as they are now, ordered by namespace and name.
 func (c *Cluster) Pods() []Pod {
-	pods, _ := c.snapshot()
+	pods, _ := c.snapshot(podKind)
 	out := make([]Pod, len(pods))
 	for i, p := range pods {
-		out[i] = c.public(p)
+		out[i] = c.public(p.(*pod))
 	}
 	return out
+}
+
+// Object returns a pod as clients receive it, or nil where there is none of that name.
+func (c *Cluster) Object(namespace, name string) *corev1.Pod {
+	pods, _ := c.snapshot(podKind)
+	i, found := search(pods, namespace, name)
+	if !found {
+		return nil
+	}
+	return c.decoded(pods[i], false).(*corev1.Pod)
 }
 
 // ResourceVersion returns the resourceVersion of the newest change.
@@ -174,25 +219,27 @@ func (c *Cluster) UpdatePod(namespace, name string, change func(*Pod)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.advance()
-	i, found := c.find(namespace, name)
+	i, found := c.find(podKind, namespace, name)
 	if !found {
 		return podNotFound(namespace, name)
 	}
-	old := c.pods[i]
+	old := c.podAt(i)
 	p := c.public(old)
 	change(&p)
 	if p.Namespace != namespace || p.Name != name {
 		return fmt.Errorf("pod %s/%s: its name cannot change to %s/%s: delete it and add another", namespace, name,
 			p.Namespace, p.Name)
 	}
-	cur := c.intern(p)
-	cur.serial, cur.created = old.serial, old.created
-	if maps.Equal(cur.labels.labels, old.labels.labels) {
-		cur.labels = old.labels
+	cur, err := c.intern(p)
+	if err != nil {
+		return err
 	}
-	c.own()
-	c.pods[i] = cur
-	c.record(cur, old)
+	cur.serial, cur.created = old.serial, old.created
+	if cur.labels == old.labels {
+		cur.labels = old.labels // and not a copy of the same text
+	}
+	c.put(cur)
+	c.account(cur, old)
 	return nil
 }
 
@@ -210,12 +257,12 @@ func (c *Cluster) RecreatePod(namespace, name, node string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.advance()
-	i, found := c.find(namespace, name)
+	i, found := c.find(podKind, namespace, name)
 	if !found {
 		return podNotFound(namespace, name)
 	}
-	p := c.public(c.pods[i])
-	p.Node, p.IP = node, ""
+	p := c.public(c.podAt(i))
+	p.Node, p.IP, p.States = node, "", nil
 	return errors.Join(c.delete(namespace, name), c.add(p))
 }
 
@@ -249,13 +296,14 @@ func (c *Cluster) Restore(rv uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.advance()
-	pods := make([]*pod, len(c.pods))
-	for i, p := range c.pods {
-		old := *p
-		old.rv = rv - uint64(len(c.pods)-i)
-		pods[i] = &old
+	for k := range c.sets {
+		old := c.sets[k].objects
+		objects := make([]object, len(old))
+		for i, o := range old {
+			objects[i] = o.at(rv - uint64(len(old)-i))
+		}
+		c.sets[k] = set{objects: objects}
 	}
-	c.pods, c.shared = pods, false
 	c.dropped += len(c.history)
 	c.rv, c.compacted, c.history = rv, rv, nil
 	clear(c.snapshots)
@@ -271,10 +319,15 @@ func (c *Cluster) Restore(rv uint64) {
 func (c *Cluster) SendEvent(t watch.EventType, p Pod, rv uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	cur := c.intern(p)
-	cur.rv = rv
+	cur, err := c.intern(p)
+	if err != nil {
+		panic("standin: " + err.Error())
+	}
+	cur.rv, cur.serial = rv, math.MaxUint64 // of no object that ever was
 	for w := range c.watchers {
-		w.injected = append(w.injected, injectedEvent{t, cur})
+		if w.kind == podKind {
+			w.injected = append(w.injected, injectedEvent{t, cur})
+		}
 	}
 	c.notify()
 }
@@ -296,10 +349,9 @@ func (c *Cluster) Watches() int {
 	return len(c.watchers)
 }
 
-// add puts a pod in its place. The lock is held.
+// add puts a pod in its place, and its namespace, if that is new. The lock is held.
 func (c *Cluster) add(p Pod) error {
-	i, found := c.find(p.Namespace, p.Name)
-	if found {
+	if _, found := c.find(podKind, p.Namespace, p.Name); found {
 		return apierrors.NewAlreadyExists(corev1.Resource("pods"), p.Name)
 	}
 	c.serial++
@@ -311,69 +363,115 @@ func (c *Cluster) add(p Pod) error {
 	}
 	if p.Phase == corev1.PodRunning && p.IP == "" {
 		p.IP = ipOf(c.serial)
+		if p.workload != nil && p.workload.shape.onHost {
+			p.IP = string(appendHostIP(nil, p.Node))
+		}
 	}
-	cur := c.intern(p)
+	cur, err := c.intern(p)
+	if err != nil {
+		return err
+	}
 	cur.serial, cur.created = c.serial, c.now().Unix()
-	c.own()
-	c.pods = slices.Insert(c.pods, i, cur)
-	c.record(cur, nil)
+	if _, found := c.find(namespaceKind, "", p.Namespace); !found {
+		c.put(c.identified(newNamespace(p.Namespace)))
+	}
+	c.put(cur)
+	c.account(cur, nil)
 	return nil
 }
 
 // delete takes a pod out. The lock is held.
 func (c *Cluster) delete(namespace, name string) error {
-	i, found := c.find(namespace, name)
+	i, found := c.find(podKind, namespace, name)
 	if !found {
 		return podNotFound(namespace, name)
 	}
-	old := c.pods[i]
-	c.own()
-	c.pods = slices.Delete(c.pods, i, i+1)
+	old := c.podAt(i)
+	c.remove(old)
 	c.forgetUsage(namespace, name)
-	c.record(nil, old)
+	c.account(nil, old)
 	return nil
 }
 
 // intern makes the compact form of a pod, without identity and resourceVersion.
-func (c *Cluster) intern(p Pod) *pod {
-	return &pod{
-		namespace: p.Namespace, name: p.Name, node: p.Node, ip: p.IP, phase: p.Phase,
-		labels: newLabelSet(p.Labels),
-		shape:  c.shapeOf(p.Containers),
+func (c *Cluster) intern(p Pod) (*pod, error) {
+	w := p.workload
+	if w == nil || !slices.Equal(w.shape.containers, p.Containers) {
+		w = &workload{shape: c.shapeOf(p.Containers, false, false)}
 	}
+	if p.States != nil && len(p.States) != len(p.Containers) {
+		return nil, fmt.Errorf("pod %s/%s has %d containers and the states of %d", p.Namespace, p.Name, len(p.Containers),
+			len(p.States))
+	}
+	return &pod{
+		objectMeta: objectMeta{namespace: p.Namespace, name: p.Name, labels: newLabelSet(p.Labels)},
+		node:       p.Node, ip: p.IP, phase: p.Phase, states: slices.Clone(p.States), workload: w,
+	}, nil
 }
 
 func (c *Cluster) public(p *pod) Pod {
 	return Pod{
 		Namespace: p.namespace, Name: p.name, Node: p.node, IP: p.ip, Phase: p.phase,
-		Labels:     maps.Clone(p.labels.labels),
-		Containers: slices.Clone(p.shape.containers),
-		UID:        uidOf(c.seed, p.serial), ResourceVersion: p.rv, Created: time.Unix(p.created, 0),
+		Labels:     p.labels.set(),
+		Containers: slices.Clone(p.workload.shape.containers), States: slices.Clone(p.states),
+		UID: uidOf(c.seed, p.serial), ResourceVersion: p.rv, Created: time.Unix(p.created, 0),
+		workload: p.workload,
 	}
 }
 
-// find returns the place of a pod and whether it is there. The lock is held.
-func (c *Cluster) find(namespace, name string) (int, bool) {
-	return search(c.pods, namespace, name)
+// find returns the place of an object and whether it is there. The lock is held.
+func (c *Cluster) find(k kind, namespace, name string) (int, bool) {
+	return search(c.sets[k].objects, namespace, name)
 }
 
-func search(pods []*pod, namespace, name string) (int, bool) {
-	return slices.BinarySearchFunc(pods, name, func(p *pod, name string) int { return p.compare(namespace, name) })
+// podAt is the pod at this place. The lock is held.
+func (c *Cluster) podAt(i int) *pod { return c.sets[podKind].objects[i].(*pod) }
+
+func search(objects []object, namespace, name string) (int, bool) {
+	return slices.BinarySearchFunc(objects, name, func(o object, name string) int {
+		return o.meta().compare(namespace, name)
+	})
 }
 
-// own makes sure that pods may be changed in place. The lock is held.
-func (c *Cluster) own() {
-	if c.shared {
-		c.pods = slices.Clone(c.pods)
-		c.shared = false
+// own makes sure that the objects of a kind may be changed in place. The lock is held.
+func (c *Cluster) own(k kind) *set {
+	s := &c.sets[k]
+	if s.shared {
+		*s = set{objects: slices.Clone(s.objects)}
+	}
+	return s
+}
+
+// put adds an object, or replaces the one of its name. The lock is held.
+func (c *Cluster) put(cur object) {
+	m := cur.meta()
+	i, found := c.find(cur.kind(), m.namespace, m.name)
+	s := c.own(cur.kind())
+	if !found {
+		s.objects = slices.Insert(s.objects, i, cur)
+		c.record(cur, nil)
+		return
+	}
+	old := s.objects[i]
+	s.objects[i] = cur
+	c.record(cur, old)
+}
+
+// remove takes an object out, which is there. The lock is held.
+func (c *Cluster) remove(old object) {
+	m := old.meta()
+	if i, found := c.find(old.kind(), m.namespace, m.name); found {
+		s := c.own(old.kind())
+		s.objects = slices.Delete(s.objects, i, i+1)
+		c.record(nil, old)
 	}
 }
 
 // record gives a change its resourceVersion and tells the watches. The lock is held.
-func (c *Cluster) record(cur, old *pod) {
+func (c *Cluster) record(cur, old object) {
 	c.rv++
 	if cur != nil {
-		cur.rv = c.rv
+		cur.meta().rv = c.rv
 	}
 	if len(c.history) == historyLimit {
 		half := historyLimit / 2
@@ -400,49 +498,53 @@ func (c *Cluster) waitChannel() <-chan struct{} {
 	return c.changed
 }
 
-// snapshot returns the pods as they are now and their resourceVersion. The caller must not change them.
-func (c *Cluster) snapshot() ([]*pod, uint64) {
+// snapshot returns the objects of a kind as they are now and their resourceVersion. The caller must not change them.
+func (c *Cluster) snapshot(k kind) ([]object, uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.shared = true
-	return c.pods, c.rv
+	return c.share(k), c.rv
+}
+
+// share is snapshot with the lock held.
+func (c *Cluster) share(k kind) []object {
+	c.sets[k].shared = true
+	return c.sets[k].objects
 }
 
 // keepSnapshot keeps a state for the continue tokens that name it.
-func (c *Cluster) keepSnapshot(pods []*pod, rv uint64) {
+func (c *Cluster) keepSnapshot(s state, objects []object) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.snapshots[rv]; ok || rv < c.compacted {
+	if _, ok := c.snapshots[s]; ok || s.rv < c.compacted {
 		return
 	}
 	if len(c.snapOrder) == snapshotLimit {
 		delete(c.snapshots, c.snapOrder[0])
 		c.snapOrder = c.snapOrder[1:]
 	}
-	c.snapshots[rv] = pods
-	c.snapOrder = append(c.snapOrder, rv)
+	c.snapshots[s] = objects
+	c.snapOrder = append(c.snapOrder, s)
 }
 
 // snapshotAt returns a kept state.
-func (c *Cluster) snapshotAt(rv uint64) ([]*pod, bool) {
+func (c *Cluster) snapshotAt(s state) ([]object, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if rv == c.rv {
-		c.shared = true
-		return c.pods, true
+	if s.rv == c.rv {
+		return c.share(s.kind), true
 	}
-	pods, ok := c.snapshots[rv]
-	return pods, ok
+	objects, ok := c.snapshots[s]
+	return objects, ok
 }
 
 func podNotFound(namespace, name string) error {
 	return fmt.Errorf("namespace %s: %w", namespace, apierrors.NewNotFound(corev1.Resource("pods"), name))
 }
 
-// uidOf makes the UID of the pod with the given serial: a UUID by its form, the same for the same seed.
+// uidOf makes the UID of the object with the given serial: a UUID by its form, the same for the same seed.
 func uidOf(seed, serial uint64) string { return string(appendUID(nil, seed, serial)) }
 
-// appendUID appends what uidOf returns: this runs for every pod that is sent.
+// appendUID appends what uidOf returns: this runs for every object that is sent.
 func appendUID(b []byte, seed, serial uint64) []byte {
 	var raw [16]byte
 	binary.BigEndian.PutUint64(raw[:8], mix(seed^serial))
@@ -470,15 +572,16 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-func (c *Cluster) shapeOf(containers []string) *shape {
-	key := strings.Join(containers, "\x00")
+// shapeOf is the shape of the pods with these containers.
+func (c *Cluster) shapeOf(containers []string, sidecars, onHost bool) *shape {
+	key := fmt.Sprint(sidecars, onHost, "\x00", strings.Join(containers, "\x00"))
 	s := c.shapes[key]
 	if s == nil {
 		// Clusters have few shapes; a test that invents names without end must not fill the memory with them.
 		if len(c.shapes) == 1000 {
 			clear(c.shapes)
 		}
-		s = newShape(slices.Clone(containers))
+		s = newShape(slices.Clone(containers), sidecars, onHost)
 		c.shapes[key] = s
 	}
 	return s

@@ -10,7 +10,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/metrics/pkg/apis/metrics"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
@@ -28,7 +27,7 @@ var (
 // sending: in comparisons the server must not be what is measured.
 type metricsView struct {
 	batch    *batch
-	live     []*pod
+	live     []object
 	rv       uint64
 	behavior *setting
 	// created is the creationTimestamp of all objects. (metrics-server puts the moment of each call there.)
@@ -110,14 +109,13 @@ func (s *Server) serveNodeMetricsList(w http.ResponseWriter, r *http.Request) {
 	s.serveMetricsList(w, r, "NodeMetricsList",
 		func(q *query, v *metricsView, each func(protobuf func([]byte) []byte, object func() any)) {
 			for _, name := range s.nodes {
-				if !q.LabelSelector.Matches(nodeLabels(name).labels) ||
-					!q.FieldSelector.Matches(podFields{&pod{name: name}}) || v.omits("", name) {
+				if !q.matches(&nodeObject{objectMeta: objectMeta{name: name, labels: s.nodeLabels(name)}}) || v.omits("", name) {
 					continue
 				}
 				u := s.nodeUsage(v.batch, name)
 				each(
-					func(b []byte) []byte { return appendNodeMetrics(b, u, v) },
-					func() any { return v.nodeJSON(u, false) })
+					func(b []byte) []byte { return s.appendNodeMetrics(b, u, v) },
+					func() any { return v.nodeJSON(u, s.nodeLabels(u.Name), false) })
 			}
 		})
 }
@@ -126,19 +124,22 @@ func (s *Server) serveNodeMetricsList(w http.ResponseWriter, r *http.Request) {
 func (s *Server) serveMetricsList(w http.ResponseWriter, r *http.Request, kind string,
 	items func(*query, *metricsView, func(protobuf func([]byte) []byte, object func() any))) {
 	v := s.metricsView()
-	q, err := s.parseQuery(r, v.behavior.MetricsJSONOnly, "metadata.name", "metadata.namespace")
+	q, err := s.parseQuery(r, v.behavior.MetricsJSONOnly, metaFields)
 	if err == nil && q.Watch {
 		err = apierrors.NewMethodNotSupported(schema.GroupResource{Group: metrics.GroupName,
 			Resource: strings.ToLower(strings.TrimSuffix(kind, "MetricsList")) + "s"}, "watch")
+	}
+	if err == nil {
+		err = q.whole()
 	}
 	if err != nil {
 		WriteError(w, r, err)
 		return
 	}
-	key := strings.Join([]string{kind, string(q.media), q.namespace, q.LabelSelector.String(),
+	key := strings.Join([]string{kind, string(q.encoding), q.namespace, q.LabelSelector.String(),
 		q.FieldSelector.String()}, "\x00")
 	body := v.body(key, func() []byte {
-		if q.media == protobufType {
+		if q.encoding == protobufType {
 			return s.encodeMetricsList(kind, func(each func(func([]byte) []byte)) {
 				items(q, v, func(protobuf func([]byte) []byte, _ func() any) { each(protobuf) })
 			})
@@ -156,7 +157,7 @@ func (s *Server) serveMetricsList(w http.ResponseWriter, r *http.Request, kind s
 		b.WriteString("]}\n")
 		return b.Bytes()
 	})
-	s.writeMetrics(w, q.media, q.gzip, body, func() []byte {
+	s.writeMetrics(w, q.encoding, q.gzip, body, func() []byte {
 		return v.body(key+"\x00gzip", func() []byte { return compress(body) })
 	})
 }
@@ -198,14 +199,14 @@ func (s *Server) servePodMetrics(w http.ResponseWriter, r *http.Request) {
 	v := s.metricsView()
 	at, stored := search(v.batch.pods, namespace, name)
 	now, lives := search(v.live, namespace, name)
-	if !stored || !lives || v.batch.pods[at].phase != "Running" || v.omits(namespace, name) {
+	if !stored || !lives || !v.batch.pods[at].(*pod).measured() || v.omits(namespace, name) {
 		// metrics-server puts both parts into the name.
 		WriteError(w, r, apierrors.NewNotFound(podMetricsResource, namespace+"/"+name))
 		return
 	}
 	s.writeMetricsObject(w, r, v, podMetricsKind,
-		func() []byte { return s.appendPodMetrics(nil, v.batch, v.batch.pods[at], v.live[now], v) },
-		func() any { return v.podJSON(s.podUsage(v.batch, v.batch.pods[at], v.live[now]), true) })
+		func() []byte { return s.appendPodMetrics(nil, v.batch, v.batch.pods[at].(*pod), v.live[now].(*pod), v) },
+		func() any { return v.podJSON(s.podUsage(v.batch, v.batch.pods[at].(*pod), v.live[now].(*pod)), true) })
 }
 
 func (s *Server) serveNodeMetrics(w http.ResponseWriter, r *http.Request) {
@@ -221,29 +222,32 @@ func (s *Server) serveNodeMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 	u := s.nodeUsage(v.batch, name)
 	s.writeMetricsObject(w, r, v, nodeMetricsKind,
-		func() []byte { return appendNodeMetrics(nil, u, v) },
-		func() any { return v.nodeJSON(u, true) })
+		func() []byte { return s.appendNodeMetrics(nil, u, v) },
+		func() any { return v.nodeJSON(u, s.nodeLabels(u.Name), true) })
 }
 
 func (s *Server) writeMetricsObject(w http.ResponseWriter, r *http.Request, v *metricsView, kind string,
 	protobuf func() []byte, object func() any) {
-	media, ok := negotiate(r, v.behavior.MetricsJSONOnly)
-	if !ok {
-		WriteError(w, r, errNotAcceptable(v.behavior.MetricsJSONOnly))
+	media, err := negotiate(r, v.behavior.MetricsJSONOnly)
+	if err == nil {
+		err = media.whole()
+	}
+	if err != nil {
+		WriteError(w, r, err)
 		return
 	}
 	var body []byte
-	if media == protobufType {
+	if media.encoding == protobufType {
 		body = appendObject(nil, metricsVersion, kind, protobuf())
 	} else {
 		body = append(mustJSON(object()), '\n')
 	}
-	s.writeMetrics(w, media, false, body, nil)
+	s.writeMetrics(w, media.encoding, false, body, nil)
 }
 
-func (s *Server) writeMetrics(w http.ResponseWriter, media mediaType, gzip bool, body []byte,
+func (s *Server) writeMetrics(w http.ResponseWriter, encoding mediaType, gzip bool, body []byte,
 	compressed func() []byte) {
-	w.Header().Set("Content-Type", string(media))
+	w.Header().Set("Content-Type", string(encoding))
 	if gzip && len(body) > gzipThreshold {
 		w.Header().Set("Content-Encoding", "gzip")
 		w.Header().Add("Vary", "Accept-Encoding")
@@ -288,13 +292,13 @@ func (v *metricsView) podJSON(u PodUsage, alone bool) metricsJSON {
 	return j
 }
 
-func (v *metricsView) nodeJSON(u NodeUsage, alone bool) metricsJSON {
+func (v *metricsView) nodeJSON(u NodeUsage, labels labelSet, alone bool) metricsJSON {
 	j := metricsJSON{Timestamp: v.timestamp(u.Timestamp, "", u.Name).UTC(), Window: v.window(u.Window).String(),
 		Usage: usageJSON(u.CPU, u.Memory)}
 	if alone {
 		j.Kind, j.APIVersion = nodeMetricsKind, metricsVersion
 	}
-	j.Metadata.Name, j.Metadata.Labels = u.Name, nodeLabels(u.Name).labels
+	j.Metadata.Name, j.Metadata.Labels = u.Name, labels.set()
 	j.Metadata.CreationTimestamp = v.created.UTC()
 	return j
 }
@@ -316,14 +320,4 @@ func mustJSON(object any) []byte {
 		panic("standin: " + err.Error())
 	}
 	return b
-}
-
-// nodeLabels are the labels of a node.
-func nodeLabels(name string) *labelSet {
-	return newLabelSet(labels.Set{
-		"beta.kubernetes.io/arch": "amd64", "beta.kubernetes.io/os": "linux",
-		"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux", "kubernetes.io/hostname": name,
-		"node.kubernetes.io/instance-type": "m7i.4xlarge",
-		"topology.kubernetes.io/zone":      "zone-" + string('a'+rune(hashString(name)%3)),
-	})
 }

@@ -1,12 +1,12 @@
 package standin
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"net/netip"
-	"strconv"
+	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	corev1 "k8s.io/api/core/v1"
@@ -19,66 +19,279 @@ import (
 // A pod of two containers is about 7 KB on the wire, as real ones with a sidecar are.
 type shape struct {
 	containers []string
-	meta       []byte // annotations and managedFields
-	spec       []byte // without nodeName
-	status     []byte // of a running pod, without phase and IPs
+	images     []string
+	sidecars   bool // the containers after the first are init containers that go on running
+	onHost     bool // the pods are in the network of their node and of the highest priority, as a node's agents are
+
+	meta      []byte   // annotations and managedFields
+	managed   []byte   // the latter alone
+	spec      []byte   // without nodeName, containers and what follows from onHost
+	migrate   []byte   // the init container that has ended, without its resources
+	container [][]byte // each container of the spec, without its image and resources
+	status    []byte   // without what each pod writes itself
 }
 
-func newShape(containers []string) *shape {
-	s := &shape{containers: containers}
+// statusWritten are the fields of a ContainerStatus that appendContainerStatus writes.
+var statusWritten = []protowire.Number{1, 2, 3, 4, 5, 6, 7, 8, 9}
+
+func newShape(containers []string, sidecars, onHost bool) *shape {
+	s := &shape{containers: containers, sidecars: sidecars, onHost: onHost}
 	s.meta = appendMapEntry(nil, metaAnnotations, "checksum/config",
 		"8f14e45fceea167a5a36dedd4bea2543c4f1d0d2b9c7e1b2a9d3c4f5a6b7c8d9")
 	s.meta = appendMapEntry(s.meta, metaAnnotations, "kubernetes.io/config.source", "api")
 	s.meta = appendMapEntry(s.meta, metaAnnotations, "prometheus.io/scrape", "true")
 	for _, m := range managedFields(containers) {
-		s.meta = appendBytes(s.meta, metaManagedFields, mustMarshal(&m))
+		s.managed = appendBytes(s.managed, metaManagedFields, mustMarshal(&m))
 	}
-	spec, status := simulatedSpec(containers), simulatedStatus(containers)
+	s.meta = append(s.meta, s.managed...)
+	spec := simulatedSpec(containers)
+	for i, c := range spec.Containers {
+		s.images = append(s.images, c.Image)
+		if sidecars && i > 0 {
+			c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
+		}
+		s.container = append(s.container, without(mustMarshal(&c), containerImage, containerResourcesField))
+	}
+	s.migrate = without(mustMarshal(&spec.InitContainers[0]), containerResourcesField)
+	spec.InitContainers, spec.Containers, spec.HostNetwork = nil, nil, onHost
+	if onHost {
+		spec.PriorityClassName = "system-node-critical"
+	}
 	s.spec = without(mustMarshal(&spec), specNodeName)
-	s.status = without(mustMarshal(&status), statusPhase, statusHostIP, statusPodIP)
+	s.status = without(mustMarshal(&corev1.PodStatus{}), statusPhase, statusHostIP, statusPodIP, statusQOSClass)
 	return s
 }
 
-// appendPod appends the pod as a message of the generated type corev1.Pod.
-func (c *Cluster) appendPod(b []byte, p *pod) []byte { return c.appendPodAt(b, p, p.rv) }
-
-// appendPodAt appends the pod with another resourceVersion, as the object of a DELETED event has it.
-func (c *Cluster) appendPodAt(b []byte, p *pod, rv uint64) []byte {
-	var uid, version [36]byte
-	b, start := open(b, podMetadata)
-	b = appendMeta(b, p.namespace, p.name, appendUID(uid[:0], c.seed, p.serial),
-		strconv.AppendUint(version[:0], rv, 10), time.Unix(p.created, 0))
-	b = append(b, p.labels.wire...)
-	if owner := ownerOf(p.name); owner != "" {
-		b = c.appendOwner(b, p, owner)
+// number is the field that container i is in: that of containers or of init containers.
+func (s *shape) number(i int, of, init protowire.Number) protowire.Number {
+	if s.sidecars && i > 0 {
+		return init
 	}
-	b = append(b, p.shape.meta...)
-	b = seal(b, start)
+	return of
+}
 
-	b, start = open(b, podSpec)
-	b = append(b, p.shape.spec...)
+func (p *pod) appendMeta(c *Cluster, b []byte) []byte {
+	if w := p.workload; w.owner != "" {
+		b = c.appendOwner(b, w.kind, w.owner, w.serial)
+	}
+	return append(b, p.workload.shape.meta...)
+}
+
+func (p *pod) appendBody(c *Cluster, b []byte) []byte {
+	b, start := open(b, objectSpec)
+	b = p.appendSpec(b)
+	b = seal(b, start)
+	b, start = open(b, objectStatus)
+	b = p.appendStatus(c, b)
+	return seal(b, start)
+}
+
+func (p *pod) appendSpec(b []byte) []byte {
+	w, s := p.workload, p.workload.shape
+	b = append(b, s.spec...)
 	b = appendString(b, specNodeName, p.node)
-	b = seal(b, start)
-
-	b, start = open(b, podStatus)
-	b = appendString(b, statusPhase, string(p.phase))
-	if p.phase == corev1.PodRunning {
-		b = append(b, p.shape.status...)
+	b, start := open(b, specInitContainers)
+	b = append(b, s.migrate...)
+	b = seal(appendResources(b, w.resourcesOf(1)), start)
+	for i := range s.containers {
+		b, start = open(b, s.number(i, specContainers, specInitContainers))
+		b = append(b, s.container[i]...)
+		b = appendString(b, containerImage, w.imageOf(i))
+		b = seal(appendResources(b, w.resourcesOf(i)), start)
 	}
-	var host, ip []byte
+	return b
+}
+
+// noResources are the requests and limits of a container that has none.
+var noResources = newContainerResources("")
+
+func appendResources(b []byte, r *containerResources) []byte {
+	if r == nil {
+		r = &noResources
+	}
+	return appendBytes(b, containerResourcesField, r.spec)
+}
+
+func (p *pod) appendStatus(c *Cluster, b []byte) []byte {
+	w, s := p.workload, p.workload.shape
+	b = append(b, s.status...)
+	b = appendString(b, statusPhase, string(p.phase))
+	qos := corev1.PodQOSBestEffort
+	if w.resources != nil {
+		qos = w.resources.qos
+	}
+	b = appendString(b, statusQOSClass, string(qos))
+
+	scheduled, ready := p.node != "", p.ready()
+	why := ""
+	switch {
+	case !scheduled:
+		why = "Unschedulable"
+	case p.phase == corev1.PodSucceeded:
+		why = "PodCompleted"
+	case !ready:
+		why = "ContainersNotReady"
+	}
+	b = appendCondition(b, "PodScheduled", scheduled, why, p.created)
+	if scheduled {
+		b = appendCondition(b, "PodReadyToStartContainers", p.phase != corev1.PodPending, "", p.created)
+		b = appendCondition(b, "Initialized", p.phase != corev1.PodPending, "", p.created)
+		b = appendCondition(b, "ContainersReady", ready, why, p.created)
+		b = appendCondition(b, "Ready", ready, why, p.created)
+		b = appendTime(b, statusStartTime, p.created)
+		var start int
+		b, start = open(b, statusInitContainerStatuses)
+		b = seal(p.appendContainerStatus(c, b, -1), start)
+		for i := range s.containers {
+			b, start = open(b, s.number(i, statusContainerStatuses, statusInitContainerStatuses))
+			b = seal(p.appendContainerStatus(c, b, i), start)
+		}
+	}
+
+	var host []byte
 	var hostBuffer, ipBuffer [16]byte
 	if p.node != "" {
-		h := hashString(p.node)
-		host = netip.AddrFrom4([4]byte{172, 16, byte(h >> 8), byte(h)}).AppendTo(hostBuffer[:0])
+		host = appendHostIP(hostBuffer[:0], p.node)
 	}
-	ip = append(ipBuffer[:0], p.ip...)
+	ip := append(ipBuffer[:0], p.ip...)
 	b = appendBytes(b, statusHostIP, host)
 	b = appendBytes(b, statusPodIP, ip)
 	if p.ip != "" {
 		b = appendIP(b, statusPodIPs, ip)
 		b = appendIP(b, statusHostIPs, host)
 	}
+	return b
+}
+
+// ready says whether all containers are.
+func (p *pod) ready() bool {
+	return p.phase == corev1.PodRunning && !slices.ContainsFunc(p.states, func(s ContainerState) bool {
+		return s.NotReady || s.Waiting != ""
+	})
+}
+
+// appendCondition appends a PodCondition as the generated encoder does.
+func appendCondition(b []byte, kind string, holds bool, why string, since int64) []byte {
+	b, start := open(b, statusConditions)
+	b = appendString(b, 1, kind)
+	status := "False"
+	if holds {
+		status, why = "True", ""
+	}
+	b = appendString(b, 2, status)
+	b = appendTime(b, 3, 0) // lastProbeTime
+	b = appendTime(b, 4, since)
+	b = appendString(b, 5, why)
+	b = appendString(b, 6, "")
+	return seal(appendNumber(b, 7, 0), start) // observedGeneration
+}
+
+// appendContainerStatus appends the status of container i, or for -1 of the init container that has ended.
+func (p *pod) appendContainerStatus(c *Cluster, b []byte, i int) []byte {
+	w := p.workload
+	name, image, r := "migrate", migrateImage, w.resourcesOf(1)
+	state := ContainerState{Started: p.created}
+	ended, waiting := "Completed", ""
+	if i >= 0 {
+		name, image, r, state = w.shape.containers[i], w.imageOf(i), w.resourcesOf(i), p.state(i)
+		ended, waiting = "", state.Waiting
+		if p.phase == corev1.PodSucceeded {
+			ended = "Completed"
+		}
+	}
+	if p.phase == corev1.PodPending {
+		ended, waiting = "", "PodInitializing"
+	}
+	running := waiting == "" && ended == ""
+
+	b = appendString(b, 1, name)
+	b, start := open(b, 2) // state
+	switch {
+	case waiting != "":
+		var inner int
+		b, inner = open(b, 1)
+		b = appendString(b, 1, waiting)
+		b = seal(appendString(b, 2, ""), inner)
+	case ended != "":
+		b = p.appendTerminated(c, b, i, state, ended)
+	default:
+		var inner int
+		b, inner = open(b, 2)
+		b = seal(appendTime(b, 1, state.Started), inner)
+	}
+	b = seal(b, start)
+	b, start = open(b, 3) // lastState
+	if state.Ended != "" {
+		before := state
+		before.Restarts--
+		before.Started = p.created
+		b = p.appendTerminated(c, b, i, before, state.Ended)
+	}
+	b = seal(b, start)
+	b = appendBool(b, 4, (i < 0 || running) && !state.NotReady && p.phase != corev1.PodPending)
+	b = appendNumber(b, 5, uint64(state.Restarts))
+	b = appendString(b, 6, image)
+	at := strings.LastIndexByte(image, ':')
+	digest := hashString(image)
+	b, start = open(b, 7) // imageID
+	if p.phase != corev1.PodPending {
+		b = append(append(b, image[:at]...), "@sha256:"...)
+		b = appendHex(b, digest)
+	}
+	b = seal(b, start)
+	b, start = open(b, 8) // containerID
+	if p.phase != corev1.PodPending {
+		b = p.appendContainerID(c, b, i, state.Restarts)
+	}
+	b = seal(b, start)
+	b = appendBool(b, 9, running) // started
+	if r == nil {
+		r = &noResources
+	}
+	return append(b, r.status...)
+}
+
+// appendTerminated appends how a container has ended.
+func (p *pod) appendTerminated(c *Cluster, b []byte, i int, s ContainerState, reason string) []byte {
+	b, start := open(b, 3)
+	code := uint64(1)
+	switch reason {
+	case "Completed":
+		code = 0
+	case "OOMKilled":
+		code = 137
+	}
+	b = appendNumber(b, 1, code)
+	b = appendNumber(b, 2, 0)
+	b = appendString(b, 3, reason)
+	b = appendString(b, 4, "")
+	b = appendTime(b, 5, s.Started)
+	b = appendTime(b, 6, s.Started+60)
+	b, id := open(b, 7)
+	b = seal(p.appendContainerID(c, b, i, s.Restarts), id)
 	return seal(b, start)
+}
+
+// appendContainerID appends the ID that the container runtime gave the container when it started it after so many
+// restarts.
+func (p *pod) appendContainerID(c *Cluster, b []byte, i, restarts int) []byte {
+	return appendHex(append(b, "containerd://"...), mix(c.seed^p.serial<<16^uint64(i+1)<<8)+uint64(restarts))
+}
+
+// appendHex appends 64 hexadecimal digits.
+func appendHex(b []byte, hash uint64) []byte {
+	var raw [32]byte
+	for i := range 4 {
+		hash = mix(hash)
+		binary.BigEndian.PutUint64(raw[8*i:], hash)
+	}
+	return hex.AppendEncode(b, raw[:])
+}
+
+// appendHostIP appends the address of a node.
+func appendHostIP(b []byte, node string) []byte {
+	h := hashString(node)
+	return netip.AddrFrom4([4]byte{172, 16, byte(h >> 8), byte(h)}).AppendTo(b)
 }
 
 func appendIP(b []byte, num protowire.Number, ip []byte) []byte {
@@ -86,50 +299,22 @@ func appendIP(b []byte, num protowire.Number, ip []byte) []byte {
 	return seal(appendBytes(b, podIPsIP, ip), start)
 }
 
-// appendOwner appends the ownerReference to the ReplicaSet or StatefulSet (field numbers of OwnerReference).
-func (c *Cluster) appendOwner(b []byte, p *pod, owner string) []byte {
-	kind := "ReplicaSet"
-	if p.labels.labels.Has("statefulset.kubernetes.io/pod-name") {
-		kind = "StatefulSet"
-	}
+// appendOwner appends an ownerReference to a controller (field numbers of OwnerReference).
+func (c *Cluster) appendOwner(b []byte, kind, name string, serial uint64) []byte {
 	b, start := open(b, metaOwnerReferences)
 	b = appendString(b, 1, kind)
-	b = appendString(b, 3, owner)
+	b = appendString(b, 3, name)
 	var uid [36]byte
-	b = appendBytes(b, 4, appendUID(uid[:0], c.seed, hashString(p.namespace)^hashString(owner)))
-	b = appendString(b, 5, "apps/v1")
-	for _, num := range []protowire.Number{6, 7} { // controller, blockOwnerDeletion
-		b = protowire.AppendTag(b, num, protowire.VarintType)
-		b = protowire.AppendVarint(b, 1)
-	}
+	b = appendBytes(b, 4, appendUID(uid[:0], c.seed, serial))
+	b = appendString(b, 5, apiVersions[kind])
+	b = appendBool(b, 6, true) // controller
+	b = appendBool(b, 7, true) // blockOwnerDeletion
 	return seal(b, start)
-}
-
-// ownerOf is the name of what a generated pod name belongs to: all before its last dash.
-func ownerOf(name string) string {
-	if i := strings.LastIndexByte(name, '-'); i > 0 {
-		return name[:i]
-	}
-	return ""
-}
-
-// podObject returns the pod as the generated type, decoded from the bytes that protobuf clients get.
-func (c *Cluster) podObject(p *pod, rv uint64) *corev1.Pod {
-	o := &corev1.Pod{}
-	if err := o.Unmarshal(c.appendPodAt(nil, p, rv)); err != nil {
-		panic("standin wrote a pod that the generated decoder refuses: " + err.Error())
-	}
-	o.APIVersion, o.Kind = "v1", "Pod"
-	return o
 }
 
 func simulatedSpec(names []string) corev1.PodSpec {
 	yes, no := true, false
 	user, grace, token, mode := int64(65532), int64(30), int64(3607), int32(420)
-	limits := corev1.ResourceRequirements{
-		Requests: corev1.ResourceList{"cpu": resource.MustParse("100m"), "memory": resource.MustParse("128Mi")},
-		Limits:   corev1.ResourceList{"cpu": resource.MustParse("1"), "memory": resource.MustParse("1Gi")},
-	}
 	secured := &corev1.SecurityContext{
 		AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes, RunAsNonRoot: &yes,
 		Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
@@ -158,8 +343,8 @@ func simulatedSpec(names []string) corev1.PodSpec {
 			{Key: corev1.TaintNodeUnreachable, Operator: "Exists", Effect: "NoExecute", TolerationSeconds: new(int64(300))},
 		},
 		InitContainers: []corev1.Container{{
-			Name: "migrate", Image: "registry.example.com/platform/migrate:v1.4.2", ImagePullPolicy: "IfNotPresent",
-			Command: []string{"/bin/migrate", "--wait", "--timeout=60s"}, VolumeMounts: mounts, Resources: limits,
+			Name: "migrate", Image: imageOf("migrate"), ImagePullPolicy: "IfNotPresent",
+			Command: []string{"/bin/migrate", "--wait", "--timeout=60s"}, VolumeMounts: mounts,
 			TerminationMessagePath: "/dev/termination-log", TerminationMessagePolicy: "File", SecurityContext: secured,
 		}},
 		Volumes: []corev1.Volume{
@@ -186,7 +371,7 @@ func simulatedSpec(names []string) corev1.PodSpec {
 			Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080 + int32(i),
 				Protocol: "TCP"}},
 			TerminationMessagePath: "/dev/termination-log", TerminationMessagePolicy: "File",
-			Resources: limits, SecurityContext: secured, VolumeMounts: mounts,
+			SecurityContext: secured, VolumeMounts: mounts,
 			LivenessProbe: probe("/healthz"), ReadinessProbe: probe("/readyz"),
 		}
 		for _, field := range []string{"metadata.name", "metadata.namespace", "spec.nodeName", "status.podIP"} {
@@ -212,36 +397,9 @@ func simulatedSpec(names []string) corev1.PodSpec {
 	return spec
 }
 
-func simulatedStatus(names []string) corev1.PodStatus {
-	started := metav1.Unix(1_750_000_000, 0)
-	status := corev1.PodStatus{QOSClass: "Burstable", StartTime: &started}
-	for _, t := range []corev1.PodConditionType{"PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady",
-		"PodScheduled"} {
-		status.Conditions = append(status.Conditions,
-			corev1.PodCondition{Type: t, Status: "True", LastTransitionTime: started})
-	}
-	state := func(name string) corev1.ContainerStatus {
-		digest := fmt.Sprintf("%016x%016x%016x%016x", hashString(name), hashString(name+"1"), hashString(name+"2"),
-			hashString(name+"3"))
-		ready := true
-		return corev1.ContainerStatus{
-			Name: name, Image: imageOf(name), ImageID: "registry.example.com/platform/" + name + "@sha256:" + digest,
-			ContainerID: "containerd://" + digest, Ready: true, Started: &ready,
-		}
-	}
-	migrated := state("migrate")
-	migrated.State.Terminated = &corev1.ContainerStateTerminated{
-		Reason: "Completed", StartedAt: started, FinishedAt: started, ContainerID: migrated.ContainerID,
-	}
-	status.InitContainerStatuses = []corev1.ContainerStatus{migrated}
-	for _, name := range names {
-		s := state(name)
-		s.State.Running = &corev1.ContainerStateRunning{StartedAt: started}
-		status.ContainerStatuses = append(status.ContainerStatuses, s)
-	}
-	return status
-}
+var migrateImage = imageOf("migrate")
 
+// imageOf is the image of a container that is the same in all workloads.
 func imageOf(container string) string {
 	return "registry.example.com/platform/" + container + ":v2.17.3"
 }

@@ -2,8 +2,9 @@
 // loopback, for demonstrations, benchmarks and tests that no real cluster can give on one machine: 150,000 pods,
 // a server that lies, a server that dies at a chosen moment. None of the values it serves was ever measured.
 //
-// To a client that reads pods (list, watch, watch-list) and the resource metrics API (metrics.k8s.io/v1beta1) it
-// behaves as Kubernetes 1.37 does, over TLS with HTTP/2, in protobuf and JSON, with bearer tokens. What differs
+// To a client that reads pods, nodes, namespaces, resourcequotas and the metadata of replicasets and jobs (get, list,
+// watch, watch-list), and the resource metrics API (metrics.k8s.io/v1beta1), it behaves as Kubernetes 1.37 does, over
+// TLS with HTTP/2, in protobuf and JSON, as whole objects or PartialObjectMetadata, with bearer tokens. What differs
 // from the real server on purpose is said where it differs; a test can change the behaviour with a [Behavior], or
 // answer requests itself with [Server.Intercept].
 package standin
@@ -31,6 +32,7 @@ type Options struct {
 	Nodes      int // default 3
 	Pods       int // pods at the start; more can be added
 	Containers int // containers per pod, default 2
+	Replicas   int // pods of a Deployment or StatefulSet, default 3
 	// Resolution is how often the metrics source has new values, default 15s as in metrics-server's manifests.
 	Resolution time.Duration
 	// Seed decides everything that is invented: the same seed gives the same cluster.
@@ -137,10 +139,9 @@ func New(o Options) (*Server, error) {
 	if o.Resolution == 0 {
 		o.Resolution = 15 * time.Second
 	}
-	if o.Nodes < 0 || o.Pods < 0 || o.Containers < 0 || o.Resolution < 0 {
-		return nil, fmt.Errorf("stand-in API server: %d nodes, %d pods, %d containers, resolution %s: none may be "+
-			"negative",
-			o.Nodes, o.Pods, o.Containers, o.Resolution)
+	if o.Nodes < 0 || o.Pods < 0 || o.Containers < 0 || o.Replicas < 0 || o.Resolution < 0 {
+		return nil, fmt.Errorf("stand-in API server: %d nodes, %d pods, %d containers, %d replicas, resolution "+
+			"%s: none may be negative", o.Nodes, o.Pods, o.Containers, o.Replicas, o.Resolution)
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -363,7 +363,13 @@ func TestSameSeedSameCluster(t *testing.T) {
 		for range 50 {
 			s.ChurnOnce()
 		}
-		return fmt.Sprint(s.Pods(), s.PodUsage(), s.NodeUsage())
+		all := fmt.Sprint(s.PodUsage(), s.NodeUsage())
+		for k := range s.sets {
+			for _, o := range s.sets[k].objects {
+				all += string(s.appendMessage(nil, o, resources[o.kind()].decode == nil))
+			}
+		}
+		return all
 	}
 	first, again := describe(1), describe(1)
 	if first != again {

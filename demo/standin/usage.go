@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // PodUsage is what the resource metrics API answers for one pod.
@@ -46,7 +44,7 @@ type quantities struct{ cpu, memory string }
 type batch struct {
 	tick     int64
 	at       time.Time
-	pods     []*pod
+	pods     []object
 	override map[usageKey]quantities
 
 	nodeOnce sync.Once
@@ -110,12 +108,11 @@ func (c *Cluster) NextTick() time.Time {
 }
 
 // metrics returns the stored state of the metrics source, the live pods and their resourceVersion.
-func (c *Cluster) metrics() (*batch, []*pod, uint64) {
+func (c *Cluster) metrics() (*batch, []object, uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.advance()
-	c.shared = true
-	return c.current, c.pods, c.rv
+	return c.current, c.share(podKind), c.rv
 }
 
 // advance stores the state of the cluster as of the last tick, if that has passed. It must run before anything
@@ -131,10 +128,9 @@ func (c *Cluster) advance() {
 }
 
 func (c *Cluster) capture(tick int64) {
-	c.shared = true
 	c.current = &batch{
 		tick: tick, at: c.start.Add(time.Duration(tick) * c.resolution),
-		pods: c.pods, override: c.override,
+		pods: c.share(podKind), override: c.override,
 	}
 }
 
@@ -149,28 +145,29 @@ func (c *Cluster) freeze(frozen bool) {
 // forEachUsage calls f for every pod that has usage and still exists, with its version at the tick and now. Both
 // lists have the same order. As in metrics-server, what was stored under a name is answered for the pod that has
 // the name now.
-func forEachUsage(b *batch, live []*pod, f func(stored, current *pod)) {
-	for _, stored := range b.pods {
-		for len(live) > 0 && live[0].compare(stored.namespace, stored.name) < 0 {
+func forEachUsage(b *batch, live []object, f func(stored, current *pod)) {
+	for _, o := range b.pods {
+		stored := o.(*pod)
+		for len(live) > 0 && live[0].meta().compare(stored.namespace, stored.name) < 0 {
 			live = live[1:]
 		}
 		if len(live) == 0 {
 			return
 		}
-		if stored.phase == corev1.PodRunning && live[0].compare(stored.namespace, stored.name) == 0 {
-			f(stored, live[0])
+		if stored.measured() && live[0].meta().compare(stored.namespace, stored.name) == 0 {
+			f(stored, live[0].(*pod))
 		}
 	}
 }
 
 func (c *Cluster) podUsage(b *batch, stored, current *pod) PodUsage {
 	u := PodUsage{
-		Namespace: stored.namespace, Name: stored.name, Labels: maps.Clone(current.labels.labels),
+		Namespace: stored.namespace, Name: stored.name, Labels: current.labels.set(),
 		Timestamp: c.timestamp(b, stored.node), Window: c.window(b, stored.serial),
 	}
-	for i := range stored.shape.containers {
+	for i := range stored.workload.shape.containers {
 		i = c.containerAt(b, stored, i)
-		cu := ContainerUsage{Name: stored.shape.containers[i]}
+		cu := ContainerUsage{Name: stored.workload.shape.containers[i]}
 		cu.CPU, cu.Memory = c.containerUsage(b, stored, i)
 		u.Containers = append(u.Containers, cu)
 	}
@@ -180,14 +177,14 @@ func (c *Cluster) podUsage(b *batch, stored, current *pod) PodUsage {
 // containerAt gives the container at place i of a pod's usage: their order changes from tick to tick, as
 // metrics-server keeps them in a map.
 func (c *Cluster) containerAt(b *batch, p *pod, i int) int {
-	n := len(p.shape.containers)
+	n := len(p.workload.shape.containers)
 	return (i + int((uint64(b.tick)+p.serial)%uint64(n))) % n
 }
 
 // containerUsage returns the quantities of container i of a pod.
 func (c *Cluster) containerUsage(b *batch, p *pod, i int) (cpu, memory string) {
 	if len(b.override) > 0 {
-		if q, ok := b.override[usageKey{p.namespace, p.name, p.shape.containers[i]}]; ok {
+		if q, ok := b.override[usageKey{p.namespace, p.name, p.workload.shape.containers[i]}]; ok {
 			return q.cpu, q.memory
 		}
 	}
@@ -195,14 +192,25 @@ func (c *Cluster) containerUsage(b *batch, p *pod, i int) (cpu, memory string) {
 	return string(appendCPU(nil, nanocores)), string(appendMemory(nil, bytes))
 }
 
-// simulated invents the usage of container i of a pod: between about 1 millicore and half a core, 5 and 600 MiB,
-// moving around the container's own level with every tick.
+// simulated invents the usage of container i of a pod, moving around the container's own level with every tick: some of
+// what it requests, and never more than its limits; without requests between about 1 millicore and half a core, 5
+// and 600 MiB.
 func (c *Cluster) simulated(b *batch, p *pod, i int) (nanocores, bytes uint64) {
 	identity := mix(c.seed ^ p.serial<<8 ^ uint64(i))
 	moment := mix(identity + uint64(b.tick))
 	cpuLevel := 1e6 * math.Exp2(9*unit(identity))
 	memLevel := 5 * (1 << 20) * math.Exp2(7*unit(mix(identity)))
+	r := p.workload.resourcesOf(i)
+	if r != nil && r.cpu > 0 {
+		cpuLevel = float64(r.cpu) * 1e6 * math.Exp2(-4+4.5*unit(identity))
+	}
+	if r != nil && r.memory > 0 {
+		memLevel = float64(r.memory) * (0.4 + 0.5*unit(mix(identity)))
+	}
 	nanocores = uint64(cpuLevel * (0.7 + 0.6*unit(moment)))
+	if r != nil && r.cpuLimit > 0 {
+		nanocores = min(nanocores, uint64(r.cpuLimit)*1e6)
+	}
 	bytes = uint64(memLevel*(0.9+0.2*unit(mix(moment)))) &^ 4095
 	return nanocores, bytes
 }
@@ -218,11 +226,12 @@ func (c *Cluster) nodeUsage(b *batch, node string) NodeUsage {
 	}
 	b.nodeOnce.Do(func() {
 		b.nodeCPU, b.nodeMem = make(map[string]uint64, len(c.nodes)), make(map[string]uint64, len(c.nodes))
-		for _, p := range b.pods {
-			if p.phase != corev1.PodRunning {
+		for _, o := range b.pods {
+			p := o.(*pod)
+			if !p.measured() {
 				continue
 			}
-			for i := range p.shape.containers {
+			for i := range p.workload.shape.containers {
 				cpu, mem := c.simulated(b, p, i)
 				b.nodeCPU[p.node] += cpu
 				b.nodeMem[p.node] += mem

@@ -34,18 +34,28 @@ const (
 	containerName     = 1
 	containerUsage    = 2
 
-	podMetadata = 1
-	podSpec     = 2
-	podStatus   = 3
+	objectMetadata = 1 // of every object
+	objectSpec     = 2
+	objectStatus   = 3
 
-	specNodeName = 10
+	specContainers     = 2 // of PodSpec
+	specNodeName       = 10
+	specInitContainers = 20
 
-	statusPhase   = 1
-	statusHostIP  = 5
-	statusPodIP   = 6
-	statusPodIPs  = 12
-	statusHostIPs = 16
-	podIPsIP      = 1 // of PodIP and HostIP
+	containerImage          = 2 // of Container
+	containerResourcesField = 8
+
+	statusPhase                 = 1 // of PodStatus
+	statusConditions            = 2
+	statusHostIP                = 5
+	statusPodIP                 = 6
+	statusStartTime             = 7
+	statusContainerStatuses     = 8
+	statusQOSClass              = 9
+	statusInitContainerStatuses = 10
+	statusPodIPs                = 12
+	statusHostIPs               = 16
+	podIPsIP                    = 1 // of PodIP and HostIP
 )
 
 // The envelope of every object on the wire: 4 magic bytes, then a runtime.Unknown with the type and the object
@@ -86,29 +96,34 @@ func appendMapEntry(b []byte, num protowire.Number, key, value string) []byte {
 	return seal(b, start)
 }
 
-// appendTime appends a metav1.Time: Unix seconds and nanoseconds, or nothing for the zero time.
-func appendTime(b []byte, num protowire.Number, t time.Time) []byte {
+func appendNumber(b []byte, num protowire.Number, v uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), v)
+}
+
+func appendBool(b []byte, num protowire.Number, v bool) []byte {
+	return appendNumber(b, num, protowire.EncodeBool(v))
+}
+
+// appendTime appends a metav1.Time of whole Unix seconds, or nothing for the zero time, which is 0.
+func appendTime(b []byte, num protowire.Number, seconds int64) []byte {
 	b, start := open(b, num)
-	if !t.IsZero() {
-		b = protowire.AppendTag(b, 1, protowire.VarintType)
-		b = protowire.AppendVarint(b, uint64(t.Unix()))
-		b = protowire.AppendTag(b, 2, protowire.VarintType)
-		b = protowire.AppendVarint(b, uint64(t.Nanosecond()))
+	if seconds != 0 {
+		b = appendNumber(b, 1, uint64(seconds))
+		b = appendNumber(b, 2, 0)
 	}
 	return seal(b, start)
 }
 
 // appendMeta appends an ObjectMeta without its labels and what follows them. The empty fields are there because
 // the generated encoder writes them.
-func appendMeta(b []byte, namespace, name string, uid, resourceVersion []byte, created time.Time) []byte {
+func appendMeta(b []byte, namespace, name string, uid, resourceVersion []byte, created int64) []byte {
 	b = appendString(b, metaName, name)
 	b = appendString(b, metaGenerateName, "")
 	b = appendString(b, metaNamespace, namespace)
 	b = appendString(b, metaSelfLink, "")
 	b = appendBytes(b, metaUID, uid)
 	b = appendBytes(b, metaResourceVersion, resourceVersion)
-	b = protowire.AppendTag(b, metaGeneration, protowire.VarintType)
-	b = protowire.AppendVarint(b, 0)
+	b = appendNumber(b, metaGeneration, 0)
 	return appendTime(b, metaCreationTimestamp, created)
 }
 
@@ -133,13 +148,13 @@ func appendObject(b []byte, apiVersion, kind string, object []byte) []byte {
 
 // appendWatchFrame appends a watch event as protobuf watches frame it: its length in 4 bytes, big endian
 // (k8s.io/apimachinery/pkg/util/framer), then a metav1.WatchEvent with the object in its envelope.
-func appendWatchFrame(b []byte, eventType, kind string, object []byte) []byte {
+func appendWatchFrame(b []byte, eventType, apiVersion, kind string, object []byte) []byte {
 	at := len(b)
 	b = append(b, 0, 0, 0, 0)
 	b = appendString(b, 1, eventType)
 	b, event := open(b, 2)
 	b, raw := open(b, 1)
-	b = appendObject(b, "v1", kind, object)
+	b = appendObject(b, apiVersion, kind, object)
 	b = seal(b, raw)
 	b = seal(b, event)
 	binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4))
@@ -149,16 +164,16 @@ func appendWatchFrame(b []byte, eventType, kind string, object []byte) []byte {
 // appendPodMetrics appends a PodMetrics message, byte for byte as the generated encoder does.
 func (c *Cluster) appendPodMetrics(b []byte, t *batch, stored, current *pod, v *metricsView) []byte {
 	b, meta := open(b, metricsMetadata)
-	b = appendMeta(b, stored.namespace, stored.name, nil, nil, v.created)
-	b = append(b, current.labels.wire...)
+	b = appendMeta(b, stored.namespace, stored.name, nil, nil, v.created.Unix())
+	b = append(b, current.labels...)
 	b = seal(b, meta)
-	b = appendTime(b, metricsTimestamp, v.timestamp(c.timestamp(t, stored.node), stored.namespace, stored.name))
+	b = appendTime(b, metricsTimestamp, v.timestamp(c.timestamp(t, stored.node), stored.namespace, stored.name).Unix())
 	b = appendDuration(b, metricsWindow, v.window(c.window(t, stored.serial)))
-	for i := range stored.shape.containers {
+	for i := range stored.workload.shape.containers {
 		i = c.containerAt(t, stored, i)
 		var container int
 		b, container = open(b, metricsContainers)
-		b = appendString(b, containerName, stored.shape.containers[i])
+		b = appendString(b, containerName, stored.workload.shape.containers[i])
 		if len(t.override) > 0 {
 			cpu, memory := c.containerUsage(t, stored, i)
 			b = appendUsage(b, containerUsage, cpu, memory)
@@ -175,12 +190,12 @@ func (c *Cluster) appendPodMetrics(b []byte, t *batch, stored, current *pod, v *
 }
 
 // appendNodeMetrics appends a NodeMetrics message, byte for byte as the generated encoder does.
-func appendNodeMetrics(b []byte, u NodeUsage, v *metricsView) []byte {
+func (c *Cluster) appendNodeMetrics(b []byte, u NodeUsage, v *metricsView) []byte {
 	b, meta := open(b, metricsMetadata)
-	b = appendMeta(b, "", u.Name, nil, nil, v.created)
-	b = append(b, nodeLabels(u.Name).wire...)
+	b = appendMeta(b, "", u.Name, nil, nil, v.created.Unix())
+	b = append(b, c.nodeLabels(u.Name)...)
 	b = seal(b, meta)
-	b = appendTime(b, metricsTimestamp, v.timestamp(u.Timestamp, "", u.Name))
+	b = appendTime(b, metricsTimestamp, v.timestamp(u.Timestamp, "", u.Name).Unix())
 	b = appendDuration(b, metricsWindow, v.window(u.Window))
 	return appendUsage(b, metricsUsage, u.CPU, u.Memory)
 }

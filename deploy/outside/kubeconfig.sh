@@ -2,11 +2,12 @@
 # Writes a kubeconfig with which metrics-server-prom reads a cluster from outside it: least rights, a token, no exec
 # plugin. Safe to run again.
 #
-# usage: kubeconfig.sh [--duration TIME] [--server URL] FILE
+# usage: kubeconfig.sh [--duration TIME] [--server URL] [--pages] FILE
 #
 #   --duration TIME   a token that expires, for example 24h, instead of one that lives until it is revoked;
 #                     the cluster may grant less than asked
 #   --server URL      where the exporter reaches the API server, if not where kubectl does
+#   --pages           with the rights for the pages /metrics/cadvisor and /metrics/kube-state-metrics
 #
 # FILE is replaced as a whole, by renaming: who reads it meanwhile sees the old one or the new one. So a container has
 # to mount the folder that FILE is in, which should hold nothing else; a mount of the file alone never sees a new one.
@@ -25,7 +26,7 @@ fail() {
   exit 1
 }
 
-duration='' server='' file=''
+duration='' server='' file='' role=clusterrole.yaml
 while [ $# -gt 0 ]; do
   case $1 in
     --duration | --server)
@@ -33,12 +34,13 @@ while [ $# -gt 0 ]; do
       if [ "$1" = --duration ]; then duration=$2; else server=$2; fi
       shift
       ;;
-    -*) fail "unknown option $1; allowed are --duration TIME and --server URL" ;;
+    --pages) role=components/pages/clusterrole.yaml ;;
+    -*) fail "unknown option $1; allowed are --duration TIME, --server URL and --pages" ;;
     *) [ -z "$file" ] || fail "one FILE, not two: $file and $1"; file=$1 ;;
   esac
   shift
 done
-[ -n "$file" ] || fail "usage: kubeconfig.sh [--duration TIME] [--server URL] FILE"
+[ -n "$file" ] || fail "usage: kubeconfig.sh [--duration TIME] [--server URL] [--pages] FILE"
 # Container engines make a folder where a file is to be mounted that is not there.
 [ ! -d "$file" ] || fail "$file is a folder; name a file in it: $file/config"
 [ -d "$(dirname "$file")" ] || fail "there is no folder $(dirname "$file")"
@@ -50,7 +52,7 @@ cluster() { $kubectl config view --raw --minify --flatten -o "jsonpath={.cluster
 ca=$(cluster certificate-authority-data)
 
 $kubectl apply -f "$here/../kubernetes/components/namespace/namespace.yaml" \
-  -f "$here/../kubernetes/clusterrole.yaml" -f "$here/rbac.yaml" >&2
+  -f "$here/../kubernetes/$role" -f "$here/rbac.yaml" >&2
 
 if [ -n "$duration" ]; then
   token=$($kubectl create token "$account" --namespace "$namespace" --duration "$duration")

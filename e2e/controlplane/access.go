@@ -92,21 +92,37 @@ func (c *ControlPlane) newFile(name string) string {
 
 // BindClusterRole gives a service account the rights of a ClusterRole: everywhere, or with a namespace only in that.
 func (c *ControlPlane) BindClusterRole(ctx context.Context, role, accountNamespace, account, namespace string) error {
-	subjects := []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: accountNamespace, Name: account}}
-	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}
-	meta := metav1.ObjectMeta{Name: accountNamespace + "-" + account + "-" + role}
-	var err error
-	if namespace == "" {
-		_, err = c.Admin.RbacV1().ClusterRoleBindings().Create(ctx,
-			&rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{})
-	} else {
-		_, err = c.Admin.RbacV1().RoleBindings(namespace).Create(ctx,
-			&rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{})
+	if namespace != "" {
+		return c.bind(ctx, "ClusterRole", role, accountNamespace, account, namespace)
 	}
+	meta, ref, subjects := binding("ClusterRole", role, accountNamespace, account)
+	_, err := c.Admin.RbacV1().ClusterRoleBindings().Create(ctx,
+		&rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil
 	}
 	return err
+}
+
+// BindRole gives a service account the rights of a namespace's Role.
+func (c *ControlPlane) BindRole(ctx context.Context, role, accountNamespace, account, namespace string) error {
+	return c.bind(ctx, "Role", role, accountNamespace, account, namespace)
+}
+
+func (c *ControlPlane) bind(ctx context.Context, kind, role, accountNamespace, account, namespace string) error {
+	meta, ref, subjects := binding(kind, role, accountNamespace, account)
+	_, err := c.Admin.RbacV1().RoleBindings(namespace).Create(ctx,
+		&rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
+func binding(kind, role, accountNamespace, account string) (metav1.ObjectMeta, rbacv1.RoleRef, []rbacv1.Subject) {
+	return metav1.ObjectMeta{Name: accountNamespace + "-" + account + "-" + role},
+		rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind, Name: role},
+		[]rbacv1.Subject{{Kind: "ServiceAccount", Namespace: accountNamespace, Name: account}}
 }
 
 // Request is a request that reached the API server.

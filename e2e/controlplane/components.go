@@ -3,20 +3,16 @@ package controlplane
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
-	"sigs.k8s.io/yaml"
 )
 
 // auditPolicy makes the API server record each request of a service account when it arrives, and nobody else's: see
@@ -29,47 +25,21 @@ rules:
 - {level: None}
 `
 
-// containerUsage makes KWOK report, for a container, what its pod's annotations say for that container; see Container.
-// KWOK's own ClusterResourceUsage knows only one figure for all containers of a pod, with which a mix-up of two
-// containers could not be seen.
-const containerUsage = `apiVersion: kwok.x-k8s.io/v1alpha1
-kind: ClusterResourceUsage
-metadata:
-  name: usage-per-container
-spec:
-  usages:
-  - usage:
-      cpu:
-        expression: |
-          ("` + cpuAnnotation + `" + container.name) in pod.metadata.annotations
-          ? Quantity(pod.metadata.annotations["` + cpuAnnotation + `" + container.name])
-          : Quantity("1m")
-      memory:
-        expression: |
-          ("` + memoryAnnotation + `" + container.name) in pod.metadata.annotations
-          ? Quantity(pod.metadata.annotations["` + memoryAnnotation + `" + container.name])
-          : Quantity("1Mi")
-`
+// podReady is the document that makes pods run.
+const podReady = "stage/pod/fast/pod-ready.yaml"
 
-// The annotations end with the container's name.
-const (
-	cpuAnnotation    = "usage.e2e/cpu."
-	memoryAnnotation = "usage.e2e/memory."
-)
-
-// kubeletMetrics defines the kubelets' /metrics/resource.
-const kubeletMetrics = "metrics/resource/metrics-resource.yaml"
-
-// kwokDocuments are the documents of KWOK's own module that make nodes ready, pods run and deleted pods go, and that
-// define what the kubelets report.
+// kwokDocuments are the documents of KWOK's own module that make nodes ready, pods run and deleted pods go.
 var kwokDocuments = []string{
 	"stage/node/fast/node-initialize.yaml",
 	"stage/node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
-	"stage/pod/fast/pod-ready.yaml",
-	"stage/pod/fast/pod-complete.yaml",
+	podReady,
 	"stage/pod/fast/pod-delete.yaml",
-	kubeletMetrics,
 }
+
+// containerIDs adds to a container's status in podReady what KWOK leaves out. Only a container with an ID has usage.
+const containerIDs = `
+        imageID: {{ printf "%s@sha256:0123" .image | Quote }}
+        containerID: {{ printf "containerd://%s-%s" $.metadata.uid .name | Quote }}`
 
 // writeConfiguration writes the files that the components read at their start.
 func (c *ControlPlane) writeConfiguration() error {
@@ -83,15 +53,16 @@ func (c *ControlPlane) writeConfiguration() error {
 		if err != nil {
 			return err
 		}
-		if name == kubeletMetrics {
-			if text, err = withoutPodSums(text); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+		if name == podReady {
+			image := []byte("- image: {{ .image | Quote }}")
+			if bytes.Count(text, image) != 2 { // of containers and of init containers
+				return fmt.Errorf("%s: not the document that is expected:\n%s", name, text)
 			}
+			text = bytes.ReplaceAll(text, image, append(image, containerIDs...))
 		}
 		kwok.Write(text)
 		kwok.WriteString("\n---\n")
 	}
-	kwok.WriteString(containerUsage)
 	if err := os.WriteFile(c.path("kwok.yaml"), kwok.Bytes(), 0o600); err != nil {
 		return err
 	}
@@ -100,26 +71,6 @@ func (c *ControlPlane) writeConfiguration() error {
 	}
 	return c.writeKubeconfig(c.AdminKubeconfig(),
 		Credentials{CertificateFile: c.path("admin.crt"), KeyFile: c.path("admin.key")})
-}
-
-// withoutPodSums takes out of a Metric what metrics-server does not read, the sums over a pod's containers. They cost
-// KWOK nearly as much as the containers themselves.
-func withoutPodSums(document []byte) ([]byte, error) {
-	var metric struct {
-		Kind       string         `json:"kind"`
-		APIVersion string         `json:"apiVersion"`
-		Metadata   map[string]any `json:"metadata"`
-		Spec       struct {
-			Path    string           `json:"path"`
-			Metrics []map[string]any `json:"metrics"`
-		} `json:"spec"`
-	}
-	if err := yaml.UnmarshalStrict(document, &metric); err != nil {
-		return nil, err
-	}
-	metric.Spec.Metrics = slices.DeleteFunc(metric.Spec.Metrics,
-		func(m map[string]any) bool { return m["dimension"] == "pod" })
-	return yaml.Marshal(metric)
 }
 
 // AdminKubeconfig is the path of a kubeconfig for system:masters.
@@ -147,7 +98,7 @@ func (c *ControlPlane) connect() error {
 func (c *ControlPlane) defineComponents() {
 	etcd := fmt.Sprintf("http://127.0.0.1:%d", c.ports.etcd)
 	etcdPeer := fmt.Sprintf("http://127.0.0.1:%d", c.ports.etcdPeer)
-	c.Etcd = &Component{Name: "etcd", plane: c, args: []string{
+	c.Etcd = &Component{Name: "etcd", program: "etcd", plane: c, args: []string{
 		"--data-dir=" + c.path("etcd"),
 		"--listen-client-urls=" + etcd, "--advertise-client-urls=" + etcd,
 		"--listen-peer-urls=" + etcdPeer, "--initial-advertise-peer-urls=" + etcdPeer,
@@ -160,7 +111,7 @@ func (c *ControlPlane) defineComponents() {
 		return err
 	}}
 
-	c.APIServer = &Component{Name: "kube-apiserver", plane: c, args: []string{
+	c.APIServer = &Component{Name: "kube-apiserver", program: "kube-apiserver", plane: c, args: []string{
 		"--etcd-servers=" + etcd,
 		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", c.ports.apiServer),
 		"--endpoint-reconciler-type=none",
@@ -184,42 +135,40 @@ func (c *ControlPlane) defineComponents() {
 		return c.Admin.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	}}
 
-	c.KWOK = &Component{Name: "kwok", plane: c, args: []string{
+	c.KWOK = &Component{Name: "kwok", program: "kwok", plane: c, args: []string{
 		"--kubeconfig=" + c.AdminKubeconfig(),
 		"--config=" + c.path("kwok.yaml"),
 		"--manage-all-nodes",
 		"--cidr=10.0.0.1/14",
-		"--node-ip=127.0.0.1", fmt.Sprintf("--node-port=%d", c.ports.kwok),
+		"--node-ip=127.0.0.1", fmt.Sprintf("--node-port=%d", c.ports.kubelet), // that of Kubelet
 		fmt.Sprintf("--server-address=127.0.0.1:%d", c.ports.kwok),
-		"--tls-cert-file=" + c.path("kubelet.crt"), "--tls-private-key-file=" + c.path("kubelet.key"),
 	}, ready: func(ctx context.Context) error {
-		_, err := get(ctx, c.loopbackClient(), c.kubeletURL("/healthz"))
+		_, err := get(ctx, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/healthz", c.ports.kwok))
 		return err
 	}}
 
-	c.MetricsServer = &Component{Name: "metrics-server", plane: c, args: []string{
+	c.MetricsServer = c.metricsServer("metrics-server", c.ports.metricsServer)
+	c.MetricsServer.ready = c.metricsAPIAvailable
+	for i, port := range c.ports.replicas {
+		c.Replicas = append(c.Replicas, c.metricsServer(fmt.Sprintf("metrics-server-%d", i+1), port))
+	}
+}
+
+func (c *ControlPlane) metricsServer(name string, port int) *Component {
+	return &Component{Name: name, program: "metrics-server", plane: c, args: []string{
 		"--kubeconfig=" + c.AdminKubeconfig(),
 		"--authentication-kubeconfig=" + c.AdminKubeconfig(),
 		"--authorization-kubeconfig=" + c.AdminKubeconfig(),
-		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", c.ports.metricsServer),
+		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port),
 		"--tls-cert-file=" + c.path("metrics-server.crt"), "--tls-private-key-file=" + c.path("metrics-server.key"),
 		"--kubelet-insecure-tls", "--kubelet-use-node-status-port", "--kubelet-preferred-address-types=InternalIP",
 		"--metric-resolution=" + c.options.MetricResolution.String(),
-		// As long as allowed: KWOK's one process answers for all nodes.
+		// As long as allowed: one process answers for all nodes.
 		"--kubelet-request-timeout=" + (c.options.MetricResolution * 9 / 10).String(),
-	}, ready: c.metricsAPIAvailable}
-}
-
-func (c *ControlPlane) kubeletURL(path string) string {
-	return fmt.Sprintf("https://127.0.0.1:%d%s", c.ports.kwok, path)
-}
-
-// loopbackClient trusts the control plane's own authority and shows no certificate.
-func (c *ControlPlane) loopbackClient() *http.Client {
-	roots := x509.NewCertPool()
-	roots.AddCert(c.ca.certificate)
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots},
-		DisableKeepAlives: true}}
+	}, ready: func(ctx context.Context) error {
+		_, err := c.serverMetrics(ctx, fmt.Sprintf("https://127.0.0.1:%d", port))
+		return err
+	}}
 }
 
 // get is the body of a URL that answers 200; all else is an error.

@@ -1,13 +1,19 @@
 // Package controlplane runs a real Kubernetes control plane on loopback, without containers: etcd, kube-apiserver
-// (RBAC, aggregation, Pod Security), metrics-server, and KWOK in place of kubelets: its nodes and pods are entries in
-// the API that report the usage that a test gave them. Everything lives in a temporary folder and is gone at the end.
+// (RBAC, aggregation, Pod Security) and metrics-server. In place of kubelets KWOK makes nodes ready and pods run, which
+// are entries in the API and nothing else, and the package kubelet reports the usage that a test gave them. Everything
+// lives in a temporary folder and is gone at the end.
 package controlplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
 
+	"metrics-server-prom/e2e/kubelet"
 	"metrics-server-prom/e2e/process"
 )
 
@@ -24,6 +31,11 @@ type Options struct {
 	// MetricResolution is metrics-server's interval between its readings; 0: the 15 s of its shipped manifests. At
 	// least 10 s.
 	MetricResolution time.Duration
+	// Replicas is how many metrics-servers there are beside the usual one, see Route. Each reads a third of a resolution
+	// after the one before.
+	Replicas int
+	// Housekeeping makes the kubelets read each container at moments of its own, see kubelet.New.
+	Housekeeping bool
 }
 
 // ControlPlane is a running control plane.
@@ -32,12 +44,22 @@ type ControlPlane struct {
 	Metrics *metricsclient.Clientset // the same for metrics.k8s.io
 
 	Etcd, APIServer, KWOK, MetricsServer *Component
+	Replicas                             []*Component // of MetricsServer
+
+	Kubelet *kubelet.Kubelet // of all nodes
 
 	options Options
 	dir     string
 	ca      *authority
 	config  *rest.Config // of Admin
-	ports   struct{ etcd, etcdPeer, apiServer, kwok, metricsServer int }
+	ports   struct {
+		etcd, etcdPeer, apiServer, kwok, kubelet, metricsServer int
+
+		metricsAPI int // what the APIService names
+		replicas   []int
+	}
+	replicas *replicas // nil without Replicas
+	onStop   []func()
 
 	filesMutex sync.Mutex
 	files      int // kubeconfigs written
@@ -47,6 +69,7 @@ type ControlPlane struct {
 type Component struct {
 	Name string
 
+	program string // a name in tools
 	plane   *ControlPlane
 	args    []string
 	ready   func(context.Context) error
@@ -81,12 +104,20 @@ func Start(ctx context.Context, options Options) (*ControlPlane, error) {
 }
 
 func (c *ControlPlane) start(ctx context.Context) error {
-	for _, port := range []*int{&c.ports.etcd, &c.ports.etcdPeer, &c.ports.apiServer, &c.ports.kwok,
-		&c.ports.metricsServer} {
+	ports := []*int{&c.ports.etcd, &c.ports.etcdPeer, &c.ports.apiServer, &c.ports.kwok, &c.ports.kubelet,
+		&c.ports.metricsServer, &c.ports.metricsAPI}
+	c.ports.replicas = make([]int, c.options.Replicas)
+	for i := range c.ports.replicas {
+		ports = append(ports, &c.ports.replicas[i])
+	}
+	for _, port := range ports {
 		var err error
 		if *port, err = process.FreePort(); err != nil {
 			return err
 		}
+	}
+	if c.options.Replicas == 0 {
+		c.ports.metricsAPI = c.ports.metricsServer
 	}
 	if err := c.writeCertificates(); err != nil {
 		return err
@@ -107,18 +138,48 @@ func (c *ControlPlane) start(ctx context.Context) error {
 	if err := c.InstallMetricsAPI(ctx); err != nil {
 		return err
 	}
+	if err := c.startKubelet(); err != nil {
+		return err
+	}
+	if c.options.Replicas > 0 {
+		if err := c.serveReplicas(); err != nil {
+			return err
+		}
+	}
 	errs := make(chan error)
 	go func() { errs <- c.KWOK.Start(ctx) }()
 	go func() { errs <- c.MetricsServer.Start(ctx) }()
-	first, second := <-errs, <-errs
-	if first != nil {
-		return first
+	if err := errors.Join(<-errs, <-errs); err != nil {
+		return err
 	}
-	return second
+	for _, replica := range c.Replicas {
+		select {
+		case <-time.After(c.options.MetricResolution / 3):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if err := replica.Start(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startKubelet lets the kubelets watch the pods and answer metrics-server, until the control plane stops.
+func (c *ControlPlane) startKubelet() error {
+	c.Kubelet = kubelet.New(c.options.Housekeeping)
+	ctx, cancel := context.WithCancel(context.Background())
+	c.onStop = append(c.onStop, cancel)
+	go c.Kubelet.Run(ctx, c.Admin)
+	return c.serveTLS(c.ports.kubelet, "kubelet", &http.Server{Handler: c.Kubelet,
+		ErrorLog: log.New(io.Discard, "", 0)}) // a metrics-server that is killed is no news
 }
 
 // Stop kills everything and removes the folder. (A graceful stop would wait for the watches for a minute.)
 func (c *ControlPlane) Stop() {
+	for _, stop := range c.onStop {
+		stop()
+	}
 	for _, component := range c.components() {
 		component.Kill()
 	}
@@ -149,7 +210,7 @@ func (c *ControlPlane) path(name string) string { return filepath.Join(c.dir, na
 
 func (c *ControlPlane) components() []*Component {
 	var all []*Component
-	for _, component := range []*Component{c.MetricsServer, c.KWOK, c.APIServer, c.Etcd} {
+	for _, component := range append(slices.Clone(c.Replicas), c.MetricsServer, c.KWOK, c.APIServer, c.Etcd) {
 		if component != nil {
 			all = append(all, component)
 		}
@@ -159,7 +220,7 @@ func (c *ControlPlane) components() []*Component {
 
 // Start starts the component, again after a Kill, and returns when it is ready.
 func (c *Component) Start(ctx context.Context) error {
-	path, err := Tool(c.Name)
+	path, err := Tool(c.program)
 	if err != nil {
 		return err
 	}

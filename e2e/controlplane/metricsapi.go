@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
+	"metrics-server-prom/e2e/kubelet"
 	"metrics-server-prom/e2e/process"
 )
 
@@ -43,7 +44,7 @@ spec:
   versionPriority: 100
   service: {name: metrics-server, namespace: kube-system, port: %[1]d}
   caBundle: %[3]s
-`, c.ports.metricsServer, metricsAPIService, base64.StdEncoding.EncodeToString(c.ca.pem))))
+`, c.ports.metricsAPI, metricsAPIService, base64.StdEncoding.EncodeToString(c.ca.pem))))
 	return err
 }
 
@@ -117,8 +118,8 @@ func (c *ControlPlane) NodeMetrics(ctx context.Context) ([]metricsv1beta1.NodeMe
 	return list.Items, nil
 }
 
-// AwaitUsage returns when the metrics API has usage for every node and every pod of the cluster: two to three metric
-// resolutions after the last was created.
+// AwaitUsage returns when the metrics API has usage for every node and every pod of the cluster that runs: two to three
+// metric resolutions after the last was created.
 func (c *ControlPlane) AwaitUsage(ctx context.Context) error {
 	nodes, err := c.Admin.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -128,9 +129,12 @@ func (c *ControlPlane) AwaitUsage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	containers := 0
-	for _, pod := range pods.Items {
-		containers += len(pod.Spec.Containers)
+	containers, running := 0, 0
+	for i := range pods.Items {
+		if n := kubelet.Running(&pods.Items[i]); n > 0 {
+			running++
+			containers += n
+		}
 	}
 	// metrics-server's own count first: lists of a large cluster would keep the API server from its work.
 	err = process.Await(ctx, 250*time.Millisecond, func(ctx context.Context) error {
@@ -155,9 +159,9 @@ func (c *ControlPlane) AwaitUsage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(nodeMetrics) != len(nodes.Items) || len(podMetrics) != len(pods.Items) {
+	if len(nodeMetrics) != len(nodes.Items) || len(podMetrics) != running {
 		return fmt.Errorf("the metrics API lists %d of %d nodes and %d of %d pods", len(nodeMetrics), len(nodes.Items),
-			len(podMetrics), len(pods.Items))
+			len(podMetrics), running)
 	}
 	return nil
 }

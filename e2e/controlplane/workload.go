@@ -4,15 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"maps"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"metrics-server-prom/e2e/kubelet"
 	"metrics-server-prom/e2e/process"
 )
 
@@ -51,14 +53,7 @@ func (c *ControlPlane) CreateNamespaces(ctx context.Context, podSecurity string,
 // CreateNodes creates the nodes node-0 to node-(n-1) and returns when KWOK has made all of them ready.
 func (c *ControlPlane) CreateNodes(ctx context.Context, n int) error {
 	err := each(n, func(i int) error {
-		name := fmt.Sprintf("node-%d", i)
-		_, err := c.Admin.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
-			Name: name,
-			// Where KWOK's one server has this node's kubelet metrics.
-			Annotations: map[string]string{"metrics.k8s.io/resource-metrics-path": "/metrics/nodes/" + name +
-				"/metrics/resource"},
-			Labels: map[string]string{"kubernetes.io/hostname": name},
-		}}, metav1.CreateOptions{})
+		_, err := c.Admin.CoreV1().Nodes().Create(ctx, node(i), metav1.CreateOptions{})
 		return err
 	})
 	if err != nil {
@@ -87,10 +82,9 @@ func (c *ControlPlane) CreateNodes(ctx context.Context, n int) error {
 // CreatePods creates the pods, 64 at a time, and returns when all of them run and have an address. Their namespaces
 // must exist.
 func (c *ControlPlane) CreatePods(ctx context.Context, pods ...Pod) error {
-	namespaces, byNode := map[string]bool{}, map[string][]Pod{}
+	namespaces := map[string]bool{}
 	for _, pod := range pods {
 		namespaces[pod.Namespace] = true
-		byNode[pod.Node] = append(byNode[pod.Node], pod)
 	}
 	err := each(len(pods), func(i int) error {
 		_, err := c.Admin.CoreV1().Pods(pods[i].Namespace).Create(ctx, pods[i].object(), metav1.CreateOptions{})
@@ -100,39 +94,52 @@ func (c *ControlPlane) CreatePods(ctx context.Context, pods ...Pod) error {
 		return err
 	}
 	for namespace := range namespaces {
-		if err := c.awaitRunning(ctx, namespace); err != nil {
-			return err
-		}
-	}
-	for node, pods := range byNode {
-		if err := c.startUsage(ctx, node, pods); err != nil {
+		if err := c.AwaitRunning(ctx, namespace); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// startUsage makes KWOK count the CPU seconds of new containers. It counts from the first time that it is asked, and
-// metrics-server takes no notice of a container at 0; to be asked now saves the wait for metrics-server's next reading.
-func (c *ControlPlane) startUsage(ctx context.Context, node string, pods []Pod) error {
-	return process.Await(ctx, 50*time.Millisecond, func(ctx context.Context) error {
-		text, err := get(ctx, c.loopbackClient(), c.kubeletURL("/metrics/nodes/"+node+"/metrics/resource"))
-		if err != nil {
-			return err
-		}
-		for _, pod := range pods {
-			if !strings.Contains(text, `namespace="`+pod.Namespace+`",pod="`+pod.Name+`"`) {
-				return fmt.Errorf("the kubelet of %s has no usage of pod %s/%s", node, pod.Namespace, pod.Name)
-			}
-		}
-		return nil
-	})
+// node is the node as its kubelet registers it. KWOK adds its address and its conditions.
+func node(i int) *corev1.Node {
+	name, role := fmt.Sprintf("node-%d", i), "worker"
+	if i == 0 {
+		role = "control-plane"
+	}
+	capacity := corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("16"), corev1.ResourceMemory: resource.MustParse("64Gi"),
+		corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceEphemeralStorage: resource.MustParse("200Gi"),
+		"hugepages-2Mi": resource.MustParse("1Gi"), "example.test/gpu": resource.MustParse("4"),
+	}
+	allocatable := maps.Clone(capacity)
+	allocatable[corev1.ResourceCPU] = *resource.NewMilliQuantity(15_890-int64(i), resource.DecimalSI)
+	allocatable[corev1.ResourceMemory] = resource.MustParse("62Gi")
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name,
+			// Where the one server of all kubelets has this node's metrics.
+			Annotations: map[string]string{"metrics.k8s.io/resource-metrics-path": "/metrics/nodes/" + name +
+				"/metrics/resource"},
+			Labels: map[string]string{"kubernetes.io/hostname": name, "node-role.kubernetes.io/" + role: ""},
+		},
+		Spec: corev1.NodeSpec{ProviderID: "e2e:///zone/" + name, PodCIDR: fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)},
+		Status: corev1.NodeStatus{
+			Capacity: capacity, Allocatable: allocatable,
+			NodeInfo: corev1.NodeSystemInfo{
+				MachineID: "machine-" + name, SystemUUID: "system-" + name, BootID: "boot-" + name,
+				KernelVersion: "6.1.0", OSImage: "Distribution 12 (\"e2e\")", ContainerRuntimeVersion: "containerd://2.1.0",
+				KubeletVersion: "v1.37.2", OperatingSystem: "linux", Architecture: "amd64",
+			},
+		},
+	}
 }
 
-func (c *ControlPlane) awaitRunning(ctx context.Context, namespace string) error {
+// AwaitRunning returns when all pods of a namespace run, but for those that have no node.
+func (c *ControlPlane) AwaitRunning(ctx context.Context, namespace string) error {
 	return process.Await(ctx, 100*time.Millisecond, func(ctx context.Context) error {
 		waiting, err := c.Admin.CoreV1().Pods(namespace).List(ctx,
-			metav1.ListOptions{FieldSelector: "status.phase!=Running", Limit: 1})
+			metav1.ListOptions{FieldSelector: "status.phase!=Running,spec.nodeName!=", Limit: 1})
 		if err != nil {
 			return err
 		}
@@ -146,9 +153,28 @@ func (c *ControlPlane) awaitRunning(ctx context.Context, namespace string) error
 
 // SetMemory changes what a pod's container uses, from the next reading of its kubelet on.
 func (c *ControlPlane) SetMemory(ctx context.Context, namespace, pod, container, memory string) error {
-	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, memoryAnnotation+container, memory)
+	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, kubelet.MemoryAnnotation+container, memory)
 	_, err := c.Admin.CoreV1().Pods(namespace).Patch(ctx, pod, types.MergePatchType, []byte(patch),
 		metav1.PatchOptions{})
+	return err
+}
+
+// RestartContainer gives a pod's container, by its place among them, the status that a kubelet gives one that was
+// killed for its memory and started anew; its usage begins at 0 again.
+func (c *ControlPlane) RestartContainer(ctx context.Context, namespace, pod string, container int) error {
+	object, err := c.Admin.CoreV1().Pods(namespace).Get(ctx, pod, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	status, now := &object.Status.ContainerStatuses[container], metav1.Now()
+	status.LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+		ExitCode: 137, Reason: "OOMKilled", StartedAt: status.State.Running.StartedAt, FinishedAt: now,
+		ContainerID: status.ContainerID,
+	}}
+	status.RestartCount++
+	status.ContainerID = fmt.Sprintf("containerd://%s-%s-%d", object.UID, status.Name, status.RestartCount)
+	status.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}
+	_, err = c.Admin.CoreV1().Pods(namespace).UpdateStatus(ctx, object, metav1.UpdateOptions{})
 	return err
 }
 
@@ -177,8 +203,8 @@ func (p Pod) object() *corev1.Pod {
 	for _, container := range p.Containers {
 		object.Spec.Containers = append(object.Spec.Containers,
 			corev1.Container{Name: container.Name, Image: "example.test/" + container.Name})
-		object.Annotations[cpuAnnotation+container.Name] = container.CPU
-		object.Annotations[memoryAnnotation+container.Name] = container.Memory
+		object.Annotations[kubelet.CPUAnnotation+container.Name] = container.CPU
+		object.Annotations[kubelet.MemoryAnnotation+container.Name] = container.Memory
 	}
 	return object
 }

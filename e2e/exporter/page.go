@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,19 +52,15 @@ func (e *Exporter) Get(ctx context.Context, path string) (status int, body strin
 
 // Fetch reads /metrics compressed, without looking into it: what a scrape costs. A status other than 200 is an error.
 func (e *Exporter) Fetch(ctx context.Context) (*Page, error) {
-	page, err := e.fetch(ctx, "gzip")
-	if err != nil {
-		return nil, err
-	}
-	if page.Status != http.StatusOK {
-		return page, fmt.Errorf("/metrics answers %d: %.300s", page.Status, page.Wire)
-	}
-	return page, nil
+	return e.fetch(ctx, "/metrics", "gzip")
 }
 
 // Scrape reads /metrics compressed and parses it strictly: see Parse. A status other than 200 is an error.
-func (e *Exporter) Scrape(ctx context.Context) (*Page, error) {
-	page, err := e.Fetch(ctx)
+func (e *Exporter) Scrape(ctx context.Context) (*Page, error) { return e.ScrapePage(ctx, "/metrics") }
+
+// ScrapePage is Scrape for another page.
+func (e *Exporter) ScrapePage(ctx context.Context, path string) (*Page, error) {
+	page, err := e.fetch(ctx, path, "gzip")
 	if err != nil {
 		return page, err
 	}
@@ -71,18 +69,16 @@ func (e *Exporter) Scrape(ctx context.Context) (*Page, error) {
 
 // ScrapePlain is Scrape for a client that does not take gzip.
 func (e *Exporter) ScrapePlain(ctx context.Context) (*Page, error) {
-	page, err := e.fetch(ctx, "identity")
+	page, err := e.fetch(ctx, "/metrics", "identity")
 	if err != nil {
-		return nil, err
-	}
-	if page.Status != http.StatusOK {
-		return nil, fmt.Errorf("/metrics answers %d: %.300s", page.Status, page.Wire)
+		return page, err
 	}
 	return page, page.Parse()
 }
 
-func (e *Exporter) fetch(ctx context.Context, encoding string) (*Page, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.URL+"/metrics", nil)
+// fetch reads a page. With a status other than 200 it is there too, but an error.
+func (e *Exporter) fetch(ctx context.Context, path, encoding string) (*Page, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.URL+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +94,11 @@ func (e *Exporter) fetch(ctx context.Context, encoding string) (*Page, error) {
 	if _, err := body.ReadFrom(response.Body); err != nil {
 		return nil, err
 	}
-	return &Page{Status: response.StatusCode, Header: response.Header, Wire: body.Bytes(), Took: time.Since(start)}, nil
+	page := &Page{Status: response.StatusCode, Header: response.Header, Wire: body.Bytes(), Took: time.Since(start)}
+	if page.Status != http.StatusOK {
+		return page, fmt.Errorf("%s answers %d: %.300s", path, page.Status, page.Wire)
+	}
+	return page, nil
 }
 
 // Parse fills Text, Samples and Families. It refuses a body of more than one gzip member, a family in more than one
@@ -202,13 +202,49 @@ func (p *Page) Family(name string) map[string]float64 {
 	return family
 }
 
+// Series is the text of a series with its labels in the order of their names.
+func Series(name string, labels map[string]string) string {
+	pairs := make([]string, 0, len(labels))
+	for _, label := range slices.Sorted(maps.Keys(labels)) {
+		pairs = append(pairs, fmt.Sprintf("%s=%q", label, labels[label]))
+	}
+	return name + "{" + strings.Join(pairs, ",") + "}"
+}
+
+// Series is all samples of the page, by Series' text. It leaves out histograms and summaries.
+func (p *Page) Series() map[string]float64 {
+	samples := make(map[string]float64, len(p.Samples))
+	for name, family := range p.Families {
+		for _, metric := range family.GetMetric() {
+			if metric.Histogram != nil || metric.Summary != nil {
+				continue
+			}
+			samples[Series(name, Labels(metric))] = value(metric)
+		}
+	}
+	return samples
+}
+
+// Labels is a metric's labels by their names.
+func Labels(metric *dto.Metric) map[string]string {
+	labels := make(map[string]string, len(metric.GetLabel()))
+	for _, label := range metric.GetLabel() {
+		labels[label.GetName()] = label.GetValue()
+	}
+	return labels
+}
+
+// value is that of a counter or gauge. Of the three a metric has one; the getters of the others say 0.
+func value(metric *dto.Metric) float64 {
+	return metric.GetGauge().GetValue() + metric.GetCounter().GetValue() + metric.GetUntyped().GetValue()
+}
+
 // Sum adds up a family's counters and gauges that have these labels, whatever other labels they have, and says how many
 // there were.
 func (p *Page) Sum(family string, labels map[string]string) (sum float64, series int) {
 	for _, metric := range p.Families[family].GetMetric() {
 		if hasLabels(metric, labels) {
-			// Of the three a metric has one; the getters of the others say 0.
-			sum += metric.GetGauge().GetValue() + metric.GetCounter().GetValue() + metric.GetUntyped().GetValue()
+			sum += value(metric)
 			series++
 		}
 	}

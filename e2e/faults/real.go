@@ -49,7 +49,7 @@ var RealFaults = []Fault{
 		While: Expect{Within: told, Says: "403 ", Down: "pods", Page: keepsReal}},
 	{Name: "rights to the nodes' usage taken away and given back", Cause: withoutRight("nodes"),
 		Short: 20 * time.Second, Long: 2 * time.Minute, While: Expect{Within: told, Down: "nodes", Page: keepsReal,
-			Begins: "no metrics of nodes are served", Ends: "the metrics of nodes are served again"}},
+			Begins: "no metrics of nodes are served", Ends: "nodes works again"}},
 	{Name: "token expired and replaced on disk", Cause: tokenExpired,
 		Short: 10 * time.Second, Long: 2 * time.Minute,
 		While: Expect{Within: told, Says: "401 ", Down: "pods nodes", Page: keepsReal}},

@@ -36,7 +36,7 @@ var Simulatable = []Fault{
 	{Name: "no rights to list the nodes' usage", Cause: forbids("list", "/apis/metrics.k8s.io/v1beta1/nodes"),
 		Short: 15 * time.Second, Long: time.Minute,
 		While: Expect{Down: "nodes", Page: keeps, Begins: "no metrics of nodes are served",
-			Ends: "the metrics of nodes are served again"}},
+			Ends: "nodes works again"}},
 	{Name: "no rights to list the pods' usage", Cause: forbids("list", "/apis/metrics.k8s.io/v1beta1/pods"),
 		Short: 10 * time.Second, Long: time.Minute, While: Expect{Says: "403 ", Down: "pods", Page: keeps}},
 	{Name: "token expired and given back", Cause: unknownToken,

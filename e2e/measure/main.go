@@ -4,6 +4,8 @@
 //	go -C e2e run ./measure                          # on a real control plane with 10,000 pods
 //	go -C e2e run ./measure -simulated               # on simulated clusters of 100, 10,000 and 150,000 pods
 //	go -C e2e run ./measure -simulated -pods 10000
+//	go -C e2e run ./measure -simulated -pods 10000 -pages             # /metrics/cadvisor and /metrics/kube-state-metrics
+//	go -C e2e run ./measure -simulated -pods 10000 -baseline BINARY   # memory against that of another exporter
 //
 // The real one shows what is served and how soon, the simulated ones what that costs at sizes that this machine could
 // not run otherwise. Ratios are taken in one run, in turns, so that whatever else the machine does hits both sides.
@@ -18,6 +20,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -35,11 +38,17 @@ var (
 	simulatedFlag = flag.Bool("simulated", false, "simulated clusters in place of a real control plane")
 	podsFlag      = flag.Int("pods", 0, "pods of the cluster; by default 10000 or, simulated, 100, 10000 and 150000 "+
 		"one after the other. KWOK and metrics-server manage up to about 20,000 on two cores")
-	nodesFlag      = flag.Int("nodes", 0, "nodes of the cluster; by default 100 or, simulated, one for 30 pods")
-	containers     = flag.Int("containers", 2, "containers of each pod")
-	starts         = flag.Int("starts", 5, "starts of the exporter, of whose times the medians count")
-	scrapes        = flag.Int("scrapes", 1000, "scrapes of an unchanged page of a real cluster")
-	ticks          = flag.Int("ticks", 12, "readings of a real metrics-server over which the age added is measured")
+	nodesFlag    = flag.Int("nodes", 0, "nodes of the cluster; by default 100 or, simulated, one for 30 pods")
+	containers   = flag.Int("containers", 2, "containers of each pod")
+	starts       = flag.Int("starts", 5, "starts of the exporter, of whose times the medians count")
+	scrapes      = flag.Int("scrapes", 1000, "scrapes of an unchanged page of a real cluster")
+	ticks        = flag.Int("ticks", 12, "readings of a real metrics-server over which the age added is measured")
+	pagesFlag    = flag.Bool("pages", false, "measure the extra pages of a simulated cluster, and not the first one")
+	baselineFlag = flag.String("baseline", "", "exporter built from another commit: its memory, without the extra pages, "+
+		"is compared with this one's on a simulated cluster")
+	exporterFlag = flag.String("exporter", "", "exporter to measure; it is built from this checkout if not given")
+	scrapedFlag  = flag.Duration("scraped", 3*time.Minute, "how long the extra pages are scraped, every 15s, for their "+
+		"memory")
 	resolutionFlag = flag.Duration("resolution", 15*time.Second, "how often a simulated cluster has new values")
 )
 
@@ -72,7 +81,10 @@ func run(ctx context.Context, args []string) (reached bool, err error) {
 	if len(args) > 0 {
 		return true, serveChild(args)
 	}
-	if _, err := exporter.Binary(); err != nil {
+	if (*pagesFlag || *baselineFlag != "") && !*simulatedFlag {
+		return false, errors.New("-pages and -baseline measure on simulated clusters: give -simulated too")
+	}
+	if _, err := exporterPath(); err != nil {
 		return false, err
 	}
 	sizes := []int{10_000}
@@ -99,6 +111,14 @@ func run(ctx context.Context, args []string) (reached bool, err error) {
 		reached = reached && ok
 	}
 	return reached, nil
+}
+
+// exporterPath is the path of the exporter that is measured.
+func exporterPath() (string, error) {
+	if *exporterFlag != "" {
+		return filepath.Abs(*exporterFlag)
+	}
+	return exporter.Binary()
 }
 
 func printTable(to io.Writer, title string, results []result) (reached bool, err error) {
@@ -145,6 +165,12 @@ type cluster struct {
 func (c *cluster) launch(ctx context.Context, o exporter.Options) (*exporter.Exporter, *exporter.Page, time.Duration,
 	error) {
 	o.Args = append([]string{"--kubeconfig=" + c.kubeconfig}, o.Args...)
+	if o.Path == "" {
+		var err error
+		if o.Path, err = exporterPath(); err != nil {
+			return nil, nil, 0, err
+		}
+	}
 	e, err := exporter.Launch(o)
 	if err != nil {
 		return nil, nil, 0, err

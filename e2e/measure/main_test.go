@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"metrics-server-prom/e2e/exporter"
 	"metrics-server-prom/e2e/process"
 )
 
@@ -138,5 +140,54 @@ func TestCgroupCountsWhatItsProgramHas(t *testing.T) {
 	}
 	if err := cgroup.Remove(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestValuesAreComparedWithAllTheirLabels(t *testing.T) {
+	common := map[string]string{"namespace": "n", "pod": "p"}
+	want := series{}
+	want.add(1, "kube_pod_info", common, "node", "", "uid", "u")
+	want.add(2.5, "kube_pod_container_resource_limits", common, "container", "c")
+	const page = `# HELP kube_pod_info x
+kube_pod_info{namespace="n",pod="p",uid="u",node=""} 1
+kube_pod_info{namespace="n",pod="other",uid="v",node=""} 1
+kube_pod_owner{namespace="n",pod="p"} 1
+kube_node_info{node="n"} 1
+kube_pod_container_resource_limits{namespace="n",pod="p",container="c"} 2.5
+`
+	for name, c := range map[string]struct {
+		page  string
+		equal bool
+	}{
+		"the same, with other pods and families": {page, true},
+		"another value":                          {strings.Replace(page, "2.5", "2", 1), false},
+		"another label":                          {strings.Replace(page, `uid="u"`, `uid="w"`, 1), false},
+		"one label more":                         {strings.Replace(page, `uid="u"`, `uid="u",more=""`, 1), false},
+		"a sample is missing":                    {strings.Replace(page, `container="c"`, `container="d"`, 1), false},
+		"a sample more":                          {page + strings.Split(page, "\n")[5] + "\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := different(&exporter.Page{Wire: []byte(c.page)}, map[string]bool{"n/p": true}, want)
+			if (err == nil) != c.equal {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestExactCPUIsThatOfTheKernelsOtherCount(t *testing.T) {
+	exact, err := process.ExactCPUOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	coarse, err := process.CPUOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exact <= 0 || (exact-coarse).Abs() > 200*time.Millisecond {
+		t.Errorf("%s, by /proc %s", exact, coarse)
+	}
+	if _, err := process.ExactCPUOf(1 << 22); err == nil {
+		t.Error("there is no such process")
 	}
 }

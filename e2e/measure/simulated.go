@@ -75,12 +75,26 @@ func measureSimulated(ctx context.Context, nodes, pods int) (title string, resul
 	if err := os.WriteFile(s.kubeconfig, text, 0o600); err != nil {
 		return "", nil, err
 	}
-	if results, err = s.start(ctx); err != nil {
-		return "", nil, err
+	parts := []func(context.Context, int) ([]result, error){
+		func(ctx context.Context, _ int) ([]result, error) { return s.start(ctx) }, s.measure}
+	if *baselineFlag != "" || *pagesFlag {
+		parts = nil
 	}
-	rows, err := s.measure(ctx, pods)
+	if *baselineFlag != "" {
+		parts = append(parts, s.baseline)
+	}
+	if *pagesFlag {
+		parts = append(parts, s.pages)
+	}
+	for _, part := range parts {
+		rows, err := part(ctx, pods)
+		if err != nil {
+			return "", nil, err
+		}
+		results = append(results, rows...)
+	}
 	return fmt.Sprintf("SIMULATED cluster: %d nodes, %d pods, %d containers each, new values every %s",
-		nodes, pods, *containers, s.resolution), append(results, rows...), err
+		nodes, pods, *containers, s.resolution), results, nil
 }
 
 // serve has the list of a tick made before anybody waits for it, so that what a read costs is the reading, and counts
@@ -114,7 +128,11 @@ func (nowhere) WriteHeader(int)             {}
 
 // measure starts an exporter in a cgroup of its own and measures that.
 func (s *simulated) measure(ctx context.Context, pods int) ([]result, error) {
-	binary, err := s.freshBinary()
+	original, err := exporterPath()
+	if err != nil {
+		return nil, err
+	}
+	binary, err := s.freshBinary(original)
 	if err != nil {
 		return nil, err
 	}
@@ -139,24 +157,29 @@ func (s *simulated) measure(ctx context.Context, pods int) ([]result, error) {
 		return nil, err
 	}
 	when := fmt.Sprintf("over %d refreshes with a scrape each", refreshes)
-	goal := int64(0)
+	most := int64(0)
 	switch {
 	case pods <= 100:
-		goal = 25
+		most = 25
 	case pods <= 10_000:
-		goal = 40
+		most = 40
 	case pods <= 150_000:
-		goal = 170
+		most = 170
 	}
-	peak, err := cgroupPeak(cgroup, without, when, goal)
+	peak, err := cgroupPeak(cgroup, without, when, most)
 	if err != nil {
 		return nil, err
 	}
 	results = append(results, fact("peak resident memory "+when, "%s", size(memory.Peak)), peak)
-	for _, part := range []func(context.Context) ([]result, error){
-		s.unchanged, func(ctx context.Context) ([]result, error) { return s.compare(ctx, pods) },
+	goal := 2.0
+	if pods <= 10_000 {
+		goal = 1.2
+	}
+	for _, part := range []func() ([]result, error){
+		func() ([]result, error) { return s.unchanged(ctx, "/metrics") },
+		func() ([]result, error) { return s.compare(ctx, "/metrics", s.page, goal) },
 	} {
-		rows, err := part(ctx)
+		rows, err := part()
 		if err != nil {
 			return nil, fmt.Errorf("%w\nend of the exporter's log:\n%s", err, process.Tail(e.Log(), 10))
 		}
@@ -176,13 +199,9 @@ func (s *simulated) measure(ctx context.Context, pods int) ([]result, error) {
 	return append(results, fact("peak resident memory over the whole run", "%s", size(memory.Peak)), peak), nil
 }
 
-// freshBinary is a copy of the exporter that the kernel has nothing of in memory, so that its pages count as the
+// freshBinary is a copy of an exporter that the kernel has nothing of in memory, so that its pages count as the
 // exporter's, as in a container on a node that has just pulled the image.
-func (s *simulated) freshBinary() (path string, err error) {
-	original, err := exporter.Binary()
-	if err != nil {
-		return "", err
-	}
+func (s *simulated) freshBinary(original string) (path string, err error) {
 	program, err := os.ReadFile(original)
 	if err != nil {
 		return "", err
@@ -332,26 +351,29 @@ func (s *simulated) idle(ctx context.Context) error {
 	})
 }
 
-// unchanged scrapes one snapshot again and again, between two refreshes.
-func (s *simulated) unchanged(ctx context.Context) (rows []result, err error) {
-	progress("scrapes of an unchanged snapshot")
+// unchanged scrapes a page again and again, between two refreshes.
+func (s *simulated) unchanged(ctx context.Context, path string) (rows []result, err error) {
+	progress("scrapes of %s, unchanged", path)
 	for _, encoding := range []string{"gzip", "identity"} {
 		if err := s.refresh(ctx); err != nil {
 			return nil, err
 		}
 		times := map[string]int{"gzip": repeats, "identity": plainRepeats}[encoding]
+		if _, err := s.get(ctx, s.exporter.URL+path, encoding); err != nil { // what is rendered when it is asked for
+			return nil, err
+		}
 		until := time.Now().Add(s.resolution / 2)
 		var took []time.Duration
 		var length int64
 		for i := 0; i < times && (i < 3 || time.Now().Before(until)); i++ {
 			began := time.Now()
-			if length, err = s.get(ctx, s.exporter.URL+"/metrics", encoding); err != nil {
+			if length, err = s.get(ctx, s.exporter.URL+path, encoding); err != nil {
 				return nil, err
 			}
 			took = append(took, time.Since(began))
 		}
-		rows = append(rows, fact("page, "+encoding, "%s", size(length)),
-			fact("scrape of an unchanged snapshot, "+encoding+", median / p95", "%s / %s", short(median(took)),
+		rows = append(rows, fact(path+", "+encoding, "%s", size(length)),
+			fact("scrape of "+path+", unchanged, "+encoding+", median / p95", "%s / %s", short(median(took)),
 				short(quantile(took, 0.95))))
 	}
 	return rows, nil
@@ -381,15 +403,15 @@ func (s *simulated) get(ctx context.Context, url, encoding string) (length int64
 // cost is what one request costs the one who asks, in time, and the server, in CPU.
 type cost struct{ wall, cpu time.Duration }
 
-// compare lets the exporter and a static file server send the same bytes in turns. Every round takes place between two
-// refreshes of the exporter; one into which a refresh falls after all does not count.
-func (s *simulated) compare(ctx context.Context, pods int) (rows []result, err error) {
-	progress("comparison with a static file server sending the same bytes")
-	path := filepath.Join(s.dir, "page.gz")
-	if err := os.WriteFile(path, s.page, 0o600); err != nil {
+// compare lets the exporter and a static file server send the same page in turns; the goal is 0 for none. Every round
+// takes place between two refreshes of the exporter; one into which a refresh falls after all does not count.
+func (s *simulated) compare(ctx context.Context, path string, page []byte, goal float64) (rows []result, err error) {
+	progress("comparison of %s with a static file server sending the same bytes", path)
+	file := filepath.Join(s.dir, "page.gz")
+	if err := os.WriteFile(file, page, 0o600); err != nil {
 		return nil, err
 	}
-	static, err := startChild(staticServer, path)
+	static, err := startChild(staticServer, file)
 	if err != nil {
 		return nil, err
 	}
@@ -402,7 +424,7 @@ func (s *simulated) compare(ctx context.Context, pods int) (rows []result, err e
 		url string
 		pid int
 	}
-	targets := [2]target{{s.exporter.URL + "/metrics", s.exporter.PID()}, {staticURL, static.pid}}
+	targets := [2]target{{s.exporter.URL + path, s.exporter.PID()}, {staticURL, static.pid}}
 	wall, cpu := map[int][]float64{}, map[int][]float64{}
 	// All chunks of a round must fit between two refreshes, with as much time to spare.
 	chunk := min(chunkTime, s.resolution/time.Duration(2*len(concurrencies)*len(targets)))
@@ -438,14 +460,14 @@ func (s *simulated) compare(ctx context.Context, pods int) (rows []result, err e
 			cpu[scrapers] = append(cpu[scrapers], float64(costs[0].cpu)/float64(max(costs[1].cpu, 1)))
 		}
 	}
-	goal := 2.0
-	if pods <= 10_000 {
-		goal = 1.2
-	}
 	for _, scrapers := range concurrencies {
 		w, c := median(wall[scrapers]), median(cpu[scrapers])
-		rows = append(rows, result{fmt.Sprintf("scrape against a static file server, %d scrapers: wall, CPU", scrapers),
-			fmt.Sprintf("≤ %.1fx", goal), fmt.Sprintf("%.2fx, %.2fx", w, c), max(w, c) <= goal})
+		row := fact(fmt.Sprintf("scrape of %s against a static file server, %d scrapers: wall, CPU", path, scrapers),
+			"%.2fx, %.2fx", w, c)
+		if goal > 0 {
+			row.goal, row.reached = fmt.Sprintf("≤ %.1fx", goal), max(w, c) <= goal
+		}
+		rows = append(rows, row)
 	}
 	return rows, nil
 }

@@ -23,15 +23,15 @@ type Tracker struct {
 }
 
 type state struct {
-	failure  *kube.Failure // nil where it works, or where nothing is known
-	since    time.Time     // when it began to fail
-	reason   string        // of the last failure; "" where the last attempt worked
-	cause    time.Time     // when it began to fail with this reason
-	worked   bool          // at any time
-	unknown  bool          // nothing is known yet
-	optional bool          // it was logged as forbidden, but is not needed
-	notice   string        // "" for none
-	noticed  time.Time     // when the notice began
+	failure *kube.Failure // nil where it works, or where nothing is known
+	since   time.Time     // when it began to fail
+	reason  string        // of the last failure; "" where the last attempt worked
+	cause   time.Time     // when it began to fail with this reason
+	worked  bool          // at any time
+	unknown bool          // nothing is known yet
+	missed  bool          // it was logged what is missing without it, which is all that its failure does
+	notice  string        // "" for none
+	noticed time.Time     // when the notice began
 }
 
 // settle is how long another cause has to stay within an outage to be logged. A restarting API server refuses
@@ -40,9 +40,12 @@ const settle = 5 * time.Second
 
 // SetUnhealthy says that an attempt failed. A failure for the same cause as another that is already logged is the same
 // outage and not logged again; one for a new cause is, once that has stayed, so that what a restarting server answers
-// on its way up is not. Where the whole of a resource is optional and merely forbidden, health is not
-// affected; it is logged once and, if the resource worked before, only after it has stayed.
-func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
+// on its way up is not.
+//
+// A failure that is known to leave the rest as it is, such as of a right that not everybody gives, does not affect
+// health: missing is then what is missing because of it, in words for the operator, else "". That is logged once and,
+// if the thing worked before, only after it has stayed.
+func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, missing string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -60,10 +63,10 @@ func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, optional bool) {
 	s.failure, s.unknown = f, false
 	first := t.began.IsZero()
 	stayed := now.Sub(s.cause) >= settle
-	if optional && f.Reason == kube.Forbidden {
-		if !s.optional && (stayed || first && !s.worked) {
-			s.optional = true
-			slog.Info("no metrics of "+what+" are served, the rest is", "reason", f.Text)
+	if missing != "" {
+		if !s.missed && (stayed || first && !s.worked) {
+			s.missed = true
+			slog.Info(missing, "reason", f.Text)
 		}
 		s.failure = nil
 		return
@@ -83,11 +86,11 @@ func (t *Tracker) SetHealthy(what string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.state(what)
-	if s.optional {
-		slog.Info("the metrics of " + what + " are served again")
+	if s.missed {
+		slog.Info(what + " works again")
 	}
 	failed := s.failure != nil
-	s.failure, s.reason, s.worked, s.unknown, s.optional = nil, "", true, false, false
+	s.failure, s.reason, s.worked, s.unknown, s.missed = nil, "", true, false, false
 	var failing []string
 	reasons := map[string]bool{}
 	for what, s := range t.states {
@@ -115,26 +118,28 @@ func (t *Tracker) SetHealthy(what string) {
 }
 
 // SetUnknown drops the state of things of which nothing is known any more, or nothing yet, as when another cluster is
-// configured, and their notices, whose keys are "THING (…)". An outage does not end before each thing has been reported
-// again.
+// configured, and their notices, whose keys are "THING (…)". An outage does not end before each thing has been
+// reported again.
 func (t *Tracker) SetUnknown(what ...string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, what := range what {
 		maps.DeleteFunc(t.states, func(key string, _ *state) bool { return strings.HasPrefix(key, what+" (") })
-		*t.state(what) = state{unknown: true, optional: t.state(what).optional}
+		*t.state(what) = state{unknown: true, missed: t.state(what).missed}
 	}
 }
 
-// SetNotice says something that the operator should know and that does not affect health, such as what is left out
-// of the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text; "" ends it.
+// SetNotice says something that the operator should know and that does not affect health, such as what is left out of
+// the page for a reason that lasts. It is logged once while it lasts, whatever becomes of its text, but not where it
+// is about a thing that does not work: that was logged. "" ends it.
 func (t *Tracker) SetNotice(what, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.state(what)
 	if s.notice == "" && text != "" {
-		s.noticed = time.Now()
-		slog.Warn(what + ": " + text)
+		if s.noticed = time.Now(); s.reason == "" {
+			slog.Warn(what + ": " + text)
+		}
 	}
 	s.notice = text
 }

@@ -93,7 +93,7 @@ func TestLogHasOneLinePerChangeOfState(t *testing.T) {
 			{"pods work", ""}, {"nodes fail: forbidden", ""}},
 		"that it is allowed is logged as well, and that it is forbidden once more and stays so": {
 			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"},
-			{"nodes work", "INFO the metrics of nodes are served again\n"}, {"nodes work", ""},
+			{"nodes work", "INFO nodes works again\n"}, {"nodes work", ""},
 			{"nodes fail: forbidden", ""}, {"time passes", ""},
 			{"nodes fail: forbidden", "INFO no metrics of nodes are served, the rest is reason=forbidden\n"}},
 		"something optional that fails otherwise is an outage": {
@@ -157,7 +157,11 @@ func do(t *testing.T, b *Tracker, event string) {
 	case "are unknown", "is unknown":
 		b.SetUnknown(what)
 	case "fail", "fails":
-		b.SetUnhealthy(what, failures[why], what == "nodes")
+		missing := ""
+		if what == "nodes" && why == "forbidden" {
+			missing = "no metrics of nodes are served, the rest is"
+		}
+		b.SetUnhealthy(what, failures[why], missing)
 	default:
 		t.Fatalf("no such event: %s", event)
 	}
@@ -244,7 +248,7 @@ func TestManyAtOnce(t *testing.T) {
 	for _, what := range []string{"pods", "nodes", "watch"} {
 		wg.Go(func() {
 			for range 200 {
-				b.SetUnhealthy(what, failures["refused"], what == "nodes")
+				b.SetUnhealthy(what, failures["refused"], "")
 				b.Failures()
 				b.SetNotice(what, "text")
 				b.Notices()
@@ -268,16 +272,41 @@ func TestOutageWhoseReasonChangesEndsWithALine(t *testing.T) {
 		slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 		var tracker Tracker
 		timeout := &kube.Failure{Reason: kube.Timeout, Text: "no answer"}
-		tracker.SetUnhealthy("pods", timeout, false)
-		tracker.SetUnhealthy("nodes", timeout, false)
+		tracker.SetUnhealthy("pods", timeout, "")
+		tracker.SetUnhealthy("nodes", timeout, "")
 		time.Sleep(settle)
-		tracker.SetUnhealthy("pods", &kube.Failure{Reason: kube.Content, Text: "cut off"}, false)
+		tracker.SetUnhealthy("pods", &kube.Failure{Reason: kube.Content, Text: "cut off"}, "")
 		tracker.SetHealthy("nodes")
 		tracker.SetHealthy("pods")
 		if !strings.Contains(log.String(), "everything works again") {
 			t.Errorf("log:\n%s", log.String())
 		}
 	})
+}
+
+// A thing of which it was logged what is missing without it may say the same as a notice.
+func TestNoticeAboutAThingThatDoesNotWorkIsNotLogged(t *testing.T) {
+	log, b := logged(t), &Tracker{}
+	b.SetUnhealthy("watch", failures["forbidden"], "owners are missing")
+	b.SetNotice("watch", "owners are missing: forbidden")
+	if got, want := log(), "INFO owners are missing reason=forbidden\n"; got != want {
+		t.Errorf("logged %q, want %q", got, want)
+	}
+	if got := b.Notices(); len(got) != 1 || !strings.HasSuffix(got[0], ": owners are missing: forbidden") {
+		t.Errorf("notices %q", got)
+	}
+	if got := b.Failures(); len(got) != 0 {
+		t.Errorf("failures %q", got)
+	}
+	b.SetHealthy("watch")
+	b.SetNotice("watch", "")
+	if got, want := log(), "INFO watch works again\n"; got != want || len(b.Notices()) != 0 {
+		t.Errorf("logged %q, want %q; notices %q", got, want, b.Notices())
+	}
+	b.SetNotice("watch", "a list is long")
+	if got, want := log(), "WARN watch: a list is long\n"; got != want {
+		t.Errorf("logged %q, want %q", got, want)
+	}
 }
 
 func TestNoticesGoWithTheThingTheyAreAbout(t *testing.T) {

@@ -342,7 +342,7 @@ func TestCredentialsThatCannotBeUsed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file := write(t, "config", strings.Replace(kubeconfig("https://one", "dev"), "token: "+secret, user, 1))
 			c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}}
-			_, _, _, err := c.connect(Find(file, ""))
+			_, _, err := c.connect(Find(file, ""))
 			if err == nil {
 				t.Fatal("no error")
 			}

@@ -126,7 +126,8 @@ var plainHTTP = regexp.MustCompile(`HTTP request .*HTTPS`)
 // explainStatus explains an answer that is not a success.
 func explainStatus(attempt string, s metav1.Status) (reason, why, wayOut string) {
 	verb, resource, _ := strings.Cut(attempt, " ")
-	name, group, usage := strings.Cut(resource, ".")
+	name, group, _ := strings.Cut(resource, ".")
+	usage := group == Metrics.Group
 	message, code := s.Message, int(s.Code)
 	if s.Details != nil && len(s.Details.Causes) == 1 {
 		// An answer that is no Status: client-go has put words of its own in place of the server's.
@@ -149,6 +150,7 @@ func explainStatus(attempt string, s metav1.Status) (reason, why, wayOut string)
 			"served, its metrics API is one without nodes; else install metrics-server"},
 		{code == 404 && usage, NotFound, why,
 			"the metrics API is not installed in this cluster: install metrics-server"},
+		{code == 404 && group != "", NotFound, why, "this cluster has no API group " + group + ": check the server's URL"},
 		{code == 404, NotFound, why, "the configured server is not a Kubernetes API server: check the server's URL"},
 		{code == 429, Throttled, why, "the API server is overloaded; it is tried again"},
 		{code == 503 && usage, Unavailable, why, "metrics-server is not running or not reachable: check kubectl get " +

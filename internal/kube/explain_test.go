@@ -505,6 +505,25 @@ func TestUsageOfNodesThatIsNotServedIsNoMissingMetricsServer(t *testing.T) {
 	}
 }
 
+func TestOtherGroupsAreExplainedByTheirNames(t *testing.T) {
+	for name, c := range map[string]struct {
+		handler http.HandlerFunc
+		reason  string
+		want    string
+	}{
+		"403": {answer(403, "no"), Forbidden,
+			`403 Forbidden: no; grant {apiGroups: ["apps"], resources: ["replicasets"], verbs: ["list"]}`},
+		"404": {answer(404, "404 page not found\n", "Content-Type", "text/plain"), NotFound,
+			"404 Not Found: 404 page not found; this cluster has no API group apps: check the server's URL"},
+		"503": {answer(503, "starting"), Unavailable, "; look into the API server's log; it is tried again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := list(t.Context(), trusting(serve(t, c.handler)), Apps)
+			checkExplained(t, "list replicasets.apps", err, c.reason, 0, "cannot list replicasets.apps: ", c.want)
+		})
+	}
+}
+
 // TestNothingThatCannotMendIsTriedAgain looks at what was said of such: a retry changes nothing of it.
 func TestNothingThatCannotMendIsTriedAgain(t *testing.T) {
 	for name, err := range map[string]error{
@@ -524,7 +543,7 @@ func TestNothingThatCannotMendIsTriedAgain(t *testing.T) {
 	for name, address := range map[string]string{"a space": "https://a b", "a port": "https://one:port",
 		"two schemes": "https://https://one"} {
 		c := Cluster{Report: func(_, _, _ string) {}}
-		_, _, _, err := c.connect(Source{Files: []string{write(t, "config", kubeconfig(`"`+address+`"`, "dev"))}})
+		_, _, err := c.connect(Source{Files: []string{write(t, "config", kubeconfig(`"`+address+`"`, "dev"))}})
 		if err == nil {
 			continue // it is found when it is used
 		}

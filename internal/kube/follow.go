@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 )
 
@@ -21,8 +22,8 @@ type Cluster struct {
 	Report func(resource, verb, code string)
 	// Failed is told that no cluster is configured, or not correctly, at every look.
 	Failed func(*Failure)
-	// Run uses the clients until ctx ends.
-	Run func(ctx context.Context, core, metrics rest.Interface)
+	// Run uses clients until ctx ends. client makes one of a group version; all share their connections.
+	Run func(ctx context.Context, client func(schema.GroupVersion) rest.Interface)
 }
 
 // Follow runs with the cluster that is configured, as soon as one is, until ctx ends. When the kubeconfig changes it
@@ -39,7 +40,7 @@ func (c *Cluster) Follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		source := Find(c.Kubeconfig, c.Context)
 		seen, unread := source.Fingerprint()
-		core, metrics, transport, err := c.connect(source)
+		client, transport, err := c.connect(source)
 		if err != nil {
 			c.Failed(Explain("connect", err))
 			wait()
@@ -47,7 +48,7 @@ func (c *Cluster) Follow(ctx context.Context) {
 		}
 		run, stop := context.WithCancel(ctx)
 		var running sync.WaitGroup
-		running.Go(func() { c.Run(run, core, metrics) })
+		running.Go(func() { c.Run(run, client) })
 		for changed := false; !changed && ctx.Err() == nil; {
 			wait()
 			now, err := Find(c.Kubeconfig, c.Context).Fingerprint()
@@ -62,22 +63,21 @@ func (c *Cluster) Follow(ctx context.Context) {
 	}
 }
 
-func (c *Cluster) connect(source Source) (core, metrics rest.Interface, t *transport, err error) {
+func (c *Cluster) connect(source Source) (of func(schema.GroupVersion) rest.Interface, t *transport, err error) {
 	config, err := source.Config()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	config.UserAgent = c.UserAgent
 	if t, err = newTransport(config, c.Report); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	core, err = client(config, Core, t)
-	if err == nil {
-		metrics, err = client(config, Metrics, t)
-	}
-	if err != nil {
+	if _, err = client(config, Core, t); err != nil {
 		t.close()
-		return nil, nil, nil, misconfigured("cannot use the server's address: %s; correct it in the kubeconfig", err)
+		return nil, nil, misconfigured("cannot use the server's address: %s; correct it in the kubeconfig", err)
 	}
-	return core, metrics, t, nil
+	return func(group schema.GroupVersion) rest.Interface {
+		made, _ := client(config, group, t) // what can fail is the same for all groups
+		return made
+	}, t, nil
 }

@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 )
 
@@ -44,12 +45,12 @@ func TestFollowTheKubeconfig(t *testing.T) {
 		var running atomic.Int32
 		c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {},
 			Failed: func(f *Failure) { event("failed " + f.Reason) },
-			Run: func(ctx context.Context, core, metrics rest.Interface) {
+			Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 				if running.Add(1) > 1 {
 					t.Error("two clusters at once")
 				}
-				event(fmt.Sprintf("run %s %s", core.Get().Resource("pods").URL(),
-					metrics.Get().Resource("nodes").URL()))
+				event(fmt.Sprintf("run %s %s", client(Core).Get().Resource("pods").URL(),
+					client(Batch).Get().Resource("jobs").URL()))
 				<-ctx.Done()
 				time.Sleep(2 * time.Second) // until all of it has ended
 				event("ended")
@@ -59,7 +60,7 @@ func TestFollowTheKubeconfig(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		run := func(host string) string {
-			return fmt.Sprintf("run http://%[1]s/api/v1/pods http://%[1]s/apis/metrics.k8s.io/v1beta1/nodes", host)
+			return fmt.Sprintf("run http://%[1]s/api/v1/pods http://%[1]s/apis/batch/v1/jobs", host)
 		}
 		for _, step := range []struct {
 			what string
@@ -132,7 +133,8 @@ func TestRepairedKubeconfigIsTakenOverWhileThePluginHangs(t *testing.T) {
 	begun := make(chan string, 10)
 	ended := make(chan time.Time, 10)
 	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
-		Run: func(ctx context.Context, core, _ rest.Interface) {
+		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
+			core := client(Core)
 			begun <- core.Get().URL().Host
 			_, err := core.Get().Resource("pods").MaxRetries(0).Stream(ctx) // hangs
 			if !errors.Is(err, context.Canceled) {
@@ -188,7 +190,8 @@ func TestConnectionsOfAFormerClusterAreClosed(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
-		Run: func(ctx context.Context, core, _ rest.Interface) {
+		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
+			core := client(Core)
 			if runs++; runs > 1 {
 				for range 2 {
 					select {

@@ -13,7 +13,9 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"io"
+	"net"
 	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
@@ -26,35 +28,25 @@ var (
 	final = []byte{0x03, 0x00}
 )
 
-const (
-	// chunkLen is the most of a part that lies in one piece: a part grows without being copied.
-	chunkLen = 1 << 20
-	// shortLen is up to which length neighbouring pieces of a page are copied together, to be written by one call.
-	shortLen = 64 << 10
-)
-
 // Part is a run of samples, or a header, compressed: it can stand anywhere in any number of pages. It never changes.
 type Part struct {
-	blocks [][]byte // deflate blocks, in pieces of chunkLen at most
-	crc    uint32   // of the text
-	size   int64    // bytes of the text
+	blocks []byte // deflate blocks
+	crc    uint32 // of the text
+	power  uint32 // of size; computed once, as many pages may be made of the part
+	size   int64  // bytes of the text
 }
 
 // Len is the number of compressed bytes.
-func (p *Part) Len() (n int) {
-	for _, piece := range p.blocks {
-		n += len(piece)
-	}
-	return n
-}
+func (p *Part) Len() int { return len(p.blocks) }
 
-// Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (0.4 MB)
-// is kept between parts. The zero value is ready to use; it is not for concurrent use.
+// Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (0.8 MB,
+// and up to twice the longest part) is kept between parts. The zero value is ready to use; it is not for concurrent
+// use.
 type Compressor struct {
 	deflate *flate.Writer
-	buf     []byte // collects the small writes of a text, because the deflate writer and the CRC are slow at those
-	part    *Part  // nil until there is text for it
-	out     []byte // the last piece of the part's deflate blocks
+	buf     []byte       // collects the small writes of a text, because the deflate writer and the CRC are slow at those
+	part    *Part        // nil until there is text for it
+	out     bytes.Buffer // the part's deflate blocks
 }
 
 // bufLen is how much text is handed to the deflate writer at once.
@@ -85,10 +77,9 @@ func (c *Compressor) Part() *Part {
 		return nil
 	}
 	c.deflate.Flush()
-	if len(c.out) > 0 {
-		p.blocks = append(p.blocks, slices.Clone(c.out))
-	}
-	c.part, c.out = nil, c.out[:0]
+	p.blocks, p.power = bytes.Clone(c.out.Bytes()), power(p.size)
+	c.out.Reset()
+	c.part = nil
 	return p
 }
 
@@ -100,9 +91,9 @@ func (c *Compressor) drain() {
 	if c.part == nil {
 		c.part = &Part{}
 		if c.deflate == nil {
-			c.deflate, _ = flate.NewWriter(blocks{c}, flate.BestSpeed)
+			c.deflate, _ = flate.NewWriter(&c.out, flate.BestSpeed)
 		} else {
-			c.deflate.Reset(blocks{c})
+			c.deflate.Reset(&c.out)
 		}
 	}
 	c.part.crc = crc32.Update(c.part.crc, crc32.IEEETable, c.buf)
@@ -111,62 +102,61 @@ func (c *Compressor) drain() {
 	c.buf = c.buf[:0]
 }
 
-// blocks takes the deflate blocks of its compressor's current part.
-type blocks struct{ c *Compressor }
-
-func (w blocks) Write(b []byte) (int, error) {
-	n := len(b)
-	for len(b) > 0 {
-		if len(w.c.out) == chunkLen {
-			w.c.part.blocks = append(w.c.part.blocks, w.c.out)
-			w.c.out = make([]byte, 0, chunkLen)
-		}
-		free := min(chunkLen-len(w.c.out), len(b))
-		w.c.out = append(w.c.out, b[:free]...)
-		b = b[free:]
-	}
-	return n, nil
-}
+const (
+	// writeLen is from which length on a piece of a page is written by itself; shorter ones are joined before.
+	writeLen = 64 << 10
+	// joinLen is up to which length a page joins its short pieces at once, and not each time it is written. That takes
+	// their memory a second time, and a third of what it costs to send them (BenchmarkServe).
+	joinLen = 8 << 20
+)
 
 // Page is a sequence of parts as one gzip member. It never changes and is for any number of readers at once.
 type Page struct {
-	pieces [][]byte // the member; long pieces are those of the parts, short ones are copied together
+	pieces [][]byte // the member
 	length int64
 	size   int64
 }
 
 // New returns a page of these parts; nil parts are skipped.
 func New(parts ...*Part) *Page {
-	p := &Page{}
-	short := slices.Clone(header)
+	p := &Page{pieces: make([][]byte, 0, len(parts)+2)}
+	p.add(header)
 	var crc uint32
 	for _, part := range parts {
-		if part == nil {
-			continue
+		if part != nil {
+			p.add(part.blocks)
+			p.size += part.size
+			crc = combine(crc, part.crc, part.power)
 		}
-		for _, piece := range part.blocks {
-			if len(short)+len(piece) <= shortLen {
-				short = append(short, piece...)
-				continue
-			}
-			p.add(short)
-			p.add(piece)
-			short = nil
-		}
-		p.size += part.size
-		crc = combine(crc, part.crc, part.size)
 	}
-	short = append(short, final...)
-	short = binary.LittleEndian.AppendUint32(short, crc)
-	p.add(binary.LittleEndian.AppendUint32(short, uint32(p.size))) // modulo 2^32, RFC 1952 section 2.3.1
+	trailer := binary.LittleEndian.AppendUint32(slices.Clone(final), crc)
+	p.add(binary.LittleEndian.AppendUint32(trailer, uint32(p.size))) // modulo 2^32, RFC 1952 section 2.3.1
+	if p.length <= joinLen {
+		p.join()
+	}
 	return p
 }
 
-func (p *Page) add(piece []byte) {
-	if len(piece) > 0 {
-		p.pieces = append(p.pieces, piece)
-		p.length += int64(len(piece))
+// join copies neighbouring short pieces together, to some that are long enough to be written by themselves.
+func (p *Page) join() {
+	var joined [][]byte
+	var short []byte
+	for _, piece := range p.pieces {
+		if long := len(piece) > writeLen; long || len(short)+len(piece) > 2*writeLen {
+			joined, short = append(joined, short), nil
+			if long {
+				joined = append(joined, piece)
+				continue
+			}
+		}
+		short = append(short, piece...)
 	}
+	p.pieces = append(joined, short)
+}
+
+func (p *Page) add(piece []byte) {
+	p.pieces = append(p.pieces, piece)
+	p.length += int64(len(piece))
 }
 
 // GzipLen is the number of bytes that WriteGzip writes.
@@ -175,24 +165,28 @@ func (p *Page) GzipLen() int64 { return p.length }
 // TextLen is the number of bytes that WriteText writes.
 func (p *Page) TextLen() int64 { return p.size }
 
+// buffers join short pieces of a page that is written.
+var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, writeLen) }}
+
 // WriteGzip writes the page as one gzip member. It fails as w does.
 func (p *Page) WriteGzip(w io.Writer) error {
+	b := buffers.Get().(*bufio.Writer)
+	defer buffers.Put(b)
+	b.Reset(w)
+	defer b.Reset(nil)
 	for _, piece := range p.pieces {
-		if _, err := w.Write(piece); err != nil {
+		if _, err := b.Write(piece); err != nil {
 			return err
 		}
 	}
-	return nil
+	return b.Flush()
 }
 
 // WriteText writes the page as plain text, decompressing as it goes, in memory that does not depend on the page's
 // size. It fails as w does.
 func (p *Page) WriteText(w io.Writer) error {
-	pieces := make([]io.Reader, len(p.pieces))
-	for i, piece := range p.pieces {
-		pieces[i] = bytes.NewReader(piece)
-	}
-	r, err := gzip.NewReader(bufio.NewReader(io.MultiReader(pieces...)))
+	pieces := net.Buffers(slices.Clone(p.pieces))
+	r, err := gzip.NewReader(bufio.NewReader(&pieces))
 	if err != nil {
 		return err
 	}
@@ -200,17 +194,20 @@ func (p *Page) WriteText(w io.Writer) error {
 	return err
 }
 
-// combine returns the CRC-32 of a‖b from those of a and b and b's length, as zlib's crc32_combine does: appending n
-// zero bytes to a multiplies its CRC polynomial by x^(8n).
-func combine(a, b uint32, lenB int64) uint32 {
-	shift := uint32(1) << 31 // the polynomial 1; bit 31 is x^0 in the reflected form
-	for k := 3; lenB > 0; k++ {
-		if lenB&1 != 0 {
-			shift = multiply(powers[k&31], shift)
+// combine returns the CRC-32 of a‖b from those of a and b and the power of b's length, as zlib's crc32_combine does:
+// appending n zero bytes to a multiplies its CRC polynomial by x^(8n).
+func combine(a, b, powerOfB uint32) uint32 { return multiply(powerOfB, a) ^ b }
+
+// power is x^(8n) modulo the CRC's polynomial, for combine.
+func power(n int64) uint32 {
+	product := uint32(1) << 31 // the polynomial 1; bit 31 is x^0 in the reflected form
+	for k := 3; n > 0; k++ {
+		if n&1 != 0 {
+			product = multiply(powers[k&31], product)
 		}
-		lenB >>= 1
+		n >>= 1
 	}
-	return multiply(shift, a) ^ b
+	return product
 }
 
 // powers[k] is x^(2^k) modulo the CRC's polynomial. x^(2^32) is x^1 again, as the polynomial has order 2^32-1.

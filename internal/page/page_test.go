@@ -9,6 +9,10 @@ import (
 	"math/rand"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,8 +51,11 @@ func TestPage(t *testing.T) {
 		"a large part before a small":       {big, "b 2\n"},
 		"a small part before a large":       {"b 2\n", big, "c 3\n"},
 		"a part exactly one buffer long":    {strings.Repeat("x", bufLen), "b 2\n"},
-		"incompressible text over a chunk":  {random(3 * chunkLen), random(10)},
-		"pieces that fill what is short":    {random(shortLen / 2), random(shortLen/2 - 100), "a 1\n"},
+		"incompressible text":               {random(3 << 20), random(10)},
+		"pieces of all lengths":             {"a", random(writeLen / 2), random(writeLen), random(writeLen + 1), "b"},
+		"pieces that are joined to the end": slices.Repeat([]string{random(writeLen - 1000)}, 4),
+		"short pieces of a page too long to join": slices.Repeat([]string{random(3000), "", exposition(9)},
+			joinLen/3000),
 		"many parts from one compressor":    {"a", "b", "c", "d", "e", exposition(10), "f"},
 		"the same text twice is two copies": {exposition(10), exposition(10)},
 	} {
@@ -84,6 +91,22 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// TestShortPiecesAreWrittenTogether counts the writes of pages of parts that are all shorter than what is worth one.
+func TestShortPiecesAreWrittenTogether(t *testing.T) {
+	var c Compressor
+	for _, size := range []int{100, writeLen, 2*writeLen + 1, joinLen / 2, joinLen * 3 / 2} {
+		var parts []*Part
+		for n := 0; n < size; n += 1000 {
+			parts = append(parts, part(&c, random(1000)))
+		}
+		page, w := New(parts...), &gone{after: size}
+		page.WriteGzip(w)
+		if writes, most := size-w.after, int(page.GzipLen())/(writeLen-2000)+1; writes > most {
+			t.Errorf("%d bytes in %d writes, want at most %d", page.GzipLen(), writes, most)
+		}
+	}
+}
+
 func random(n int) string {
 	b := make([]byte, n)
 	rand.New(rand.NewSource(int64(n))).Read(b)
@@ -112,7 +135,7 @@ func gunzipOneMember(t *testing.T, b []byte) string {
 // TestConnectionsGetThePage is many readers of one page at once.
 func TestConnectionsGetThePage(t *testing.T) {
 	var c Compressor
-	text := random(3 * chunkLen)
+	text := random(3 << 20)
 	page := New(part(&c, text), part(&c, "self 1\n"))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", strconv.FormatInt(page.GzipLen(), 10))
@@ -146,7 +169,7 @@ func TestConnectionsGetThePage(t *testing.T) {
 
 func TestWriteStopsAtTheFirstError(t *testing.T) {
 	var c Compressor
-	page := New(part(&c, random(4*chunkLen)))
+	page := New(part(&c, random(4<<20)))
 	for _, write := range []func(io.Writer) error{page.WriteGzip, page.WriteText} {
 		if err := write(&gone{after: 1}); err != io.ErrClosedPipe {
 			t.Errorf("error %v, want that of the writer", err)
@@ -169,7 +192,7 @@ func FuzzCombine(f *testing.F) {
 	f.Add([]byte("node"), bytes.Repeat([]byte{0}, 1000))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		whole := crc32.ChecksumIEEE(append(append([]byte(nil), a...), b...))
-		if got := combine(crc32.ChecksumIEEE(a), crc32.ChecksumIEEE(b), int64(len(b))); got != whole {
+		if got := combine(crc32.ChecksumIEEE(a), crc32.ChecksumIEEE(b), power(int64(len(b)))); got != whole {
 			t.Errorf("combine(%q, %q) = %08x, want %08x", a, b, got, whole)
 		}
 	})
@@ -187,5 +210,76 @@ func BenchmarkCompress(b *testing.B) {
 				c.Part()
 			}
 		})
+	}
+}
+
+// BenchmarkParts measures what it costs to make a page of a cluster's pods of parts of so many samples each, and their
+// memory: bytes compressed, and on the heap with all that belongs to a part.
+func BenchmarkParts(b *testing.B) {
+	const samples = 15 * 150_000 // families and pods
+	text := strings.SplitAfter(exposition(150_000), "\n")
+	for _, n := range []int{64, 128, 256, 16 << 10} {
+		b.Run(fmt.Sprintf("samples=%d", n), func(b *testing.B) {
+			var c Compressor
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			parts := make([]*Part, 0, samples/n+1)
+			for i := range samples {
+				io.WriteString(&c, text[i%150_000])
+				if i%n == n-1 || i == samples-1 {
+					parts = append(parts, c.Part())
+				}
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportAllocs()
+			var page *Page
+			for b.Loop() {
+				page = New(parts...)
+			}
+			b.ReportMetric(float64(page.GzipLen())/samples, "bytes/sample")
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/samples, "heap-bytes/sample")
+		})
+	}
+}
+
+// BenchmarkServe measures a scrape of a page of small parts, beside a server of the same bytes as a file.
+func BenchmarkServe(b *testing.B) {
+	for _, size := range []int{1 << 20, 4 << 20, joinLen - 1<<16, joinLen + 1<<16, 64 << 20} {
+		var c Compressor
+		p := part(&c, exposition(64))
+		page := New(slices.Repeat([]*Part{p}, size/len(p.blocks))...)
+		file := filepath.Join(b.TempDir(), "page")
+		f, err := os.Create(file)
+		if err != nil {
+			b.Fatal(err)
+		}
+		page.WriteGzip(f)
+		f.Close()
+		for name, serve := range map[string]http.HandlerFunc{
+			"page": func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", strconv.FormatInt(page.GzipLen(), 10))
+				page.WriteGzip(w)
+			},
+			"file": func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) },
+		} {
+			b.Run(fmt.Sprintf("bytes=%d/%s", size, name), func(b *testing.B) {
+				server := httptest.NewServer(serve)
+				defer server.Close()
+				client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
+				b.SetBytes(page.GzipLen())
+				for b.Loop() {
+					response, err := client.Get(server.URL)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if _, err = io.Copy(io.Discard, response.Body); err != nil {
+						b.Fatal(err)
+					}
+					response.Body.Close()
+				}
+			})
+		}
 	}
 }

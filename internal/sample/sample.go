@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 	"unique"
 
+	"metrics-server-prom/internal/counter"
 	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/store"
 )
@@ -69,6 +72,9 @@ type Text struct {
 	Node unique.Handle[string]
 	Head string
 	Tail unique.Handle[string]
+	// Shared and Own are what package kept has packed of the pod; Own is empty where nothing is kept.
+	Shared unique.Handle[string]
+	Own    string
 }
 
 // Sample is the usage of one container or node. A usage that is missing is NaN.
@@ -79,6 +85,9 @@ type Sample struct {
 	Name   uint32  // of the container or node, in Batch.Names
 	at     uint32  // Unix seconds from which its age counts
 }
+
+// At is the moment from which the sample's age counts, in Unix seconds.
+func (s *Sample) At() int64 { return int64(s.at) }
 
 // Batch is the samples of one refresh. Its memory is used again by the refresh after the next.
 type Batch struct {
@@ -91,6 +100,12 @@ type Batch struct {
 	NewestOf       store.Key // the pod, or the node without a namespace, that has the newest
 	// Dropped is what the list had that is not in Samples, by Cause.
 	Dropped [Causes]Dropped
+	// Seconds is the CPU time of each of Samples, as far as its readings tell; NaN where none does. It is empty where
+	// the Joiner does not count, and once the next batch is done.
+	Seconds []float64
+	// Readings is what became of the CPU readings, by result, and Filled the seconds that were filled in.
+	Readings [counter.Results]int
+	Filled   float64
 
 	index  map[string]uint32     // of Names, by raw name
 	lastOf []*store.Object[Text] // by name: the pod that had it last, to see a name that comes twice in a pod
@@ -107,6 +122,8 @@ func (b *Batch) reset() {
 	clear(b.Samples) // so that pods which are gone are not kept by what is behind the new length
 	b.Samples, b.Unknown, b.Oldest, b.Newest, b.NewestOf = b.Samples[:0], 0, 0, 0, store.Key{}
 	clear(b.Dropped[:])
+	clear(b.Readings[:])
+	b.Filled = 0
 }
 
 // drop counts samples of an item that are left out.
@@ -167,17 +184,31 @@ type ahead struct{ stamp, seen int64 }
 
 // Joiner makes batches of one resource, one refresh after the other.
 type Joiner struct {
-	MaxAge        time.Duration
-	Store         *store.Store[Text]                // the pods' metadata; nil for nodes, whose samples have an empty Text
-	Unknown       func(namespace, name string) Text // the text of a pod of which nothing but the name is known
-	Escape        func(string) string               // makes a label value of a name
-	Excluded      []string                          // namespaces to leave out
+	MaxAge   time.Duration
+	Store    *store.Store[Text]                // the pods' metadata; nil for nodes, whose samples have an empty Text
+	Unknown  func(namespace, name string) Text // the text of a pod of which nothing but the name is known
+	Escape   func(string) string               // makes a label value of a name
+	Excluded []string                          // namespaces to leave out
+	// Running tells which run of a container is going on by the metadata of its pod: an ID, such as a hash of the
+	// containerID, and since when, in Unix seconds; ok is false for none. It is not called for nodes. nil means that
+	// CPU time is not counted, which then costs nothing.
+	Running       func(p *store.Object[Text], container string) (id uint64, started int64, ok bool)
 	batch, served *Batch
 	now           int64               // Unix seconds, when the batch was begun
 	seen          map[uint64]struct{} // pods of this batch, by hash of namespace and name
 	hash          maphash.Hash
 	ahead         map[uint64]ahead // of the batch being served, by the same hash
 	nextAhead     map[uint64]ahead
+	readings      []reading                  // of this batch; none where Running is nil
+	nodes         map[string]counter.Counter // by name; nil but for nodes
+}
+
+// reading is what is kept of an item until its list is complete.
+type reading struct {
+	window  time.Duration // 0 for none
+	stamp   uint32        // Unix seconds; those that are larger are MaxUint32
+	until   uint32        // index behind its samples
+	several bool          // there are more containers
 }
 
 // node stands for the pod in the samples of nodes.
@@ -188,18 +219,92 @@ func (j *Joiner) Begin() {
 	if j.batch == nil {
 		j.batch, j.served = &Batch{}, &Batch{}
 		j.seen, j.ahead, j.nextAhead = map[uint64]struct{}{}, map[uint64]ahead{}, map[uint64]ahead{}
+		j.nodes = map[string]counter.Counter{}
 	}
 	j.now = time.Now().Unix()
 	j.batch.reset()
+	j.readings = j.readings[:0]
 	clear(j.seen)
 	clear(j.nextAhead)
 }
 
-// Done ends the batch. It is valid until Done is called the next time but one.
+// Done ends the batch, and only now its readings count: of a list that fails nothing is left. The batch is valid until
+// Done is called the next time but one.
 func (j *Joiner) Done() *Batch {
 	j.batch, j.served = j.served, j.batch
 	j.ahead, j.nextAhead = j.nextAhead, j.ahead
+	if j.Running != nil {
+		j.served.Seconds, j.batch.Seconds = j.batch.Seconds, nil
+		j.count(j.served)
+	}
 	return j.served
+}
+
+// count adds the readings of a batch to the counters and makes its Seconds.
+func (j *Joiner) count(b *Batch) {
+	b.Seconds = slices.Grow(b.Seconds[:0], len(b.Samples))
+	for _, r := range j.readings {
+		var s *Sample
+		for len(b.Seconds) < int(r.until) {
+			s = &b.Samples[len(b.Seconds)]
+			b.Seconds = append(b.Seconds, j.seconds(b, s, &r))
+		}
+		if s.Pod.Counters != nil { // not before all of them have the reading by whose moment they are dropped
+			s.Pod.Counters.Drop(int64(s.at))
+		}
+	}
+	// A node that was in a list of the last hour had a sample younger than MaxAge then.
+	maps.DeleteFunc(j.nodes, func(_ string, c counter.Counter) bool { return c.Gone(j.now - int64(j.MaxAge/time.Second)) })
+}
+
+// seconds adds the reading of a sample to the counter of its container or node, and returns that counter's value.
+func (j *Joiner) seconds(b *Batch, s *Sample, r *reading) float64 {
+	name := b.Names[s.Name]
+	if j.Store == nil {
+		c := j.advance(b, j.nodes[name], s, r, 0)
+		j.nodes[name] = c
+		return c.Seconds()
+	}
+	if s.Pod.Counters == nil {
+		return math.NaN()
+	}
+	id, started, ok := j.Running(s.Pod, name)
+	if !ok {
+		return math.NaN()
+	}
+	was := s.Pod.Counters.Get(id)
+	is := j.advance(b, was, s, r, started)
+	if is != was {
+		s.Pod.Counters.Put(id, is)
+	}
+	return is.Seconds()
+}
+
+// early is by how many seconds a container may begin before the moment at which it counts as started, as that is cut
+// down to a second and so is the end of a window.
+const early = 2
+
+// advance returns the counter after the reading of a sample. Where that is its first, the container's run has to have
+// been started before.
+func (j *Joiner) advance(b *Batch, c counter.Counter, s *Sample, r *reading, started int64) counter.Counter {
+	if math.IsNaN(s.CPU) {
+		return c
+	}
+	window := r.window
+	if math.IsNaN(c.Seconds()) {
+		age := int64(r.stamp) - max(0, started)
+		if age <= 0 {
+			b.Readings[counter.Predecessor]++
+			return c
+		}
+		// It may be the window of another container, which has run for longer.
+		window = min(window, time.Duration(age+early)*time.Second)
+	}
+	next, filled, result := c.Next(counter.Reading{Rate: s.CPU, Window: window, End: int64(s.at), Several: r.several},
+		j.MaxAge)
+	b.Readings[result]++
+	b.Filled += filled
+	return next
 }
 
 // Join adds the samples of one item. An error says that the list as a whole cannot be true.
@@ -247,6 +352,10 @@ func (j *Joiner) Join(item *metricsapi.Item) error {
 		b.Oldest = min(cmp.Or(b.Oldest, at), at)
 		if at > b.Newest {
 			b.Newest, b.NewestOf = at, store.Key{Namespace: string(item.Namespace), Name: string(item.Name)}
+		}
+		if j.Running != nil {
+			j.readings = append(j.readings, reading{window: item.Window, stamp: uint32(min(stamp, math.MaxUint32)),
+				until: uint32(len(b.Samples)), several: len(item.Containers) > 1})
 		}
 	}
 	return nil
@@ -344,15 +453,18 @@ func (j *Joiner) drop(cause Cause, item *metricsapi.Item) error {
 func (j *Joiner) Expire(now time.Time) *Batch {
 	b, fresh := j.served, j.served.Samples[:0]
 	clear(b.Dropped[:])
-	for _, s := range b.Samples {
+	for i, s := range b.Samples {
 		if now.Before(time.Unix(int64(s.at), 0).Add(j.MaxAge)) {
+			if len(b.Seconds) > 0 {
+				b.Seconds[len(fresh)] = b.Seconds[i]
+			}
 			fresh = append(fresh, s)
 		} else {
 			b.Dropped[TooOld].Samples += values(s)
 		}
 	}
 	clear(b.Samples[len(fresh):])
-	b.Samples = fresh
+	b.Samples, b.Seconds = fresh, b.Seconds[:min(len(b.Seconds), len(fresh))]
 	b.Oldest = b.first()
 	if len(fresh) == 0 {
 		b.Newest, b.Unknown, b.NewestOf = 0, 0, store.Key{}

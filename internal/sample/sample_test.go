@@ -12,6 +12,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"metrics-server-prom/internal/counter"
 	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/store"
 )
@@ -516,36 +517,51 @@ func TestListsThatCannotBeTrue(t *testing.T) {
 	})
 }
 
-// TestNothingIsAllocatedPerItem allows what one refresh of any size may take.
+// TestNothingIsAllocatedPerItem allows what one refresh of any size may take, whether CPU time is counted or not.
 func TestNothingIsAllocatedPerItem(t *testing.T) {
-	for _, nodes := range []bool{false, true} {
+	for name, c := range map[string]struct{ nodes, counting bool }{
+		"pods": {}, "nodes": {nodes: true}, "pods, counting": {counting: true}, "nodes, counting": {true, true},
+	} {
 		j, now := newJoin(t), time.Now()
-		if nodes {
+		if c.nodes {
 			j = newNodeJoin(t)
+		}
+		if c.counting {
+			j.Running = func(_ *store.Object[Text], container string) (uint64, int64, bool) {
+				return uint64(container[0]), 0, true
+			}
 		}
 		items := make([]metricsapi.Item, 5_000)
 		for i := range items {
 			name := fmt.Sprint("pod-", i)
 			items[i] = item("a", name, now.Add(-time.Duration(i%60)*time.Second), container("x", v(1), v(2)),
 				container("y", v(3), invalid))
-			if nodes {
+			if c.nodes {
 				items[i].Namespace, items[i].Containers = nil, items[i].Containers[:1]
 			} else {
-				j.cache.Put(known("a", name, now.Add(-time.Hour)))
+				e := known("a", name, now.Add(-time.Hour))
+				e.Counters = &counter.Set{}
+				j.cache.Put(e)
 			}
 		}
-		refresh := func() { j.refresh(items...) }
+		refresh := func() {
+			for i := range items {
+				items[i].Timestamp = items[i].Timestamp.Add(time.Second)
+			}
+			j.refresh(items...)
+		}
 		for range 4 {
 			refresh()
 		}
 		if n := testing.AllocsPerRun(5, refresh); n > 20 {
-			t.Errorf("nodes %t: %v allocations per refresh of %d items", nodes, n, len(items))
+			t.Errorf("%s: %v allocations per refresh of %d items", name, n, len(items))
 		}
 	}
 }
 
 // FuzzJoin has a server send anything that can be decoded. Whatever it is: no series comes twice, each value is a
-// number that is not negative, nothing is older than max-age, and each value that was sent is served or counted.
+// number that is not negative, nothing is older than max-age, each value that was sent is served or counted, and no
+// counter goes back.
 func FuzzJoin(f *testing.F) {
 	f.Add([]byte("two refreshes of a few pods, with names that come twice, and times from all ages"), false)
 	f.Add([]byte("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\xff\xfe\xfd\xfc"), false)
@@ -563,14 +579,20 @@ func FuzzJoin(f *testing.F) {
 				return []metricsapi.Value{none, invalid, v(0), v(0.5), v(float64(next())), v(math.MaxFloat64),
 					v(math.SmallestNonzeroFloat64)}[int(next())%7]
 			}
-			j := newJoin(t)
+			hour := time.Now().Add(-time.Hour)
+			counting := newCounting(t, map[string]run{"a/p/x": {1, hour}, "a/p/y": {2, time.Now()}, "a/q/x": {1, hour},
+				"b/p/x": {1, hour}})
+			j := counting.join
 			if nodes {
+				running := j.Running
 				j = newNodeJoin(t)
+				j.Running = running
 			} else {
 				j.cache.Put(known("a", "gone", time.Now()))
 				j.cache.Delete(known("a", "gone", time.Now()))
 				j.cache.Put(known("a", "young", time.Now().Add(-20*time.Second)))
 			}
+			highest, changed := map[string]float64{}, map[string]time.Time{}
 			for refresh := 0; refresh < 3 || len(data) > 0; refresh++ {
 				j.Begin()
 				sent := 0
@@ -613,6 +635,21 @@ func FuzzJoin(f *testing.F) {
 				}
 				b := j.count(j.Done())
 				checkBatch(t, j, b, sent)
+				for i, s := range b.Samples {
+					name, is := s.Pod.Value.Head+"/"+b.Names[s.Name], b.Seconds[i]
+					was, counted := highest[name]
+					switch since := time.Since(changed[name]); {
+					case math.IsInf(is, 0) || is < 0:
+						t.Errorf("%s has %v s", name, is)
+					case counted && is != was && !(is > was) && since < counter.Keep:
+						t.Errorf("%s has %v s after %v", name, is, was)
+					case is != was:
+						highest[name], changed[name] = is, time.Now()
+					}
+					if math.IsNaN(is) {
+						delete(highest, name)
+					}
+				}
 				time.Sleep(time.Duration(next()) * time.Second)
 				expired := j.count(j.Expire(time.Now()))
 				checkBatch(t, j, expired, sent)
@@ -623,6 +660,9 @@ func FuzzJoin(f *testing.F) {
 
 func checkBatch(t *testing.T, j *join, b *Batch, sent int) {
 	t.Helper()
+	if len(b.Seconds) != len(b.Samples) {
+		t.Errorf("%d seconds of %d samples", len(b.Seconds), len(b.Samples))
+	}
 	type key struct {
 		text string
 		name string

@@ -63,6 +63,13 @@ func (s *Scope) Counter(name, help, labels string) *metrics.Counter {
 	return s.set.GetOrCreateCounter(s.sample(name, "counter", help, labels))
 }
 
+// FloatCounter is Counter for what is not counted in whole numbers.
+func (s *Scope) FloatCounter(name, help, labels string) *metrics.FloatCounter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.set.GetOrCreateFloatCounter(s.sample(name, "counter", help, labels))
+}
+
 // Histogram returns the histogram of that name and those labels, of values in seconds; a new one at the first call.
 func (s *Scope) Histogram(name, help, labels string, bounds []float64) *metrics.PrometheusHistogram {
 	s.mu.Lock()

@@ -21,11 +21,16 @@ func TestFamiliesStandTogetherBelowOneHeader(t *testing.T) {
 	process, cluster := r.Scope(""), r.Scope(`cluster="eu"`)
 	cluster.Counter("requests_total", "Requests.", `code="200"`).Add(2)
 	process.Gauge("up", "Whether it works.", "", func() float64 { return 1 })
+	cluster.FloatCounter("cpu_seconds_total", "CPU time.", "").Add(0.25)
+	cluster.FloatCounter("cpu_seconds_total", "CPU time.", "").Add(1)
 	process.Counter("requests_total", "Requests.", `code="503"`).Inc()
 	process.Counter("requests_total", "Requests.", `code="503"`).Inc()
 	cluster.Gauge("unknown", "Nothing yet.", "", func() float64 { return math.NaN() })
 	process.Histogram("seconds", "Time.", `resource="pods"`, []float64{1, 2}).Update(1.5)
-	want := `# HELP metrics_server_prom_requests_total Requests.
+	want := `# HELP metrics_server_prom_cpu_seconds_total CPU time.
+# TYPE metrics_server_prom_cpu_seconds_total counter
+metrics_server_prom_cpu_seconds_total{cluster="eu"} 1.25
+# HELP metrics_server_prom_requests_total Requests.
 # TYPE metrics_server_prom_requests_total counter
 metrics_server_prom_requests_total{code="200",cluster="eu"} 2
 metrics_server_prom_requests_total{code="503"} 2

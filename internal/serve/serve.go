@@ -6,10 +6,10 @@ import (
 	"context"
 	"fmt"
 	"html"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -80,6 +80,20 @@ func Pages(pages map[string]http.HandlerFunc) http.Handler {
 	})
 }
 
+// Health writes the original tool's page: ok, or failed with status 503, and below it what fails and what is to be
+// noticed.
+func Health(w http.ResponseWriter, failures, notices []string) {
+	state := "ok"
+	if len(failures) > 0 {
+		state = "failed"
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	if len(failures)+len(notices) > 0 {
+		state += "\n" + strings.Join(append(failures, notices...), "\n") + "\n"
+	}
+	io.WriteString(w, state)
+}
+
 // Landing writes a page for people: a name, a line below it, links, and a state of several lines.
 func Landing(w http.ResponseWriter, name, line string, links []string, state string) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -98,16 +112,4 @@ func Landing(w http.ResponseWriter, name, line string, links []string, state str
 </body>
 </html>
 `, html.EscapeString(name), html.EscapeString(line), anchors.String(), html.EscapeString(state))
-}
-
-// Patience is how long a scrape may wait for data: the scraper's own timeout, as Prometheus sends it, less a margin for
-// the answer.
-func Patience(h http.Header) time.Duration {
-	const most, margin = 2 * time.Minute, 500 * time.Millisecond
-	seconds, err := strconv.ParseFloat(h.Get("X-Prometheus-Scrape-Timeout-Seconds"), 64)
-	if err != nil || !(seconds > 0) {
-		return 10 * time.Second
-	}
-	timeout := time.Duration(min(seconds, most.Seconds()) * float64(time.Second))
-	return max(timeout-margin, timeout/2)
 }

@@ -199,6 +199,16 @@ func List(p *[]string, of string, invalid func(string) []string) func(string) st
 	}
 }
 
+// ListOf sets p to the items of a list that may have these.
+func ListOf(p *[]string, of string, items ...string) func(string) string {
+	return List(p, of+" ("+strings.Join(items, ", ")+")", func(item string) []string {
+		if slices.Contains(items, item) {
+			return nil
+		}
+		return items
+	})
+}
+
 // Duration sets p to a duration within the bounds.
 func Duration(p *time.Duration, low, high time.Duration) func(string) string {
 	return func(v string) string {

@@ -2,15 +2,44 @@ package slim
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"metrics-server-prom/internal/wire"
 )
 
-// unmarshalMeta adds what a message says to the metadata. The field numbers are from
-// k8s.io/apimachinery/pkg/apis/meta/v1's generated.proto: ObjectMeta{name=1 namespace=3 uid=5 resourceVersion=6
-// creationTimestamp=8 labels=11 annotations=12}.
-func unmarshalMeta(b []byte, meta *metav1.ObjectMeta) (err error) {
+// Metadata is an object of any resource, such as a ReplicaSet, of which the server is asked for nothing but the
+// metadata (see Accept). Read are name, namespace, UID, resourceVersion, creationTimestamp, deletionTimestamp, labels
+// and owners.
+type Metadata struct {
+	metav1.ObjectMeta `json:"metadata"`
+}
+
+var metadataType = &metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: "meta.k8s.io/v1"}
+
+// GetObjectKind returns meta.k8s.io/v1's PartialObjectMetadata. It must not be set.
+func (o *Metadata) GetObjectKind() schema.ObjectKind { return metadataType }
+
+// DeepCopyObject returns the object itself: it has one owner, who changes nothing.
+func (o *Metadata) DeepCopyObject() runtime.Object { return o }
+
+// Unmarshal adds what a message says to the object. The field number is from k8s.io/apimachinery/pkg/apis/meta/v1's
+// generated.proto: PartialObjectMetadata{metadata=1}.
+func (o *Metadata) Unmarshal(b []byte) error {
+	m := wire.NewMessage(b, "PartialObjectMetadata")
+	for m.Next() {
+		if m.Num == 1 {
+			m.Check(unmarshalMeta(m.Bytes(), &o.ObjectMeta, true))
+		}
+	}
+	return m.Err()
+}
+
+// unmarshalMeta adds what a message says to the metadata, deletionTimestamp and owners only where they are whole. The
+// field numbers are from k8s.io/apimachinery/pkg/apis/meta/v1's generated.proto: ObjectMeta{name=1 namespace=3 uid=5
+// resourceVersion=6 creationTimestamp=8 deletionTimestamp=9 labels=11 annotations=12 ownerReferences=13}.
+func unmarshalMeta(b []byte, meta *metav1.ObjectMeta, whole bool) (err error) {
 	m := wire.NewMessage(b, "ObjectMeta")
 	for m.Next() {
 		switch m.Num {
@@ -25,6 +54,12 @@ func unmarshalMeta(b []byte, meta *metav1.ObjectMeta) (err error) {
 		case 8:
 			meta.CreationTimestamp.Time, err = wire.Time(m.Bytes())
 			m.Check(err)
+		case 9:
+			if whole {
+				meta.DeletionTimestamp = &metav1.Time{}
+				meta.DeletionTimestamp.Time, err = wire.Time(m.Bytes())
+				m.Check(err)
+			}
 		case 11:
 			key, value := entry(m)
 			if meta.Labels == nil {
@@ -37,13 +72,43 @@ func unmarshalMeta(b []byte, meta *metav1.ObjectMeta) (err error) {
 			if string(key) == metav1.InitialEventsAnnotationKey {
 				meta.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: string(value)}
 			}
+		case 13:
+			if whole {
+				m.Check(unmarshalOwner(m.Bytes(), add(&meta.OwnerReferences)))
+			}
 		}
 	}
 	return m.Err()
 }
 
-// entry reads the current field, an entry of a map of strings.
+// unmarshalOwner reads an OwnerReference{kind=1 name=3 uid=4 apiVersion=5 controller=6}.
+func unmarshalOwner(b []byte, owner *metav1.OwnerReference) error {
+	m := wire.NewMessage(b, "OwnerReference")
+	for m.Next() {
+		switch m.Num {
+		case 1:
+			owner.Kind = string(m.Bytes())
+		case 3:
+			owner.Name = string(m.Bytes())
+		case 4:
+			owner.UID = types.UID(m.Bytes())
+		case 5:
+			owner.APIVersion = string(m.Bytes())
+		case 6:
+			owner.Controller = new(m.Int() != 0)
+		}
+	}
+	return m.Err()
+}
+
+// entry reads the current field, an entry of a map of strings or messages.
 func entry(m *wire.Message) (key, value []byte) {
 	m.Check(wire.Read(m.Bytes(), "an entry", 1, &key, &value))
 	return key, value
+}
+
+// add appends an empty item to a list and returns where it is.
+func add[T any](list *[]T) *T {
+	*list = append(*list, *new(T))
+	return &(*list)[len(*list)-1]
 }

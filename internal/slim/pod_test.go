@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,21 +90,16 @@ func full(i int) corev1.Pod {
 	}
 }
 
-// wanted is what is to be read of a pod in protobuf.
+// wanted is what is to be read in protobuf of a pod that is not whole.
 func wanted(p *corev1.Pod) *Pod {
-	w := &Pod{Spec: PodSpec{p.Spec.NodeName}, Status: PodStatus{p.Status.PodIP}}
-	w.Name, w.Namespace, w.UID, w.ResourceVersion = p.Name, p.Namespace, p.UID, p.ResourceVersion
-	w.CreationTimestamp, w.Labels = p.CreationTimestamp, p.Labels
-	if end, ok := p.Annotations[metav1.InitialEventsAnnotationKey]; ok {
-		w.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: end}
-	}
-	return w
+	return &Pod{ObjectMeta: wantedMeta(&p.ObjectMeta, false), Spec: PodSpec{NodeName: p.Spec.NodeName},
+		Status: PodStatus{PodIP: p.Status.PodIP}}
 }
 
-// wantedOfJSON is what is to be read of a pod in JSON: all of its metadata.
+// wantedOfJSON is what is to be read of a pod in JSON: all of its metadata, and what is read of a whole pod.
 func wantedOfJSON(p *corev1.Pod) *Pod {
-	w := wanted(p)
-	w.ObjectMeta = p.ObjectMeta
+	w := wantedWhole(p)
+	w.ObjectMeta, w.Whole = p.ObjectMeta, false
 	return w
 }
 
@@ -116,34 +110,6 @@ func marshal(t testing.TB, m interface{ Marshal() ([]byte, error) }) []byte {
 		t.Fatal(err)
 	}
 	return b
-}
-
-func TestPodIsReadAsTheGeneratedTypeReadsIt(t *testing.T) {
-	bookmark := corev1.Pod{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "9",
-		Annotations: map[string]string{"other": "x", metav1.InitialEventsAnnotationKey: "true"}}}
-	unscheduled := full(2)
-	unscheduled.Spec.NodeName, unscheduled.Labels = "", nil
-	unscheduled.Status = corev1.PodStatus{Phase: corev1.PodPending}
-	odd := full(3)
-	odd.Name, odd.Namespace, odd.Spec.NodeName, odd.Status.PodIP = "\xff\"\n\x00", strings.Repeat("n", 1<<20), "", "\\"
-	odd.Labels = map[string]string{"": "\xfe", "a": strings.Repeat("l", 300)}
-	for name, p := range map[string]corev1.Pod{
-		"an ordinary pod":                       full(1),
-		"an empty one":                          {},
-		"the bookmark that ends a watch-list":   bookmark,
-		"a pod without node, IP and labels":     unscheduled,
-		"strings that are long, empty, no text": odd,
-	} {
-		t.Run(name, func(t *testing.T) {
-			got := &Pod{}
-			if err := got.Unmarshal(marshal(t, &p)); err != nil {
-				t.Fatal(err)
-			}
-			if want := wanted(&p); !reflect.DeepEqual(got, want) {
-				t.Errorf("got  %+v\nwant %+v", got, want)
-			}
-		})
-	}
 }
 
 func TestPodIsAnObjectToClientGo(t *testing.T) {
@@ -169,10 +135,20 @@ func TestMessagesThatAreNone(t *testing.T) {
 	number := func(num protowire.Number) []byte {
 		return protowire.AppendVarint(protowire.AppendTag(nil, num, protowire.VarintType), 5)
 	}
-	for name, c := range map[string]struct {
+	status := func(state ...byte) []byte { return field(3, field(8, field(2, state...)...)...) }
+	type broken struct {
 		message []byte
 		want    string
-	}{
+	}
+	test := func(name string, c broken, whole bool) {
+		t.Run(fmt.Sprintf("%s/whole %t", name, whole), func(t *testing.T) {
+			p := &Pod{Whole: whole}
+			if err := p.Unmarshal(c.message); err == nil || !strings.HasSuffix(err.Error(), c.want) {
+				t.Errorf("error %v, want one that ends in %q", err, c.want)
+			}
+		})
+	}
+	for name, c := range map[string]broken{
 		"a pod that ends in a tag":           {[]byte{0x80}, "Pod: unexpected EOF"},
 		"a length beyond the end":            {[]byte{0x0a, 5, 1}, "Pod: unexpected EOF"},
 		"metadata that are a number":         {number(1), "Pod: field 1 has wire type 0"},
@@ -184,16 +160,38 @@ func TestMessagesThatAreNone(t *testing.T) {
 		"an annotation that is cut":          {field(1, field(12, 0x0a)...), "an entry: unexpected EOF"},
 		"the end of a group without a begin": {[]byte{0x24}, "mismatching end group marker"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			if err := new(Pod).Unmarshal(c.message); err == nil || !strings.HasSuffix(err.Error(), c.want) {
-				t.Errorf("error %v, want one that ends in %q", err, c.want)
-			}
-		})
+		test(name, c, false)
+		test(name, c, true)
+	}
+	for name, c := range map[string]broken{ // of which a pod that is not whole reads nothing
+		"an end that is a number":   {field(1, number(9)...), "ObjectMeta: field 9 has wire type 0"},
+		"an owner that is a number": {field(1, number(13)...), "ObjectMeta: field 13 has wire type 0"},
+		"a controller that is text": {field(1, field(13, field(6)...)...),
+			"OwnerReference: field 6 has wire type 2"},
+		"a host network that is text":         {field(2, field(11)...), "PodSpec: field 11 has wire type 2"},
+		"a container's name that is a number": {field(2, field(2, number(1)...)...), "Container: field 1 has wire type 0"},
+		"an ephemeral container that is one without its common part": {field(2, field(34, number(1)...)...),
+			"EphemeralContainer: field 1 has wire type 0"},
+		"limits that are a number": {field(2, field(2, field(8, number(1)...)...)...),
+			"ResourceRequirements: field 1 has wire type 0"},
+		"a condition that is a number": {field(3, number(2)...), "PodStatus: field 2 has wire type 0"},
+		"restarts that are text":       {field(3, field(8, field(5)...)...), "ContainerStatus: field 5 has wire type 2"},
+		"a reason to wait that is a number": {status(field(1, number(1)...)...),
+			"ContainerStateWaiting: field 1 has wire type 0"},
+		"a begin that is a number": {status(field(2, number(1)...)...),
+			"ContainerStateRunning: field 1 has wire type 0"},
+		"a reason of the end that is a number": {status(field(3, number(3)...)...),
+			"ContainerStateTerminated: field 3 has wire type 0"},
+	} {
+		test(name, c, true)
+		if err := new(Pod).Unmarshal(c.message); err != nil {
+			t.Errorf("%s: a pod that is not whole: %v", name, err)
+		}
 	}
 	p := full(1)
 	b := marshal(t, &p)
 	for n := range b {
-		err := new(Pod).Unmarshal(b[:n])
+		err := (&Pod{Whole: true}).Unmarshal(b[:n])
 		if generated := new(corev1.Pod).Unmarshal(b[:n]); generated == nil && err != nil {
 			t.Errorf("cut after %d bytes: %v", n, err)
 		}
@@ -203,36 +201,6 @@ func TestMessagesThatAreNone(t *testing.T) {
 	}
 }
 
-// FuzzPod holds the pod against the generated type: what both accept they read alike. It may accept more, as it does
-// not look into what it steps over, and refuse odd encodings, but never what the generated type writes.
-func FuzzPod(f *testing.F) {
-	for _, p := range []corev1.Pod{
-		{}, full(1), {Spec: corev1.PodSpec{NodeName: "n"}},
-		{ObjectMeta: metav1.ObjectMeta{UID: "u", Labels: map[string]string{"a": "b"},
-			Annotations: map[string]string{metav1.InitialEventsAnnotationKey: "true"}}},
-	} {
-		f.Add(marshal(f, &p))
-	}
-	f.Add([]byte{0x0a, 0, 0x12, 0, 0x1a, 0, 0x0a, 3, 0x0a, 1, 'p'})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var got Pod
-		var generated corev1.Pod
-		err := got.Unmarshal(b)
-		if generated.Unmarshal(b) != nil {
-			return
-		}
-		if err != nil {
-			got = Pod{}
-			if err := got.Unmarshal(marshal(t, &generated)); err != nil {
-				t.Fatalf("refused, as the generated type writes it: %v", err)
-			}
-		}
-		if want := wanted(&generated); !reflect.DeepEqual(&got, want) {
-			t.Errorf("got  %+v\nwant %+v", got, want)
-		}
-	})
-}
-
 // BenchmarkUnmarshal compares reading a pod with what else can be done with its bytes: the decoding that client-go
 // does.
 func BenchmarkUnmarshal(b *testing.B) {
@@ -240,6 +208,7 @@ func BenchmarkUnmarshal(b *testing.B) {
 	body := marshal(b, &p)
 	for name, unmarshal := range map[string]func() error{
 		"read":  func() error { return new(Pod).Unmarshal(body) },
+		"whole": func() error { return (&Pod{Whole: true}).Unmarshal(body) },
 		"typed": func() error { return new(corev1.Pod).Unmarshal(body) },
 	} {
 		b.Run(name, func(b *testing.B) {

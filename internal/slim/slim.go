@@ -1,5 +1,6 @@
 // Package slim has the objects of the API that this program lists and watches, each with the few fields that it reads.
-// The others, nine tenths of a pod, are stepped over instead of being turned into objects (BenchmarkUnmarshal).
+// The others, nine tenths of a pod that is not Whole, are stepped over instead of being turned into objects
+// (BenchmarkUnmarshal).
 //
 // From protobuf, the other fields of the metadata are left empty too. JSON, of servers that speak only that, fills
 // them.
@@ -26,20 +27,43 @@ type Object interface {
 	Unmarshal([]byte) error
 }
 
+// Accept is the Accept header of a request for the objects that new makes, or for a list of them. It is "" where the
+// client's own will do; Metadata are not sent without being asked for.
+func Accept(new func() Object, list bool) string {
+	want := typeOf(new())
+	if want != *metadataType {
+		return ""
+	}
+	if list {
+		want.Kind += "List"
+	}
+	as := ";as=" + want.Kind + ";g=meta.k8s.io;v=v1"
+	return "application/vnd.kubernetes.protobuf" + as + ",application/json" + as
+}
+
 // typeOf returns the kind and apiVersion that an object's type stands for.
 func typeOf(o Object) (is metav1.TypeMeta) {
 	is.APIVersion, is.Kind = o.GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
 	return is
 }
 
-// ReadList reads a list of a kind such as "PodList" from r until that ends, in protobuf or JSON, and calls each with
-// its items one by one, each in an object of its own that is made by new. One item of at most 4 MiB is in memory at a
-// time, and at most 1 GiB is read. It returns the list's resourceVersion and continue.
+// ReadObject reads one object of at most 4 MiB from r until that ends, in protobuf or JSON. It is made by new. An error
+// of r is returned wrapped.
+func ReadObject(r io.Reader, new func() Object) (Object, error) {
+	object := new()
+	var body wire.Reader
+	_, err := body.Read(r, typeOf(object), func(o wire.Object) error { return o.Decode(object) })
+	return object, err
+}
+
+// ReadList reads a list from r until that ends, in protobuf or JSON, and calls each with its items one by one, each in
+// an object of its own that is made by new. One item of at most 4 MiB is in memory at a time, and at most 1 GiB is
+// read. It returns the list's resourceVersion and continue.
 //
 // An error of each or of r ends it and is returned wrapped. After any error, what each got before is void.
-func ReadList(r io.Reader, kind string, new func() Object, each func(Object) error) (metav1.ListMeta, error) {
+func ReadList(r io.Reader, new func() Object, each func(Object) error) (metav1.ListMeta, error) {
 	want := typeOf(new())
-	want.Kind = kind
+	want.Kind += "List"
 	var body wire.Reader
 	return body.Read(r, want, func(item wire.Object) error {
 		object := new()

@@ -68,7 +68,7 @@ func TestReadListHandsOverItemByItem(t *testing.T) {
 	for encoding, body := range encodings(t, list) {
 		t.Run(encoding, func(t *testing.T) {
 			var got []Object
-			meta, err := ReadList(bytes.NewReader(body), "PodList", newPod, func(o Object) error {
+			meta, err := ReadList(bytes.NewReader(body), newPod, func(o Object) error {
 				got = append(got, o)
 				return nil
 			})
@@ -115,7 +115,7 @@ func TestReadListRefuses(t *testing.T) {
 		"a list that is repeated": {`{"kind":"PodList","apiVersion":"v1","items":[]}{}`, "where the body should end"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := ReadList(strings.NewReader(c.body), "PodList", newPod, func(Object) error { return nil })
+			_, err := ReadList(strings.NewReader(c.body), newPod, func(Object) error { return nil })
 			if err == nil || !strings.Contains(err.Error(), c.want) ||
 				!strings.Contains(err.Error(), "reading a PodList: ") {
 				t.Errorf("error %v, want one with %q", err, c.want)
@@ -128,7 +128,7 @@ func TestReadListReturnsErrorsOfReaderAndEach(t *testing.T) {
 	broken := errors.New("broken")
 	for encoding, body := range encodings(t, &corev1.PodList{Items: []corev1.Pod{full(1), full(2)}}) {
 		calls := 0
-		_, err := ReadList(bytes.NewReader(body), "PodList", newPod, func(Object) error {
+		_, err := ReadList(bytes.NewReader(body), newPod, func(Object) error {
 			calls++
 			return broken
 		})
@@ -136,7 +136,7 @@ func TestReadListReturnsErrorsOfReaderAndEach(t *testing.T) {
 			t.Errorf("%s: error %v after %d calls", encoding, err, calls)
 		}
 		r := io.MultiReader(bytes.NewReader(body[:len(body)/2]), iotest.ErrReader(broken))
-		if _, err := ReadList(r, "PodList", newPod, func(Object) error { return nil }); !errors.Is(err, broken) {
+		if _, err := ReadList(r, newPod, func(Object) error { return nil }); !errors.Is(err, broken) {
 			t.Errorf("%s: error %v", encoding, err)
 		}
 	}
@@ -173,7 +173,7 @@ func TestEndlessBodiesEndInBoundedMemory(t *testing.T) {
 		return io.MultiReader(strings.NewReader(head), &endless{bytes: bytes.Repeat(repeated, 1+4096/len(repeated))})
 	}
 	list := func(r io.Reader, each func()) error {
-		_, err := ReadList(r, "PodList", newPod, func(Object) error {
+		_, err := ReadList(r, newPod, func(Object) error {
 			each()
 			return nil
 		})
@@ -465,6 +465,7 @@ func BenchmarkEvents(b *testing.B) {
 	body := &endless{bytes: frame(b, "ADDED", enveloped(b, "v1", "Pod", &p))}
 	b.Run("read", func(b *testing.B) {
 		b.ReportAllocs()
+		body.at = 0
 		events := NewEvents(body, newPod)
 		for b.Loop() {
 			if _, err := events.Next(); err != nil {

@@ -9,16 +9,30 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"metrics-server-prom/internal/counter"
 )
 
 // Key names an object. Namespace is empty for an object that belongs to none.
 type Key struct{ Namespace, Name string }
 
-// Object is what is kept of an object. Value and Created never change, so that samples can point to it without a lock:
-// a change of either brings a new Object.
+// Object is what is kept of an object. Value, Counters and Created never change, so that samples can point to it
+// without a lock: a change of Value or Created brings a new Object.
 type Object[V comparable] struct {
-	Value V
+	Value    V
+	Counters *counter.Set // of a pod's containers; nil where nothing needs them. What replaces the Object takes them over
 	state
+}
+
+// same tells whether b says of the same object the same.
+func (o *Object[V]) same(b *Object[V]) bool { return o.Value == b.Value && o.Created == b.Created }
+
+// succeed has o, which is not in the store yet, take over from the Object that it replaces what belongs to the object.
+// One that was created at another time is another object.
+func (o *Object[V]) succeed(held *Object[V]) {
+	if held != nil && held.Created == o.Created {
+		o.Counters = held.Counters
+	}
 }
 
 // state orders the reports about objects of one name.
@@ -46,14 +60,15 @@ type Entry[V comparable] struct {
 func NewEntry[V comparable](object metav1.Object, name string, value V) Entry[V] {
 	version, _ := strconv.ParseUint(object.GetResourceVersion(), 10, 64)
 	created := object.GetCreationTimestamp().Unix()
-	return Entry[V]{Key{object.GetNamespace(), name}, &Object[V]{value, state{created, version}}}
+	return Entry[V]{Key{object.GetNamespace(), name}, &Object[V]{Value: value, state: state{created, version}}}
 }
 
-// Store holds objects. Its lock is held for a few map operations at a time. Use New.
+// Store holds objects. Its lock is held for a few map operations at a time, and for a list. Use New or NewSorted.
 type Store[V comparable] struct {
 	mu      sync.RWMutex
 	objects map[string]map[string]*Object[V] // by namespace and name
 	deleted map[Key]tombstone
+	sorted  leaves[V] // the same objects
 }
 
 // tombstone is kept of an object that was deleted.
@@ -67,19 +82,29 @@ func New[V comparable]() *Store[V] {
 	return &Store[V]{objects: map[string]map[string]*Object[V]{}, deleted: map[Key]tombstone{}}
 }
 
+// NewSorted returns an empty store that also keeps its objects as Leaves, of about leafLen objects each.
+func NewSorted[V comparable](leafLen int) *Store[V] {
+	s := New[V]()
+	s.sorted.length = leafLen
+	return s
+}
+
 // Put takes in an object's state, unless a later one was seen already.
 func (s *Store[V]) Put(e Entry[V]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch held := s.objects[e.Namespace][e.Name]; {
 	case held == nil && e.before(s.deleted[e.Key].state), held != nil && e.before(held.state):
-	case held != nil && held.Value == e.Value && held.Created == e.Created:
+	case held != nil && held.same(e.Object):
 		// Most changes are none to the value. Writing to the map would write its key too, which may be part of a text as
 		// large as the value's.
 		held.version = e.version
 	default:
+		e.succeed(held)
 		delete(s.deleted, e.Key)
 		put(s.objects, e)
+		e.Namespace = strings.Clone(e.Namespace) // for the same reason as put's
+		s.sorted.set(e.Key, e.Key.is, []Entry[V]{e})
 	}
 }
 
@@ -101,6 +126,7 @@ func (s *Store[V]) Delete(e Entry[V]) {
 	if delete(s.objects[e.Namespace], e.Name); len(s.objects[e.Namespace]) == 0 {
 		delete(s.objects, e.Namespace)
 	}
+	s.sorted.set(e.Key, e.Key.is, nil)
 	last := e.state
 	if earlier := s.deleted[e.Key].state; last.before(earlier) {
 		last = earlier
@@ -121,7 +147,7 @@ func (s *Store[V]) bury(key Key, last state) {
 
 // Replace takes a list as the whole state of a namespace, or of the cluster for "". Whatever it says is right: where
 // etcd was restored, an object that was deleted is there again with an earlier version. What it says of other
-// namespaces is ignored.
+// namespaces is ignored. Objects of which it says nothing new stay the same ones. The list is given up.
 func (s *Store[V]) Replace(scope string, list []Entry[V]) {
 	objects := map[string]map[string]*Object[V]{}
 	for _, e := range list {
@@ -137,8 +163,14 @@ func (s *Store[V]) Replace(scope string, list []Entry[V]) {
 			continue
 		}
 		for name, o := range held {
-			if objects[namespace][name] == nil {
+			switch listed := objects[namespace][name]; {
+			case listed == nil:
 				s.bury(Key{namespace, name}, o.state)
+			case o.same(listed):
+				o.version = listed.version
+				objects[namespace][name] = o // with the held name, which is part of the held value's text
+			default:
+				listed.succeed(o)
 			}
 		}
 	}
@@ -148,6 +180,7 @@ func (s *Store[V]) Replace(scope string, list []Entry[V]) {
 		}
 	}
 	s.objects = objects
+	s.sorted.replace(scope, objects, list)
 }
 
 // Find returns the object of that name or nil, and whether one of that name was deleted lately. It does not allocate.

@@ -12,11 +12,13 @@ import (
 	"unsafe"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"metrics-server-prom/internal/counter"
 )
 
 // pod is a pod whose value tells what it is.
 func pod(namespace, name string, version uint64, value string) Entry[string] {
-	return Entry[string]{Key{namespace, name}, &Object[string]{value, state{0, version}}}
+	return Entry[string]{Key{namespace, name}, &Object[string]{Value: value, state: state{0, version}}}
 }
 
 // born is the same pod, created at that second.
@@ -180,10 +182,13 @@ func TestNewEntry(t *testing.T) {
 	}
 }
 
-func TestObjectOfALabelTextTakes48Bytes(t *testing.T) {
-	type text [32]byte                                    // as large as a pod's label text: two handles and a string
-	if size := unsafe.Sizeof(Object[text]{}); size > 48 { // the allocator's next size is 64
-		t.Errorf("an object takes %d bytes", size)
+// The allocator's sizes are 48, 64, 80.
+func TestSizeOfAnObject(t *testing.T) {
+	if size := unsafe.Sizeof(Object[[32]byte]{}); size > 64 { // a pod's label text: two handles and a string
+		t.Errorf("an object of a label text takes %d bytes", size)
+	}
+	if size := unsafe.Sizeof(Object[[24]byte]{}); size > 48 { // a handle and a string
+		t.Errorf("an object of what is shared and a string takes %d bytes", size)
 	}
 }
 
@@ -280,59 +285,111 @@ func retained(n int, f func()) int {
 
 // The names are cut out of the values' texts, as those of pods are.
 func TestMemoryOfChanges(t *testing.T) {
-	const n, size = 50_000, 100
+	const n, size = 20_000, 100
 	text := func(i, version int) Entry[string] {
-		value := fmt.Sprintf("p%d,%0*d", i, size, version)
+		value := fmt.Sprintf("p%05d,%0*d", i, size, version)
 		name, _, _ := strings.Cut(value, ",")
-		return pod("a", name, uint64(version), value)
+		return pod(strings.Clone("a namespace"), name, uint64(version), value)
+	}
+	list := func(version int) (list []Entry[string]) {
+		for i := range n {
+			list = append(list, text(i, version))
+		}
+		return list
+	}
+	each := func(change func(s *Store[string], i int)) func(s *Store[string]) {
+		return func(s *Store[string]) {
+			for i := range n {
+				change(s, i)
+			}
+		}
 	}
 	for name, c := range map[string]struct {
-		change func(s *Store[string], i int)
+		change func(s *Store[string])
 		most   int
 	}{
-		"a change that is none to the value": {func(s *Store[string], i int) {
+		"a change that is none to the value": {each(func(s *Store[string], i int) {
 			for version := range uint64(3) {
 				e := text(i, 1)
 				e.version = 2 + version
 				s.Put(e)
 			}
-		}, 2},
-		"a change of the value": {func(s *Store[string], i int) {
+		}), 2},
+		"a change of the value": {each(func(s *Store[string], i int) {
 			for version := range 3 {
 				s.Put(text(i, 2+version))
 			}
-		}, 2},
-		"a pod that is created anew with the same value": {func(s *Store[string], i int) { s.Put(born(9, text(i, 1))) }, 2},
-		"a pod that is deleted": {func(s *Store[string], i int) {
+		}), 2},
+		"a pod that is created anew with the same value": {
+			each(func(s *Store[string], i int) { s.Put(born(9, text(i, 1))) }), 2},
+		"a pod that is deleted": {each(func(s *Store[string], i int) {
 			s.Delete(text(i, 2))
 			s.Forget(time.Now().Add(time.Hour))
-		}, -size},
-		"a pod whose deletion is kept": {func(s *Store[string], i int) { s.Delete(text(i, 2)) }, 0},
+		}), -size},
+		"a pod whose deletion is kept":      {each(func(s *Store[string], i int) { s.Delete(text(i, 2)) }), 0},
+		"a list that says nothing new":      {func(s *Store[string]) { s.Replace("", list(1)) }, 2},
+		"a list in which every pod changed": {func(s *Store[string]) { s.Replace("", list(2)) }, 2},
 	} {
-		t.Run(name, func(t *testing.T) {
-			s := New[string]()
-			for i := range n {
-				s.Put(text(i, 1))
-			}
-			if got := retained(n, func() {
-				for i := range n {
-					c.change(s, i)
+		for _, leafLen := range []int{0, 64} {
+			t.Run(fmt.Sprintf("%s, leaves of %d", name, leafLen), func(t *testing.T) {
+				s := NewSorted[string](leafLen)
+				s.Replace("", list(1))
+				if got := retained(n, func() { c.change(s) }); got > c.most {
+					t.Errorf("it costs %d bytes a pod for good, want at most %d", got, c.most)
 				}
-			}); got > c.most {
-				t.Errorf("it costs %d bytes a pod for good, want at most %d", got, c.most)
-			}
-			runtime.KeepAlive(s)
-		})
+				runtime.KeepAlive(s)
+			})
+		}
 	}
 }
 
 func TestNamespaceKeepsNoObjectsTextAlive(t *testing.T) {
-	s, e := New[string](), pod(strings.Clone("a"), "p", 1, "v")
-	s.Put(e)
-	for namespace := range s.objects {
-		if unsafe.StringData(namespace) == unsafe.StringData(e.Namespace) {
-			t.Error("the namespace of the first pod keeps that pod's text alive")
+	for how, take := range map[string]func(*Store[string], Entry[string]){
+		"put":    (*Store[string]).Put,
+		"listed": func(s *Store[string], e Entry[string]) { s.Replace("", []Entry[string]{e}) },
+	} {
+		s, e := NewSorted[string](4), pod(strings.Clone("a"), "p", 1, "v")
+		take(s, e)
+		for namespace := range s.objects {
+			if unsafe.StringData(namespace) == unsafe.StringData(e.Namespace) {
+				t.Errorf("the namespace of the first pod %s keeps that pod's text alive", how)
+			}
 		}
+		if unsafe.StringData(s.Leaves()[0].Entries[0].Namespace) == unsafe.StringData(e.Namespace) {
+			t.Errorf("the leaf of the first pod %s keeps that pod's text alive", how)
+		}
+	}
+}
+
+func TestCounters(t *testing.T) {
+	first, own := new(counter.Set), new(counter.Set)
+	p := func(created int64, version uint64, value string, counters *counter.Set) Entry[string] {
+		e := born(created, pod("a", "p", version, value))
+		e.Counters = counters
+		return e
+	}
+	puts := func(e Entry[string]) event { return func(s *Store[string]) { s.Put(e) } }
+	for name, c := range map[string]struct {
+		then event
+		want *counter.Set
+	}{
+		"stay where nothing changes":                {puts(p(5, 2, "n1", own)), first},
+		"go over to a new value":                    {puts(p(5, 2, "n2", own)), first},
+		"stay where a list says the same":           {replace("", p(5, 2, "n1", own)), first},
+		"go over to a new value in a list":          {replace("", p(5, 2, "n2", own)), first},
+		"stay where another namespace is listed":    {replace("b", pod("b", "p", 2, "x")), first},
+		"of a pod created anew are its own":         {puts(p(6, 2, "n1", own)), own},
+		"of a pod listed as created anew too":       {replace("a", p(6, 2, "n1", own)), own},
+		"of a pod that was deleted between are too": {func(s *Store[string]) { del(2)(s); s.Put(p(6, 3, "n1", own)) }, own},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New[string]()
+			s.Put(p(5, 1, "n1", first))
+			c.then(s)
+			if held, _ := s.Find([]byte("a"), []byte("p")); held.Counters != c.want {
+				t.Errorf("counters of the pod: the first's %t, its own %t", held.Counters == first, held.Counters == own)
+			}
+		})
 	}
 }
 

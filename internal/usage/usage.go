@@ -6,12 +6,14 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 	"k8s.io/client-go/rest"
 
+	"metrics-server-prom/internal/counter"
 	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/metricsapi"
@@ -44,7 +46,11 @@ type Options struct {
 type Status struct {
 	Refreshed time.Time     // when the list was last read; zero for never
 	Failure   *kube.Failure // of the last attempt; nil where it worked
-	expires   time.Time     // when the first sample shown reaches max-age; zero where there is none
+	// Newest is the newest timestamp of the samples shown, Unix seconds, 0 where there are none; NewestOf is the pod, or
+	// the node without a namespace, that has it.
+	Newest   int64
+	NewestOf store.Key
+	expires  time.Time // when the first sample shown reaches max-age; zero where there is none
 }
 
 // Tried tells whether an attempt was made; one that waits for the first list of a watch is still going on.
@@ -63,11 +69,14 @@ type List struct {
 	decoder metricsapi.Decoder
 	prober  metricsapi.Decoder  // of Stamp, which runs beside the loop
 	before  [sample.Causes]bool // for which the list before had samples that were dropped
+
+	mu    sync.RWMutex  // held while the batch that is shown changes
+	shown *sample.Batch // never nil
 }
 
 // New returns a list. Its loop wants an Interval, a Cutoff and a Pulse; its gauges are registered with scope.
 func New(o Options, scope *selfmetrics.Scope) *List {
-	l := &List{Options: o, What: o.Resource, Kind: metricsapi.PodMetricsList}
+	l := &List{Options: o, What: o.Resource, Kind: metricsapi.PodMetricsList, shown: &sample.Batch{}}
 	if o.Resource == "nodes" {
 		l.Kind = metricsapi.NodeMetricsList
 	}
@@ -100,6 +109,12 @@ func New(o Options, scope *selfmetrics.Scope) *List {
 	for cause := range sample.Cause(sample.Causes) {
 		l.dropped(cause)
 	}
+	if l.Joiner.Running != nil {
+		for result := range counter.Result(counter.Results) {
+			l.counted(result)
+		}
+		l.filled()
+	}
 	return l
 }
 
@@ -116,6 +131,33 @@ func (l *List) failed(reason string) *metrics.Counter {
 func (l *List) dropped(cause sample.Cause) *metrics.Counter {
 	return l.Self.Counter("samples_dropped_total", "Samples of the metrics API that were not served.",
 		fmt.Sprintf("reason=%q", cause.Reason()))
+}
+
+// counted counts CPU readings by what became of them.
+func (l *List) counted(result counter.Result) *metrics.Counter {
+	return l.Self.Counter("cpu_readings_total",
+		"Readings of CPU usage, by what became of them in the counters of CPU time.", fmt.Sprintf("result=%q", result))
+}
+
+// filled counts seconds that were filled in.
+func (l *List) filled() *metrics.FloatCounter {
+	return l.Self.FloatCounter("cpu_seconds_filled_total",
+		"CPU seconds filled in where there is a gap between two readings of a container or node.", "")
+}
+
+// Read calls f with the batch that is shown, which is empty where nothing is. It does not change until f returns.
+func (l *List) Read(f func(*sample.Batch)) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	f(l.shown)
+}
+
+// change makes what f returns the batch that is shown.
+func (l *List) change(f func() *sample.Batch) *sample.Batch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shown = f()
+	return l.shown
 }
 
 // read reads the list and joins it; publish makes it visible.
@@ -178,16 +220,29 @@ func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
 			old = *l.status.Load()
 		}
 		var batch *sample.Batch
+		old.Failure = f
 		if a.Late > 0 {
-			batch, old.expires = &sample.Batch{}, time.Time{}
+			batch = l.change(func() *sample.Batch { return &sample.Batch{} })
+			old = Status{Refreshed: old.Refreshed, Failure: f}
 		}
-		l.show(batch, Status{old.Refreshed, f, old.expires})
+		l.show(batch, old)
 		l.failed(f.Reason).Inc()
-		l.Health.SetUnhealthy(l.What, f, l.Optional)
+		missing := ""
+		if l.Optional && f.Reason == kube.Forbidden {
+			missing = "no metrics of " + l.What + " are served, the rest is"
+		}
+		l.Health.SetUnhealthy(l.What, f, missing)
 		return f.Retry
 	}
-	batch := l.Joiner.Done()
-	l.show(batch, Status{Refreshed: time.Now(), expires: batch.Expires(l.Joiner.MaxAge)})
+	batch := l.change(l.Joiner.Done)
+	if l.Joiner.Running != nil {
+		for result, n := range batch.Readings {
+			l.counted(counter.Result(result)).Add(n)
+		}
+		l.filled().Add(batch.Filled)
+	}
+	l.show(batch, Status{Refreshed: time.Now(), Newest: batch.Newest, NewestOf: batch.NewestOf,
+		expires: batch.Expires(l.Joiner.MaxAge)})
 	l.Health.SetHealthy(l.What)
 	for cause, d := range batch.Dropped {
 		l.notice(sample.Cause(cause), d)
@@ -197,8 +252,9 @@ func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
 
 // expire takes the samples that have reached max-age out of what is shown.
 func (l *List) expire() {
-	status, batch := *l.status.Load(), l.Joiner.Expire(time.Now())
-	status.expires = batch.Expires(l.Joiner.MaxAge)
+	status := *l.status.Load()
+	batch := l.change(func() *sample.Batch { return l.Joiner.Expire(time.Now()) })
+	status.expires, status.Newest, status.NewestOf = batch.Expires(l.Joiner.MaxAge), batch.Newest, batch.NewestOf
 	l.show(batch, status)
 }
 

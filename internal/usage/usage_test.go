@@ -7,16 +7,19 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 
@@ -81,7 +84,7 @@ func nodes(o *Options) {
 
 // client is a client of metrics.k8s.io, as package kube makes it.
 func (l *trial) client() rest.Interface {
-	scheme, group := runtime.NewScheme(), kube.Metrics
+	scheme, group := kruntime.NewScheme(), kube.Metrics
 	metav1.AddToGroupVersion(scheme, kube.Core)
 	config := &rest.Config{Host: "http://cluster", APIPath: "/apis", QPS: -1}
 	config.GroupVersion, config.NegotiatedSerializer = &group, serializer.NewCodecFactory(scheme).WithoutConversion()
@@ -350,6 +353,138 @@ func TestDroppedSamplesAreCountedByReason(t *testing.T) {
 		counted(3, 1, 1)
 		l.fails(0)
 		counted(3, 1, 1)
+	})
+}
+
+// TestCPUReadingsAreCounted has a node away for a while, and longer than max-age.
+func TestCPUReadingsAreCounted(t *testing.T) {
+	counting := func(o *Options) {
+		nodes(o)
+		o.Joiner.Running = func(*store.Object[sample.Text], string) (uint64, int64, bool) { return 0, 0, true }
+	}
+	node := func(age time.Duration) string {
+		return fmt.Sprintf(`{"metadata":{"name":"n"},"timestamp":%q,"window":"15s","usage":{"cpu":"1"}}`,
+			time.Now().Add(-age).UTC().Format(time.RFC3339))
+	}
+	try(t, counting, func(t *testing.T, l *trial) {
+		want := map[string]int{"added": 0, "filled": 0, "hole": 0, "invalid": 0, "older": 0, "predecessor": 0, "repeated": 0}
+		counted := func(result, seconds string) {
+			t.Helper()
+			if result != "" {
+				want[result]++
+			}
+			var lines []string
+			for _, result := range slices.Sorted(maps.Keys(want)) {
+				lines = append(lines, fmt.Sprintf("cpu_readings_total{result=%q} %d", result, want[result]))
+			}
+			lines = append(lines, "cpu_seconds_filled_total "+seconds)
+			if got := l.page("cpu_"); !slices.Equal(got, lines) {
+				t.Errorf("%q, want %q", got, lines)
+			}
+		}
+		counted("", "0") // each is there from the start
+		l.reads(node(0))
+		counted("added", "0")
+		l.reads(node(0))
+		counted("repeated", "0")
+		l.reads(node(time.Second))
+		counted("older", "0")
+		time.Sleep(40 * time.Second)
+		l.fails(0)
+		counted("", "0")
+		l.reads(node(0))
+		counted("filled", "25")
+		time.Sleep(2 * maxAge)
+		l.Loop.Expire()
+		l.reads(node(0))
+		counted("hole", "25")
+		time.Sleep(15 * time.Second)
+		l.reads(node(0))
+		counted("added", "25")
+	})
+	try(t, nodes, func(t *testing.T, l *trial) {
+		l.reads(node(0))
+		if got := l.page("cpu_"); len(got) > 0 {
+			t.Errorf("where nothing is counted there is %q", got)
+		}
+	})
+}
+
+// TestReadSeesWhatIsShown is Read after attempts of all kinds.
+func TestReadSeesWhatIsShown(t *testing.T) {
+	try(t, nil, func(t *testing.T, l *trial) {
+		check := func(when string, want int) {
+			t.Helper()
+			l.Read(func(b *sample.Batch) {
+				if len(b.Samples) != want || len(l.visible) != want {
+					t.Errorf("%s: %d samples are read and %d shown, want %d", when, len(b.Samples), len(l.visible), want)
+				}
+			})
+		}
+		check("before the first list", 0)
+		l.reads(pod("p", 0), pod("q", 50*time.Second))
+		check("after a list", 2)
+		l.fails(0)
+		check("after a failure", 2)
+		time.Sleep(10 * time.Second)
+		l.Loop.Expire()
+		check("when one has expired", 1)
+		l.fails(time.Minute)
+		check("after a failure that came late", 0)
+		l.reads(pod("p", 0))
+		check("after the next list", 1)
+	})
+}
+
+// TestReadersSeeWholeBatches has slow readers while lists come and expire. Each list has samples of one value.
+func TestReadersSeeWholeBatches(t *testing.T) {
+	const pods, rounds = 50, 100
+	counting := func(o *Options) {
+		o.Joiner.Running = func(*store.Object[sample.Text], string) (uint64, int64, bool) { return 0, 0, true }
+	}
+	try(t, counting, func(t *testing.T, l *trial) {
+		done := make(chan struct{})
+		var readers sync.WaitGroup
+		check := func(b *sample.Batch) {
+			if n := len(b.Samples); n != 0 && n != pods && n != 2*pods || len(b.Seconds) != n {
+				t.Errorf("%d samples, %d seconds", n, len(b.Seconds))
+			}
+			for _, s := range b.Samples {
+				if runtime.Gosched(); s.CPU != b.Samples[0].CPU || b.Names[s.Name] != "c" {
+					t.Errorf("%v cores of %s beside %v", s.CPU, b.Names[s.Name], b.Samples[0].CPU)
+				}
+			}
+		}
+		for range 2 {
+			readers.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+						l.Read(check)
+					}
+				}
+			})
+		}
+		for round := range rounds {
+			var list []string
+			for i := range pods {
+				for age, name := range []string{"old", "young"} {
+					list = append(list, strings.Replace(pod(fmt.Sprint(name, i), 50*time.Second-time.Duration(age)*30*time.Second),
+						`"cpu":"1"`, fmt.Sprintf(`"cpu":"%d"`, round+1), 1))
+				}
+			}
+			l.reads(list...)
+			for _, age := range []time.Duration{30 * time.Second, 10 * time.Second} {
+				runtime.Gosched()
+				l.Joiner.MaxAge = age
+				l.Loop.Expire()
+			}
+			l.Joiner.MaxAge = maxAge
+		}
+		close(done)
+		readers.Wait()
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,10 @@ import (
 const (
 	// Pauses between two attempts. A cluster that is back is to be seen within a refresh interval.
 	minPause, maxPause = 500 * time.Millisecond, 5 * time.Second
+	// refusedPause is how long nobody asks again for what is optional and was refused: rights are given by people.
+	refusedPause = time.Minute
+	// getEvery is how often what cannot be watched is read.
+	getEvery = 30 * time.Second
 	// minWatch is how long a watch lasts at least, for the reflector opens the next one without a pause. It would list
 	// anew after a watch that brings nothing and ends within a second.
 	minWatch = 2 * time.Second
@@ -77,6 +82,10 @@ type generation[V comparable] struct {
 // run keeps the store in step until the generation or ctx ends.
 func (g *generation[V]) run(ctx context.Context) {
 	defer context.AfterFunc(ctx, g.end)()
+	if g.ofNamespaces() && g.namespace != "" {
+		g.poll()
+		return
+	}
 	source := &cache.ListWatch{ListWithContextFunc: g.list, WatchFuncWithContext: g.watch}
 	r := cache.NewReflectorWithOptions(source, nil, g, cache.ReflectorOptions{Name: g.name, TypeDescription: g.name,
 		Backoff: &wait.Backoff{Duration: minPause, Factor: 2, Jitter: 0.3, Steps: math.MaxInt32, Cap: maxPause}})
@@ -131,7 +140,7 @@ func (k kept[V]) DeepCopyObject() runtime.Object { return k }
 
 // Transformer has the reflector keep of each of a watch's initial events what is to be kept, while it collects them.
 func (g *generation[V]) Transformer() cache.TransformFunc {
-	return func(object any) (any, error) { return kept[V]{g.Keep(object.(slim.Object))}, nil }
+	return func(object any) (any, error) { return g.keep(object.(slim.Object)), nil }
 }
 
 // Replace takes a list as all there is. Not before is it told that the list has worked: what is known then is current.
@@ -152,8 +161,67 @@ func (g *generation[V]) Delete(object any) error { return g.take(object, g.Store
 func (g *generation[V]) Resync() error           { return nil }
 
 func (g *generation[V]) take(object any, do func(store.Entry[V])) error {
-	e := g.Keep(object.(slim.Object))
+	e := g.keep(object.(slim.Object)).Entry
 	return g.change(func() { do(e) })
+}
+
+func (g *generation[V]) keep(o slim.Object) kept[V] {
+	if g.ofNamespaces() {
+		o.SetNamespace(o.GetName())
+	}
+	return kept[V]{g.Keep(o)}
+}
+
+// rest waits before the next attempt where what is optional was refused.
+func (g *generation[V]) rest() {
+	if g.Optional != "" && g.Watch.State(g.namespace).Refused() {
+		g.sleep(refusedPause)
+	}
+}
+
+// sleep waits unless the generation ends.
+func (g *generation[V]) sleep(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-g.life.Done():
+	}
+}
+
+// poll reads a Namespace again and again, until the generation ends.
+func (g *generation[V]) poll() {
+	for g.life.Err() == nil {
+		if g.get() == nil {
+			g.sleep(getEvery)
+			continue
+		}
+		g.rest()
+		g.sleep(maxPause)
+	}
+}
+
+// get reads a Namespace, and takes it as a list of all there are in itself.
+func (g *generation[V]) get() error {
+	g.verb = "get"
+	if slices.Contains(g.Excluded, g.namespace) {
+		return g.Replace(nil, "")
+	}
+	var found []any
+	r, err := g.open(g.life, "get", metav1.ListOptions{})
+	switch {
+	case err == nil:
+		var object slim.Object
+		if object, err = slim.ReadObject(r.body, g.New); err == nil {
+			found = []any{g.keep(object)}
+		}
+		err = r.explain(err)
+		r.Close()
+	case apierrors.IsNotFound(err) && !apierrors.IsUnexpectedServerError(err): // an API server says that it is gone
+		err = nil
+	}
+	if err != nil {
+		return g.observe(g.verb, err)
+	}
+	return g.Replace(found, "")
 }
 
 // list reads a page of a list and returns what is to be kept of its objects. The reflector asks for one page after the
@@ -168,12 +236,12 @@ func (g *generation[V]) list(ctx context.Context, o metav1.ListOptions) (runtime
 	r, err := g.open(ctx, "list", o)
 	if err == nil {
 		g.objects += pageSize
-		page.ListMeta, err = slim.ReadList(r.body, g.Kind+"List", g.New, func(object slim.Object) error {
+		page.ListMeta, err = slim.ReadList(r.body, g.New, func(object slim.Object) error {
 			r.silence.Reset(initialSilence)
 			if g.objects++; g.objects > g.maxObjects {
 				return g.endless("list")
 			}
-			page.Items = append(page.Items, kept[V]{g.Keep(object)})
+			page.Items = append(page.Items, g.keep(object))
 			return nil
 		})
 		err = r.explain(err)
@@ -187,6 +255,7 @@ func (g *generation[V]) list(ctx context.Context, o metav1.ListOptions) (runtime
 	}
 	if g.heard, g.verb = time.Now(), "list"; err != nil {
 		err = g.observe("list", err)
+		g.rest()
 	}
 	return page, err
 }
@@ -214,6 +283,7 @@ func (g *generation[V]) watch(ctx context.Context, o metav1.ListOptions) (watch.
 		g.verb = "event"
 	default:
 		if g.observe("watch", err); err != nil {
+			g.rest()
 			return nil, err
 		}
 	}
@@ -293,15 +363,26 @@ type response[V comparable] struct {
 // open sends a request. Its errors are those of client-go, or a Failure where no answer has begun in time.
 func (g *generation[V]) open(ctx context.Context, verb string, o metav1.ListOptions) (r *response[V], err error) {
 	o.LabelSelector = g.LabelSelector
-	if not := strings.Join(g.Excluded, ",metadata.namespace!="); not != "" {
-		o.FieldSelector = "metadata.namespace!=" + not
+	field := "metadata.namespace!="
+	if g.ofNamespaces() {
+		field = "metadata.name!="
+	}
+	if not := strings.Join(g.Excluded, ","+field); not != "" {
+		o.FieldSelector = field + not
 	}
 	r = &response[V]{generation: g, began: o.ResourceVersion}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	r.silence = time.AfterFunc(initialSilence, func() { r.cancel(g.timeout(verb, "the server says nothing")) })
-	r.body, err = g.Client.Get().NamespaceIfScoped(g.namespace, g.namespace != "").Resource(g.Resource).
-		VersionedParams(&o, metav1.ParameterCodec).MaxRetries(0).Stream(r.ctx)
-	if err != nil {
+	request := g.Client.Get().Resource(g.Resource).MaxRetries(0)
+	if verb == "get" {
+		request.Name(g.namespace)
+	} else {
+		request.NamespaceIfScoped(g.namespace, g.namespace != "").VersionedParams(&o, metav1.ParameterCodec)
+	}
+	if accept := slim.Accept(g.New, verb == "list"); accept != "" {
+		request.SetHeader("Accept", accept)
+	}
+	if r.body, err = request.Stream(r.ctx); err != nil {
 		r.silence.Stop()
 		err = cmp.Or(context.Cause(r.ctx), err)
 		r.cancel(nil)

@@ -22,13 +22,19 @@ import (
 
 // Options say what to watch, and what to keep of it.
 type Options[V comparable] struct {
-	Client         rest.Interface // of the resource's group and version
-	Resource, Kind string         // such as pods and Pod
-	// Namespaces are watched each by itself, "" for the whole cluster.
+	Client   rest.Interface // of the resource's group and version
+	Resource string         // such as pods
+	// Optional is what is missing without the resource, in words for the operator: "nodes are not served by the page
+	// kube-state-metrics". That the account has no right to it, or the server no such resource, is then a notice and no
+	// failure of health. "" for a resource that is needed.
+	Optional string
+	// Namespaces are watched each by itself, "" for the whole cluster. Of the resource namespaces, each but "" is an
+	// object, which is read by its name every half a minute: to a Namespace itself a Role can give the right to get it,
+	// but not to list or watch it. So a Namespace belongs to itself here, in the store as well.
 	Namespaces    []string
-	Excluded      []string // namespaces, left out by the server
-	LabelSelector string   // applied by the server; empty for all objects
-	New           func() slim.Object
+	Excluded      []string           // namespaces, left out by the server
+	LabelSelector string             // applied by the server; empty for all objects
+	New           func() slim.Object // of the resource's type, or slim.Metadata for no more than its metadata
 	// Keep returns what is to be kept of an object, which is all that is held of it from then on.
 	Keep  func(slim.Object) store.Entry[V]
 	Store *store.Store[V]
@@ -82,11 +88,17 @@ func New[V comparable](o Options[V]) *Watch[V] {
 
 // What is the key of a namespace's health.
 func (w *Watch[V]) What(namespace string) string {
-	if namespace == "" {
+	switch {
+	case namespace == "":
 		return "watch of " + w.Resource
+	case w.ofNamespaces():
+		return "watch of namespace " + namespace
 	}
 	return "watch of " + w.Resource + " of namespace " + namespace
 }
+
+// ofNamespaces tells whether it is Namespaces that are watched, see Options.Namespaces.
+func (w *Watch[V]) ofNamespaces() bool { return w.Resource == "namespaces" }
 
 // Ready waits for the first list of a namespace's objects. It fails where the watch cannot begin, or has been broken
 // for longer than maxAge: what is known of an object that old may be of its predecessor.
@@ -114,13 +126,18 @@ const patience = 5 * time.Second
 // report tells of a namespace's state, after each change of it.
 func (w *Watch[V]) report(namespace string) {
 	w.changed.Send()
+	what, notice := w.What(namespace), ""
 	switch s := w.State(namespace); {
+	case s.Refused() && w.Optional != "":
+		w.Health.SetUnhealthy(what, s.Failure, w.Optional)
+		notice = w.Optional + ": " + s.Failure.Text
 	case s.Failure != nil && (time.Since(s.Since) > patience || s.Failure.Reason == kube.Forbidden ||
 		s.Failure.Reason == kube.Unauthorized):
-		w.Health.SetUnhealthy(w.What(namespace), s.Failure, false)
+		w.Health.SetUnhealthy(what, s.Failure, "")
 	case s.Working():
-		w.Health.SetHealthy(w.What(namespace))
+		w.Health.SetHealthy(what)
 	}
+	w.Health.SetNotice(what, notice)
 	w.Changed(namespace)
 }
 
@@ -186,6 +203,12 @@ func (w *Watch[V]) State(namespace string) (s State) {
 
 // Working tells whether there was a first list, and the last request worked.
 func (s State) Working() bool { return s.Synced && s.Failure == nil }
+
+// Refused tells whether the last request failed because the account has no right to the resource, or the server no such
+// resource. Who waits for what is optional waits until it is Synced or Refused.
+func (s State) Refused() bool {
+	return s.Failure != nil && (s.Failure.Reason == kube.Forbidden || s.Failure.Reason == kube.NotFound)
+}
 
 // Up tells whether all scopes have their first list and work.
 func (w *Watch[V]) Up() bool {

@@ -202,10 +202,13 @@ func (q *request) page(version, next string, pods ...string) {
 
 // client is a client of the core API, as package kube makes it.
 func client(t *testing.T, server http.RoundTripper) rest.Interface {
-	scheme, v1 := runtime.NewScheme(), schema.GroupVersion{Version: "v1"}
-	metav1.AddToGroupVersion(scheme, v1)
-	config := &rest.Config{Host: "http://cluster", APIPath: "/api", QPS: -1}
-	config.GroupVersion, config.NegotiatedSerializer = &v1, serializer.NewCodecFactory(scheme).WithoutConversion()
+	return clientOf(t, kube.Core, &rest.Config{Host: "http://cluster", APIPath: "/api", QPS: -1}, server)
+}
+
+func clientOf(t *testing.T, group schema.GroupVersion, config *rest.Config, server http.RoundTripper) rest.Interface {
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, kube.Core)
+	config.GroupVersion, config.NegotiatedSerializer = &group, serializer.NewCodecFactory(scheme).WithoutConversion()
 	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: server})
 	if err != nil {
 		t.Fatal(err)
@@ -221,11 +224,15 @@ type watching struct {
 }
 
 func newPods(t *testing.T, client rest.Interface, changed func(), namespaces ...string) *Watch[string] {
+	return New(podOptions(client, changed, namespaces))
+}
+
+func podOptions(client rest.Interface, changed func(), namespaces []string) Options[string] {
 	if len(namespaces) == 0 {
 		namespaces = []string{""}
 	}
-	return New(Options[string]{
-		Client: client, Resource: "pods", Kind: "Pod", Namespaces: namespaces,
+	return Options[string]{
+		Client: client, Resource: "pods", Namespaces: namespaces,
 		LabelSelector: "app=shop", Excluded: []string{"x"},
 		New: func() slim.Object { return &slim.Pod{} },
 		Keep: func(o slim.Object) store.Entry[string] {
@@ -233,19 +240,27 @@ func newPods(t *testing.T, client rest.Interface, changed func(), namespaces ...
 		},
 		Store: store.New[string](), Changed: func(string) { changed() },
 		Pulse: refresh.NewPulse(), Health: &health.Tracker{}, Self: new(selfmetrics.Registry).Scope(""),
-	})
+	}
 }
 
 func watchPods(t *testing.T, do func(t *testing.T, w watching), namespaces ...string) {
 	t.Helper()
+	watchOther(t, func(*Options[string]) {}, do, namespaces...)
+}
+
+// watchOther is watchPods with other options.
+func watchOther(t *testing.T, set func(*Options[string]), do func(t *testing.T, w watching), namespaces ...string) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		server, changes := newAPI(t), 0
 		var mu sync.Mutex
-		w := newPods(t, client(t, server), func() {
+		o := podOptions(client(t, server), func() {
 			mu.Lock()
 			defer mu.Unlock()
 			changes++
-		}, namespaces...)
+		}, namespaces)
+		set(&o)
+		w := New(o)
 		w.maxObjects = 10_000
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
@@ -1152,7 +1167,7 @@ func TestOtherResource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := newAPI(t)
 		w := New(Options[int]{
-			Client: client(t, server), Resource: "nodes", Kind: "Node", Namespaces: []string{""},
+			Client: client(t, server), Resource: "nodes", Namespaces: []string{""},
 			New:   func() slim.Object { return &node{} },
 			Keep:  func(o slim.Object) store.Entry[int] { return store.NewEntry(o, o.GetName(), len(o.GetLabels())) },
 			Store: store.New[int](), Changed: func(string) {},

@@ -55,32 +55,70 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{- define "metrics-server-prom.ownerRules" -}}
+# kube_replicaset_owner: which Deployment a pod belongs to.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [list, watch]
+# kube_job_owner: which CronJob a pod belongs to.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list, watch]
+{{- end -}}
+
 {{- /*
-What a ServiceMonitor and a PodMonitor have in common: the fields beside the port of their one endpoint. "monitor" is
-.Values.serviceMonitor or .Values.podMonitor.
+What a ServiceMonitor and a PodMonitor have in common: their endpoints, one for the exporter's own names and one for
+each page. "monitor" is .Values.serviceMonitor or .Values.podMonitor.
 */ -}}
+{{- define "metrics-server-prom.endpoints" -}}
+{{- $path := .root.Values.settings.telemetryPath -}}
+{{- $cadvisor := dict "job" "kubelet" "metrics_path" "/metrics/cadvisor" -}}
+{{- if eq (toString .monitor.jobs) "mixin" -}}
+{{- $cadvisor = dict "job" "cadvisor" -}}
+{{- end -}}
+{{- $labels := dict "cadvisor" $cadvisor "kube-state-metrics" (dict "job" "kube-state-metrics") -}}
+{{- include "metrics-server-prom.endpoint" (merge (dict "path" $path) .) }}
+{{- range .root.Values.pages }}
+{{ include "metrics-server-prom.endpoint"
+  (merge (dict "path" (printf "%s/%s" (default "/metrics" $path | trimSuffix "/") .) "labels" (get $labels .)) $) }}
+{{- end }}
+{{- end -}}
+
+{{- /* One endpoint. "path" is empty for Prometheus' own default, "labels" are set of the target. */ -}}
 {{- define "metrics-server-prom.endpoint" -}}
-{{- with .monitor.interval }}
-interval: {{ . }}
-{{- end }}
-{{- with .monitor.scrapeTimeout }}
-scrapeTimeout: {{ . }}
-{{- end }}
-honorLabels: true
-{{- with .root.Values.settings.telemetryPath }}
-path: {{ . | quote }}
-{{- end }}
-{{- with .monitor.relabelings }}
-relabelings:
+- port: metrics
+  {{- with .monitor.interval }}
+  interval: {{ . }}
+  {{- end }}
+  {{- with .monitor.scrapeTimeout }}
+  scrapeTimeout: {{ . }}
+  {{- end }}
+  honorLabels: true
+  {{- with .path }}
+  path: {{ . | quote }}
+  {{- end }}
+  {{- if or .labels .monitor.relabelings }}
+  relabelings:
+    {{- range $name, $value := .labels }}
+    - targetLabel: {{ $name }}
+      replacement: {{ $value }}
+    {{- end }}
+    {{- if .labels }}
+    # A sample about a node would get these from the exporter's own pod, and pass for one about a container.
+    - action: labeldrop
+      regex: namespace|pod|container|service|endpoint
+    {{- end }}
+    {{- with .monitor.relabelings }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- end }}
+  {{- with .monitor.metricRelabelings }}
+  metricRelabelings:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .root.Values.webConfig.scrape }}
   {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .monitor.metricRelabelings }}
-metricRelabelings:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .root.Values.webConfig.scrape }}
-{{ toYaml . }}
-{{- end }}
+  {{- end }}
 {{- end -}}
 
 {{- /* The handler of a probe for a path: the kubelet has neither credentials nor a client certificate. */ -}}

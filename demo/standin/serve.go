@@ -15,9 +15,9 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"google.golang.org/protobuf/encoding/protowire"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -28,36 +28,56 @@ const freshWait = 3 * time.Second
 // chunk is the size of the pieces in which long answers are written.
 const chunk = 64 * 1024
 
-func (s *Server) servePods(w http.ResponseWriter, r *http.Request) {
-	q, err := s.parseQuery(r, false, podFieldNames...)
+// serveCollection answers a list or watch of the objects of a kind.
+func (s *Server) serveCollection(w http.ResponseWriter, r *http.Request, k kind) {
+	q, err := s.parseQuery(r, false, resources[k].fields)
+	if err == nil {
+		q.kind = k
+		err = q.suits(&resources[k], !q.Watch)
+	}
 	switch {
 	case err != nil:
 		WriteError(w, r, err)
 	case q.Watch:
-		s.watchPods(w, r, q)
+		s.watch(w, r, q)
 	default:
-		s.listPods(w, r, q)
+		s.list(w, r, q)
 	}
 }
 
-func (s *Server) servePod(w http.ResponseWriter, r *http.Request) {
-	media, ok := negotiate(r, false)
-	if !ok {
-		WriteError(w, r, errNotAcceptable(false))
+// serveObject answers a request for one object.
+func (s *Server) serveObject(w http.ResponseWriter, r *http.Request, k kind) {
+	media, err := negotiate(r, false)
+	if err == nil {
+		err = media.suits(&resources[k], false)
+	}
+	if err != nil {
+		WriteError(w, r, err)
 		return
 	}
-	pods, _ := s.snapshot()
-	i, found := search(pods, r.PathValue("namespace"), r.PathValue("name"))
+	objects, _ := s.snapshot(k)
+	i, found := search(objects, r.PathValue("namespace"), r.PathValue("name"))
 	if !found {
-		WriteError(w, r, apierrors.NewNotFound(corev1.Resource("pods"), r.PathValue("name")))
+		WriteError(w, r, apierrors.NewNotFound(resources[k].group(), r.PathValue("name")))
 		return
 	}
-	w.Header().Set("Content-Type", string(media))
-	if media == protobufType {
-		_, _ = w.Write(appendObject(nil, "v1", "Pod", s.appendPod(nil, pods[i]))) // the client may be gone
+	w.Header().Set("Content-Type", string(media.encoding))
+	metadataOnly := media.as != ""
+	if media.encoding == protobufType {
+		apiVersion, kind := media.kindOf(k).ToAPIVersionAndKind()
+		body := appendObject(nil, apiVersion, kind, s.appendMessage(nil, objects[i], metadataOnly))
+		_, _ = w.Write(body) // the client may be gone
 		return
 	}
-	_ = json.NewEncoder(w).Encode(s.podObject(pods[i], pods[i].rv))
+	_ = json.NewEncoder(w).Encode(s.decoded(objects[i], metadataOnly))
+}
+
+// kindOf is the type as which objects of a kind are written.
+func (m media) kindOf(k kind) schema.GroupVersionKind {
+	if m.as != "" {
+		return partialKind
+	}
+	return resources[k].GroupVersionKind
 }
 
 // continueToken is what the real server puts into a continue token (apiserver's storage.EncodeContinue). Start is
@@ -77,7 +97,7 @@ func (t continueToken) encode() string {
 }
 
 // decodeContinue reads a continue token: the state it names and the place from which to go on.
-func (s *Server) decodeContinue(token string) (pods []*pod, rv uint64, from int, _ error) {
+func (s *Server) decodeContinue(k kind, token string) (objects []object, rv uint64, from int, _ error) {
 	invalid := apierrors.NewBadRequest("continue key is not valid")
 	b, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil {
@@ -91,31 +111,31 @@ func (s *Server) decodeContinue(token string) (pods []*pod, rv uint64, from int,
 	if !ok || t.APIVersion != "meta.k8s.io/v1" || t.ResourceVersion <= 0 {
 		return nil, 0, 0, invalid
 	}
-	pods, ok = s.snapshotAt(uint64(t.ResourceVersion))
+	objects, ok = s.snapshotAt(state{k, uint64(t.ResourceVersion)})
 	if !ok {
 		return nil, 0, 0, apierrors.NewResourceExpired("The provided continue parameter is too old to display a " +
 			"consistent list result. " +
 			"You can start a new list without the continue parameter.")
 	}
-	from, found := search(pods, namespace, name)
+	from, found := search(objects, namespace, name)
 	if found {
 		from++
 	}
-	return pods, uint64(t.ResourceVersion), from, nil
+	return objects, uint64(t.ResourceVersion), from, nil
 }
 
-// listPods answers a list: of the present state, or of the state that a continue token or an exact resourceVersion
+// list answers a list: of the present state, or of the state that a continue token or an exact resourceVersion
 // names.
-func (s *Server) listPods(w http.ResponseWriter, r *http.Request, q *query) {
+func (s *Server) list(w http.ResponseWriter, r *http.Request, q *query) {
 	exact := q.ResourceVersionMatch == metav1.ResourceVersionMatchExact ||
 		q.ResourceVersionMatch == "" && q.Limit > 0 && q.rv > 0 // the legacy form of the same
-	var pods []*pod
+	var objects []object
 	var rv uint64
 	from := 0
 	switch {
 	case q.Continue != "":
 		var err error
-		if pods, rv, from, err = s.decodeContinue(q.Continue); err != nil {
+		if objects, rv, from, err = s.decodeContinue(q.kind, q.Continue); err != nil {
 			WriteError(w, r, err)
 			return
 		}
@@ -125,12 +145,12 @@ func (s *Server) listPods(w http.ResponseWriter, r *http.Request, q *query) {
 			return
 		}
 		if !exact {
-			pods, rv = s.snapshot()
+			objects, rv = s.snapshot(q.kind)
 			break
 		}
 		rv = q.rv
 		var ok bool
-		if pods, ok = s.snapshotAt(rv); !ok {
+		if objects, ok = s.snapshotAt(state{q.kind, rv}); !ok {
 			WriteError(w, r, apierrors.NewResourceExpired("The resourceVersion for the provided list is too old."))
 			return
 		}
@@ -141,26 +161,26 @@ func (s *Server) listPods(w http.ResponseWriter, r *http.Request, q *query) {
 	if q.ResourceVersion == "0" {
 		limit = 0
 	}
-	var selected []*pod
+	var selected []object
 	meta := metav1.ListMeta{ResourceVersion: strconv.FormatUint(rv, 10)}
-	for i := from; i < len(pods); i++ {
-		p := pods[i]
-		if !q.matches(p) {
+	for i := from; i < len(objects); i++ {
+		o := objects[i]
+		if !q.matches(o) {
 			continue
 		}
 		if limit > 0 && len(selected) == limit {
-			last := selected[limit-1]
+			last := selected[limit-1].meta()
 			meta.Continue = continueToken{"meta.k8s.io/v1", int64(rv),
 				last.namespace + "/" + last.name + "\x00"}.encode()
 			if q.LabelSelector.Empty() && q.FieldSelector.Empty() && q.namespace == "" {
-				meta.RemainingItemCount = new(int64(len(pods) - i))
+				meta.RemainingItemCount = new(int64(len(objects) - i))
 			}
-			s.keepSnapshot(pods, rv)
+			s.keepSnapshot(state{q.kind, rv}, objects)
 			break
 		}
-		selected = append(selected, p)
+		selected = append(selected, o)
 	}
-	s.writePodList(w, q, meta, selected)
+	s.writeList(w, q, meta, selected)
 }
 
 // waitForVersion waits a moment for a resourceVersion that does not exist yet.
@@ -187,19 +207,21 @@ func (s *Server) waitForVersion(r *http.Request, rv uint64) error {
 	}
 }
 
-// writePodList writes a list pod by pod: every object exists only while it is sent.
-func (s *Server) writePodList(w http.ResponseWriter, q *query, meta metav1.ListMeta, pods []*pod) {
-	// The length of a protobuf list stands before it, so the pods are encoded twice: to measure and to send.
+// writeList writes a list object by object: each exists only while it is sent.
+func (s *Server) writeList(w http.ResponseWriter, q *query, meta metav1.ListMeta, objects []object) {
+	apiVersion, kind := q.kindOf(q.kind).ToAPIVersionAndKind()
+	metadataOnly := q.as != ""
+	// The length of a protobuf list stands before it, so the objects are encoded twice: to measure and to send.
 	var b []byte
 	size := 0
-	for _, p := range pods {
-		b = s.appendPod(b[:0], p)
+	for _, o := range objects {
+		b = s.appendMessage(b[:0], o, metadataOnly)
 		size += protowire.SizeTag(listItems) + protowire.SizeBytes(len(b))
 	}
 	head := appendBytes(nil, listMetadata, mustMarshal(&meta))
 	size += len(head)
 
-	w.Header().Set("Content-Type", string(q.media))
+	w.Header().Set("Content-Type", string(q.encoding))
 	var to io.Writer = w
 	if q.gzip && size > gzipThreshold {
 		w.Header().Set("Content-Encoding", "gzip")
@@ -213,10 +235,10 @@ func (s *Server) writePodList(w http.ResponseWriter, q *query, meta metav1.ListM
 	// An error of writing means that the client is gone: the bufio.Writer keeps it, and the rest goes nowhere.
 	out := bufio.NewWriterSize(to, chunk)
 	defer out.Flush()
-	if q.media == protobufType {
-		_, _ = out.Write(append(appendEnvelope(nil, "v1", "PodList", size), head...))
-		for _, p := range pods {
-			b = s.appendPod(b[:0], p)
+	if q.encoding == protobufType {
+		_, _ = out.Write(append(appendEnvelope(nil, apiVersion, kind+"List", size), head...))
+		for _, o := range objects {
+			b = s.appendMessage(b[:0], o, metadataOnly)
 			frame := protowire.AppendTag(out.AvailableBuffer(), listItems, protowire.BytesType)
 			_, _ = out.Write(protowire.AppendVarint(frame, uint64(len(b))))
 			if _, err := out.Write(b); err != nil {
@@ -230,14 +252,16 @@ func (s *Server) writePodList(w http.ResponseWriter, q *query, meta metav1.ListM
 	if err != nil {
 		panic("standin: " + err.Error())
 	}
-	_, _ = fmt.Fprintf(out, `{"kind":"PodList","apiVersion":"v1","metadata":%s,"items":[`, metadata)
-	for i, p := range pods {
+	_, _ = fmt.Fprintf(out, `{"kind":"%sList","apiVersion":"%s","metadata":%s,"items":[`, kind, apiVersion, metadata)
+	for i, o := range objects {
 		if i > 0 {
 			_ = out.WriteByte(',')
 		}
-		o := s.podObject(p, p.rv)
-		o.APIVersion, o.Kind = "", "" // items of a list do not repeat it
-		item, err := json.Marshal(o)
+		decoded := s.decoded(o, metadataOnly)
+		if !metadataOnly { // items of such a list do not repeat it
+			decoded.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+		}
+		item, err := json.Marshal(decoded)
 		if err != nil {
 			panic("standin: " + err.Error())
 		}
@@ -250,6 +274,7 @@ func (s *Server) writePodList(w http.ResponseWriter, q *query, meta metav1.ListM
 
 // watcher is one running watch.
 type watcher struct {
+	kind kind
 	// Guarded by the cluster's lock.
 	next     int     // the place of the next event, counted from the first event ever
 	behind   []event // events before next that a compaction took out of the history
@@ -259,20 +284,20 @@ type watcher struct {
 
 // injectedEvent is an event that never happened, see [Cluster.SendEvent].
 type injectedEvent struct {
-	kind watch.EventType
-	pod  *pod
+	kind   watch.EventType
+	object object
 }
 
-// startWatch registers a watch. With initial, it begins with the pods returned; otherwise with the events after rv.
-func (c *Cluster) startWatch(rv uint64, initial bool) (*watcher, []*pod, uint64, error) {
+// startWatch registers a watch of the objects of a kind. With initial, it begins with those returned; otherwise with
+// the events after rv.
+func (c *Cluster) startWatch(k kind, rv uint64, initial bool) (*watcher, []object, uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w := &watcher{next: c.dropped + len(c.history)}
-	var pods []*pod
+	w := &watcher{kind: k, next: c.dropped + len(c.history)}
+	var objects []object
 	switch {
 	case initial:
-		c.shared = true
-		pods = c.pods
+		objects = c.share(k)
 	case rv == 0: // from now
 	case rv < c.compacted || rv > c.rv:
 		return nil, nil, 0, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rv,
@@ -283,7 +308,7 @@ func (c *Cluster) startWatch(rv uint64, initial bool) (*watcher, []*pod, uint64,
 		}
 	}
 	c.watchers[w] = struct{}{}
-	return w, pods, c.rv, nil
+	return w, objects, c.rv, nil
 }
 
 func (c *Cluster) endWatch(w *watcher) {
@@ -294,7 +319,7 @@ func (c *Cluster) endWatch(w *watcher) {
 
 // news are what a watch has to send next.
 type news struct {
-	events   []event
+	events   []event // of all kinds
 	injected []injectedEvent
 	rv       uint64 // the state that the client has when it has these events
 	more     <-chan struct{}
@@ -325,8 +350,8 @@ func (c *Cluster) take(w *watcher) (n news, ok bool) {
 	return n, true
 }
 
-// watchPods answers a watch or watch-list.
-func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, q *query) {
+// watch answers a watch or watch-list.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, q *query) {
 	initial := q.SendInitialEvents != nil && *q.SendInitialEvents
 	isWatchList := initial && q.AllowWatchBookmarks
 	timeout := 30 * time.Minute
@@ -334,21 +359,21 @@ func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, q *query) {
 	if q.TimeoutSeconds != nil && *q.TimeoutSeconds > 0 {
 		timeout = time.Duration(*q.TimeoutSeconds) * time.Second
 	}
-	out := &watchStream{server: s, request: r, response: w, media: q.media, compress: q.gzip && isWatchList}
+	out := &watchStream{server: s, request: r, response: w, query: q, compress: q.gzip && isWatchList}
 	var err error
 	if initial {
 		err = s.waitForVersion(r, q.rv)
 	}
 	var watcher *watcher
-	var pods []*pod
+	var objects []object
 	var rv uint64
 	if err == nil {
-		watcher, pods, rv, err = s.startWatch(q.rv, initial)
+		watcher, objects, rv, err = s.startWatch(q.kind, q.rv, initial)
 	}
 	out.begin()
 	if err != nil {
 		// As on the real server, what goes wrong from here on is an event on a watch that works.
-		out.send("ERROR", "Status", mustMarshal(statusOf(err)), statusOf(err))
+		out.send("ERROR", metav1.Unversioned.WithKind("Status"), mustMarshal(statusOf(err)), statusOf(err))
 		out.flush()
 		return
 	}
@@ -360,9 +385,9 @@ func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, q *query) {
 	bookmark := time.NewTimer(untilBookmark(s.bookmarkInterval, deadline))
 	defer bookmark.Stop()
 
-	for i, p := range pods {
-		if q.matches(p) {
-			out.sendPod(watch.Added, p, p.rv)
+	for i, o := range objects {
+		if q.matches(o) {
+			out.sendObject(watch.Added, o)
 		}
 		if i%100 == 0 && (out.broken || !s.runs(watcher)) {
 			return
@@ -377,10 +402,10 @@ func (s *Server) watchPods(w http.ResponseWriter, r *http.Request, q *query) {
 			return
 		}
 		for _, e := range n.events {
-			out.sendEvent(q, e)
+			out.sendEvent(e)
 		}
 		for _, e := range n.injected {
-			out.sendPod(e.kind, e.pod, e.pod.rv)
+			out.sendObject(e.kind, e.object)
 		}
 		out.flush()
 		select {
@@ -419,7 +444,7 @@ type watchStream struct {
 	server   *Server
 	request  *http.Request
 	response http.ResponseWriter
-	media    mediaType
+	query    *query
 	compress bool // watch-lists are compressed, each flush a gzip member of its own (feature WatchListCompression)
 
 	buffer []byte
@@ -428,8 +453,8 @@ type watchStream struct {
 }
 
 func (o *watchStream) begin() {
-	contentType := string(o.media)
-	if o.media == protobufType {
+	contentType := string(o.query.encoding)
+	if o.query.encoding == protobufType {
 		contentType += ";stream=watch"
 	}
 	o.response.Header().Set("Content-Type", contentType)
@@ -441,44 +466,64 @@ func (o *watchStream) begin() {
 	_ = http.NewResponseController(o.response).Flush() // a broken connection shows at the first event
 }
 
-// sendEvent sends what an event means to a client: a pod that begins to match its selectors is ADDED, one that
-// ceases to is DELETED.
-func (o *watchStream) sendEvent(q *query, e event) {
-	now, before := e.cur != nil && q.matches(e.cur), e.old != nil && q.matches(e.old)
+// sendEvent sends what an event means to a client: an object that begins to match its selectors is ADDED, one that
+// ceases to is DELETED. Events of other kinds mean nothing.
+func (o *watchStream) sendEvent(e event) {
+	wants := func(object object) bool {
+		return object != nil && object.kind() == o.query.kind && o.query.matches(object)
+	}
+	now, before := wants(e.cur), wants(e.old)
 	switch {
 	case now && before:
-		o.sendPod(watch.Modified, e.cur, e.rv)
+		o.sendObject(watch.Modified, e.cur)
 	case now:
-		o.sendPod(watch.Added, e.cur, e.rv)
+		o.sendObject(watch.Added, e.cur)
 	case before:
-		o.sendPod(watch.Deleted, e.old, e.rv)
+		o.sendObject(watch.Deleted, e.old.at(e.rv))
 	}
 }
 
-func (o *watchStream) sendPod(kind watch.EventType, p *pod, rv uint64) {
-	if o.media == protobufType {
-		o.object = o.server.appendPodAt(o.object[:0], p, rv)
-		o.send(kind, "Pod", o.object, nil)
+func (o *watchStream) sendObject(event watch.EventType, object object) {
+	metadataOnly, kind := o.query.as != "", o.query.kindOf(o.query.kind)
+	if o.query.encoding == protobufType {
+		o.object = o.server.appendMessage(o.object[:0], object, metadataOnly)
+		o.send(event, kind, o.object, nil)
 		return
 	}
-	o.send(kind, "Pod", nil, o.server.podObject(p, rv))
+	o.send(event, kind, nil, o.server.decoded(object, metadataOnly))
 }
 
-// sendBookmark sends a bookmark: a pod with nothing but a resourceVersion and, at the end of the initial events,
+// sendBookmark sends a bookmark: an object with nothing but a resourceVersion and, at the end of the initial events,
 // the annotation that says so.
 func (o *watchStream) sendBookmark(rv uint64, initialEventsEnd bool) {
-	p := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}}
-	p.ResourceVersion = strconv.FormatUint(rv, 10)
-	if initialEventsEnd {
-		p.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+	object := &bookmark{objectMeta{rv: rv}, o.query.kind, initialEventsEnd}
+	o.sendObject(watch.Bookmark, object)
+}
+
+// bookmark is what a bookmark has in place of an object.
+type bookmark struct {
+	objectMeta
+	of               kind
+	initialEventsEnd bool
+}
+
+func (b *bookmark) kind() kind { return b.of }
+func (b *bookmark) at(rv uint64) object {
+	return &bookmark{objectMeta{rv: rv}, b.of, b.initialEventsEnd}
+}
+func (b *bookmark) appendBody(_ *Cluster, to []byte) []byte { return to }
+func (b *bookmark) appendMeta(_ *Cluster, to []byte) []byte {
+	if b.initialEventsEnd {
+		to = appendMapEntry(to, metaAnnotations, metav1.InitialEventsAnnotationKey, "true")
 	}
-	o.send(watch.Bookmark, "Pod", mustMarshal(p), p)
+	return to
 }
 
 // send puts one event into the buffer: the protobuf object, or the other one as JSON.
-func (o *watchStream) send(event watch.EventType, kind string, protobuf []byte, object any) {
-	if o.media == protobufType {
-		o.buffer = appendWatchFrame(o.buffer, string(event), kind, protobuf)
+func (o *watchStream) send(event watch.EventType, kind schema.GroupVersionKind, protobuf []byte, object any) {
+	if o.query.encoding == protobufType {
+		apiVersion, kind := kind.ToAPIVersionAndKind()
+		o.buffer = appendWatchFrame(o.buffer, string(event), apiVersion, kind, protobuf)
 	} else {
 		b, err := json.Marshal(map[string]any{"type": event, "object": object})
 		if err != nil {

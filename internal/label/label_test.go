@@ -1,0 +1,71 @@
+package label
+
+import (
+	"strings"
+	"testing"
+
+	"metrics-server-prom/internal/slim"
+)
+
+func TestAppend(t *testing.T) {
+	for want, pairs := range map[string][]string{
+		"":                        nil,
+		`a="1"`:                   {"a", "1"},
+		`a="1",b=""`:              {"a", "1", "b", ""},
+		`a="\\\"\n"`:              {"a", "\\\"\n"},
+		"a=\"\uFFFD\uFFFDé\"":     {"a", "\x00\xffé"},
+		`node="n",container="c"`:  {"", `node="n"`, "container", "c"},
+		`container="c",node="\""`: {"container", "c", "", `node="\""`},
+	} {
+		if got := string(Append(nil, pairs...)); got != want {
+			t.Errorf("Append(%q) = %s, want %s", pairs, got, want)
+		}
+	}
+}
+
+func TestNamesAreThoseOfKubeStateMetrics(t *testing.T) {
+	for keys, want := range map[string]string{
+		"app,team":                   "label_app,label_team",
+		"app.kubernetes.io/name":     "label_app_kubernetes_io_name",
+		"podTemplateHash":            "label_pod_template_hash",
+		"a-b,a.b":                    "label_a_b_conflict1,label_a_b_conflict2",
+		"a-b,a.b,a_b_conflict1":      "label_a_b_conflict2,label_a_b_conflict3,label_a_b_conflict1",
+		"a-b,a.b,a_b_conflict2,a_b":  "label_a_b_conflict1,label_a_b_conflict3,label_a_b_conflict2,label_a_b_conflict4",
+		"some.very/long-name_withIt": "label_some_very_long_name_with_it",
+	} {
+		if got := strings.Join(Names(strings.Split(keys, ",")), ","); got != want {
+			t.Errorf("Names(%s) = %s, want %s", keys, got, want)
+		}
+	}
+}
+
+func TestPartsOfAPodsText(t *testing.T) {
+	pods := Pods{Keys: []string{"app", "team"}, Names: []string{"label_app", "label_team"}}
+	for name, test := range map[string]struct{ node, namespace, app, wantNode, wantLabels, wantTail string }{
+		"plain": {"n", "ns", "web", `node="n"`, `label_app="web"`, `",namespace="ns"`},
+		"quotes and backslashes": {`n"\`, `n",x="\`, `",y="`, `node="n\"\\"`, `label_app="\",y=\""`,
+			`",namespace="n\",x=\"\\"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &slim.Pod{}
+			p.Name, p.Namespace, p.Labels = `p",ip="`, test.namespace, map[string]string{"app": test.app, "other": "x"}
+			p.Spec.NodeName = test.node
+			text, _ := pods.Text(p)
+			if got := NodeOf(text); got != test.wantNode {
+				t.Errorf("node %s, want %s", got, test.wantNode)
+			}
+			if got := LabelsOf(text); got != test.wantLabels {
+				t.Errorf("labels %s, want %s", got, test.wantLabels)
+			}
+			if got := quoted(text.Tail.Value(), 3); got != test.wantTail {
+				t.Errorf("namespace %s, want %s", got, test.wantTail)
+			}
+			if got := quoted(text.Head, 1); got != `p\",ip=\""` {
+				t.Errorf("pod %s", got)
+			}
+		})
+	}
+	if got := LabelsOf(pods.Unknown("ns", "p")); got != "" {
+		t.Errorf("labels of a pod without any: %s", got)
+	}
+}

@@ -1,0 +1,153 @@
+package objects
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+
+	"metrics-server-prom/internal/health"
+	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/state"
+	"metrics-server-prom/internal/store"
+)
+
+// Cluster is what the sources of a cluster have in common.
+type Cluster struct {
+	Client               func(schema.GroupVersion) rest.Interface
+	Namespaces, Excluded []string // as of watch.Options
+	MaxAge               time.Duration
+	Pulse                *refresh.Pulse
+	Health               *health.Tracker
+	Self                 *selfmetrics.Scope
+}
+
+// For returns the options of a resource of the cluster.
+func For[V comparable](c *Cluster, group schema.GroupVersion, resource string) (o Options[V]) {
+	o.Client, o.Resource, o.MaxAge, o.Changed = c.Client(group), resource, c.MaxAge, func(string) {}
+	o.Namespaces, o.Excluded, o.Pulse, o.Health, o.Self = c.Namespaces, c.Excluded, c.Pulse, c.Health, c.Self
+	return o
+}
+
+// Other is a resource other than pods. No account has to have the right to it.
+type Other struct {
+	*Source[string]
+	guess *state.Guess // what takes its place where it may not be read; nil for nothing
+}
+
+// Others are the resources other than pods that pages have samples of.
+type Others []*Other
+
+// NewOthers returns a source of each resource of which rows has families, and the keys of their health. Where only
+// namespaces are read, none of a resource that belongs to no namespace.
+func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []string) (all Others, keys []string) {
+	for i := range state.Resources {
+		r := &state.Resources[i]
+		if rows := rows(r.Name); len(rows) > 0 && !(r.Global && c.Namespaces[0] != "") {
+			o := newOther(c, r, rows, &state.Renderer{Names: names})
+			all = append(all, o)
+			keys = append(keys, o.Keys()...)
+		}
+	}
+	return all, keys
+}
+
+// Parts returns the parts of each resource that has some, see Other.
+func (all Others) Parts(ctx context.Context, pods *Source[sample.Text], wanted func(resource string) bool) (
+	parts [][][]*page.Part) {
+	for _, o := range all {
+		if wanted(o.Watch.Resource) {
+			parts = append(parts, o.Parts(ctx, pods)...)
+		}
+	}
+	return parts
+}
+
+// Release gives back what is rendered, until it is asked for again.
+func (all Others) Release(wanted func(resource string) bool) {
+	for _, o := range all {
+		if wanted(o.Watch.Resource) {
+			o.Release()
+		}
+	}
+}
+
+// Forget drops what is kept of objects that were deleted before the given moment.
+func (all Others) Forget(before time.Time) {
+	for _, o := range all {
+		o.Store.Forget(before)
+	}
+}
+
+// leafLen is how many objects other than pods a leaf has; each has few samples.
+const leafLen = 128
+
+// newOther returns a source of a resource, of which each object has the samples of the rows.
+func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.Renderer) *Other {
+	o := For[string](c, r.Group, r.Name)
+	o.New, o.LeafLen, o.Render, o.Optional = r.New, leafLen, renderer.Kept, r.Missing
+	o.Keep = func(object slim.Object) store.Entry[string] {
+		return store.NewEntry(object, object.GetName(), r.Samples(rows, object))
+	}
+	if r.Global {
+		o.Namespaces, o.Excluded = []string{""}, nil
+	}
+	s := &Other{Source: New(o)}
+	if r.Owner != "" {
+		s.guess = state.NewGuess(r, rows[0].Family, renderer)
+		c.Self.Gauge("owners_guessed", "Whether owners of the resource are guessed from the pods, as it may not be read.",
+			fmt.Sprintf("resource=%q", r.Name), func() float64 {
+				if s.refused() {
+					return 1
+				}
+				return 0
+			})
+	}
+	return s
+}
+
+// Parts waits until the resource is current and returns its parts by family. Where that is possible, those of
+// namespaces in which the account has no right to the resource are guessed from pods, and are parts of their own. It
+// returns nil where ctx ends before.
+func (s *Other) Parts(ctx context.Context, pods *Source[sample.Text]) [][][]*page.Part {
+	if err := s.Ready(ctx); err != nil {
+		return nil
+	}
+	parts, missing := s.show()
+	if s.guess == nil {
+		return [][][]*page.Part{parts}
+	}
+	guessed := slices.DeleteFunc(slices.Clone(missing), func(namespace string) bool {
+		return !s.Watch.State(namespace).Refused() || pods.isMissing(namespace)
+	})
+	s.mu.Lock() // the source's, as they have a renderer in common
+	defer s.mu.Unlock()
+	if len(guessed) == 0 {
+		s.guess.Release()
+		return [][][]*page.Part{parts}
+	}
+	return [][][]*page.Part{parts, s.guess.Parts(pods.Store.Leaves(), guessed)}
+}
+
+// Release gives the memory of the parts back, until Parts is called again.
+func (s *Other) Release() {
+	s.Source.Release()
+	if s.guess != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.guess.Release()
+	}
+}
+
+func (s *Other) refused() bool {
+	return slices.ContainsFunc(s.Watch.Namespaces, func(namespace string) bool {
+		return s.Watch.State(namespace).Refused()
+	})
+}

@@ -1,0 +1,102 @@
+package state
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+
+	"metrics-server-prom/internal/kept"
+	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/store"
+)
+
+// Guess is the owners of ReplicaSets and Jobs as far as their pods tell them, for accounts that may not read these.
+//
+// A ReplicaSet X-H whose pods have the label pod-template-hash=H is one of Deployment X. That is wrong for ReplicaSets
+// that were orphaned or adopted, for names that were cut, and for other makers of ReplicaSets. A Job X-N with the
+// minutes N is one of CronJob X, which is wrong for Jobs that people name so.
+type Guess struct {
+	resource   *Resource
+	family     uint8
+	renderer   *Renderer
+	compressor page.Compressor
+	pod        kept.Pod
+
+	leaves []*store.Leaf[sample.Text]
+	within []string
+	parts  [][]*page.Part // of these leaves in these namespaces
+}
+
+// NewGuess returns a guess of the owners of a resource's objects, which are the samples of the family.
+func NewGuess(r *Resource, family uint8, renderer *Renderer) *Guess {
+	return &Guess{resource: r, family: family, renderer: renderer}
+}
+
+// Release gives the memory of the parts back.
+func (g *Guess) Release() { *g = *NewGuess(g.resource, g.family, g.renderer) }
+
+// Parts returns the parts of the guessed owners, by family, as they follow from the pods of these namespaces, "" for
+// all. They are made anew where the pods have changed.
+func (g *Guess) Parts(pods []*store.Leaf[sample.Text], within []string) [][]*page.Part {
+	if g.parts != nil && slices.Equal(g.leaves, pods) && slices.Equal(g.within, within) {
+		return g.parts
+	}
+	owners := map[store.Key]string{} // the name, "" for none
+	for _, leaf := range pods {
+		for _, e := range leaf.Entries {
+			if within[0] != "" && !slices.Contains(within, e.Namespace) {
+				continue
+			}
+			g.pod.Unpack(e.Value.Shared, e.Value.Own)
+			for _, owner := range g.pod.Owners {
+				if owner.Controller && owner.Kind == g.resource.Kind {
+					key := store.Key{Namespace: e.Namespace, Name: owner.Name}
+					if _, known := owners[key]; !known {
+						key.Name = strings.Clone(key.Name)
+						owners[key] = guess(g.resource.Kind, owner.Name, g.pod.HasTemplateHash)
+					}
+				}
+			}
+		}
+	}
+	r := g.renderer
+	r.samples.reset()
+	for _, key := range slices.SortedFunc(maps.Keys(owners), byName) {
+		var all []kept.Owner
+		if owner := owners[key]; owner != "" {
+			all = []kept.Owner{{Kind: g.resource.Owner, Name: owner, Controller: true}}
+		}
+		r.samples.Object(g.resource.labels(key.Namespace, key.Name)...)
+		r.samples.Family = g.family
+		addOwners(&r.samples, all)
+	}
+	g.leaves, g.within, g.parts = pods, within, make([][]*page.Part, len(r.Names))
+	for family, part := range r.render(&g.compressor) {
+		if part != nil {
+			g.parts[family] = []*page.Part{part}
+		}
+	}
+	return g.parts
+}
+
+func byName(a, b store.Key) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// guess is the name of the owner of a ReplicaSet or Job, "" where that seems to have none. It keeps nothing of name's
+// memory.
+func guess(kind, name string, hasTemplateHash bool) string {
+	i := strings.LastIndexByte(name, '-')
+	if i <= 0 || kind == "ReplicaSet" && !hasTemplateHash || kind == "Job" && !isMinutes(name[i+1:]) {
+		return ""
+	}
+	return strings.Clone(name[:i])
+}
+
+// isMinutes tells whether s can be the minutes since 1970 that the CronJob controller names its Jobs by: from 2001 to
+// 2160 they have eight digits.
+func isMinutes(s string) bool {
+	return len(s) == 8 && strings.Trim(s, "0123456789") == "" && s[0] != '0'
+}

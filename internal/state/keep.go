@@ -1,0 +1,76 @@
+package state
+
+import (
+	"strings"
+
+	"metrics-server-prom/internal/kept"
+	"metrics-server-prom/internal/slim"
+)
+
+// Keep returns what is to be kept of a pod that was decoded as a whole.
+func Keep(p *slim.Pod) *kept.Pod {
+	k := &kept.Pod{UID: string(p.UID), Phase: p.Status.Phase, HostIP: p.Status.HostIP, PodIP: p.Status.PodIP,
+		Workload: kept.Workload{QOSClass: p.Status.QOSClass, PriorityClass: p.Spec.PriorityClassName,
+			HostNetwork: p.Spec.HostNetwork, Owners: ownersOf(p.OwnerReferences)}}
+	for _, owner := range k.Owners {
+		hash := p.Labels["pod-template-hash"]
+		if owner.Controller && owner.Kind == "ReplicaSet" && hash != "" && strings.HasSuffix(owner.Name, "-"+hash) {
+			k.HasTemplateHash = true
+		}
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == "Ready" {
+			k.Ready = c.Status
+		}
+	}
+	for _, list := range []struct {
+		kind     kept.Kind
+		spec     []slim.Container
+		statuses []slim.ContainerStatus
+	}{
+		{kept.Regular, p.Spec.Containers, p.Status.ContainerStatuses},
+		{kept.Init, p.Spec.InitContainers, p.Status.InitContainerStatuses},
+		{kept.Ephemeral, p.Spec.EphemeralContainers, p.Status.EphemeralContainerStatuses},
+	} {
+		begin := len(k.Containers)
+		for _, c := range list.spec {
+			k.Containers = append(k.Containers, kept.Container{Kind: list.kind, Name: c.Name, Image: c.Image,
+				Requests: quantities(c.Resources.Requests), Limits: quantities(c.Resources.Limits)})
+		}
+		for i := range list.statuses {
+			s := &list.statuses[i]
+			for j := range k.Containers[begin:] {
+				if c := &k.Containers[begin+j]; c.Name == s.Name {
+					c.Status = statusOf(s)
+				}
+			}
+		}
+	}
+	return k
+}
+
+func quantities(all slim.Quantities) (kepts []kept.Quantity) {
+	for _, q := range all {
+		if value, ok := amount(q); ok {
+			kepts = append(kepts, kept.Quantity{Name: q.Name, Value: value})
+		}
+	}
+	return kepts
+}
+
+func statusOf(s *slim.ContainerStatus) kept.Status {
+	k := kept.Status{Known: true, Image: s.Image, ImageID: s.ImageID, ID: s.ContainerID, Ready: s.Ready,
+		Restarts: s.RestartCount}
+	switch {
+	case s.State.Running != nil:
+		k.State, k.Started = kept.Running, s.State.Running.StartedAt.Unix()
+	case s.State.Terminated != nil:
+		k.State, k.Started, k.Reason = kept.Terminated, s.State.Terminated.StartedAt.Unix(), s.State.Terminated.Reason
+	case s.State.Waiting != nil:
+		k.State, k.Reason = kept.Waiting, s.State.Waiting.Reason
+	}
+	if last := s.LastState.Terminated; last != nil {
+		k.LastTerminated, k.LastReason = true, last.Reason
+	}
+	return k
+}

@@ -1,0 +1,103 @@
+package state
+
+import (
+	"encoding/binary"
+	"math"
+	"unsafe"
+
+	"metrics-server-prom/internal/label"
+	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/store"
+)
+
+// Row is a family of a resource's objects.
+type Row struct {
+	Family uint8 // its number
+	Add    func(*Samples, *Object)
+}
+
+// Add adds the samples of an object, which all begin with the given labels.
+func (s *Samples) AddObject(rows []Row, o *Object, labels ...string) {
+	s.Object(labels...)
+	for _, row := range rows {
+		s.Family = row.Family
+		row.Add(s, o)
+	}
+}
+
+// Renderer renders the samples of objects to parts, one for each family; nil where a family has no sample. It is not
+// for concurrent use.
+type Renderer struct {
+	Names   []string // of the families, by their numbers
+	samples Samples
+	pod     Pod
+	lines   [][]line // by family
+	sample  []byte
+}
+
+// line is a sample, in pieces of what Samples holds.
+type line struct {
+	common, labels []byte
+	value          float64
+}
+
+// Pods renders the rows of pods, of which whole ones were kept.
+func (r *Renderer) Pods(c *page.Compressor, rows []Row, entries []store.Entry[sample.Text]) []*page.Part {
+	r.samples.reset()
+	for _, e := range entries {
+		r.pod.Unpack(e.Value.Shared, e.Value.Own)
+		r.pod.Node, r.pod.Labels = label.NodeOf(e.Value), label.LabelsOf(e.Value)
+		r.samples.AddObject(rows, &Object{Pod: &r.pod}, "namespace", e.Namespace, "pod", e.Name, "uid", r.pod.UID)
+	}
+	return r.render(c)
+}
+
+// Kept renders objects of which the samples were kept.
+func (r *Renderer) Kept(c *page.Compressor, entries []store.Entry[string]) []*page.Part {
+	r.samples.reset()
+	for _, e := range entries {
+		r.samples.buf = append(r.samples.buf, e.Value...)
+	}
+	return r.render(c)
+}
+
+func (r *Renderer) render(c *page.Compressor) []*page.Part {
+	if r.lines == nil {
+		r.lines = make([][]line, len(r.Names))
+	}
+	text := func(b []byte) (text, rest []byte) {
+		n, size := binary.Uvarint(b)
+		return b[size : size+int(n)], b[size+int(n):]
+	}
+	var common, labels []byte
+	for rest := r.samples.buf; len(rest) > 0; {
+		if family := rest[0]; family == newObject {
+			common, rest = text(rest[1:])
+		} else {
+			labels, rest = text(rest[1:])
+			value := math.Float64frombits(binary.LittleEndian.Uint64(rest))
+			r.lines[family] = append(r.lines[family], line{common, labels, value})
+			rest = rest[8:]
+		}
+	}
+	parts := make([]*page.Part, len(r.Names))
+	for family, lines := range r.lines {
+		r.sample = append(append(r.sample[:0], r.Names[family]...), '{')
+		begin := len(r.sample)
+		for _, l := range lines {
+			r.sample = append(r.sample[:begin], l.common...)
+			if len(l.common) > 0 && len(l.labels) > 0 {
+				r.sample = append(r.sample, ',')
+			}
+			r.sample = append(append(r.sample, l.labels...), '}')
+			// The writer wants a string and does not keep it: one buffer serves for all.
+			selfmetrics.WriteSample(c, unsafe.String(unsafe.SliceData(r.sample), len(r.sample)), l.value)
+		}
+		parts[family] = c.Part()
+		clear(lines)
+		r.lines[family] = lines[:0]
+	}
+	return parts
+}

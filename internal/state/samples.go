@@ -1,0 +1,54 @@
+package state
+
+import (
+	"encoding/binary"
+	"math"
+
+	"metrics-server-prom/internal/label"
+)
+
+// Samples collects the samples of objects, each of some families, which are told by their numbers. What it has
+// collected of an object that seldom changes can be kept as it is, by String.
+//
+// It is a sequence of objects: the mark of one, the labels that all of its samples begin with, and then each sample as
+// the number of its family, its further labels and its value.
+type Samples struct {
+	Family uint8 // the number of the family to which samples are added
+	buf    []byte
+	text   []byte
+}
+
+// newObject marks the begin of an object; it is no family's number.
+const newObject = 0xFF
+
+func (s *Samples) reset() { s.buf = s.buf[:0] }
+
+// String returns all samples.
+func (s *Samples) String() string { return string(s.buf) }
+
+// Object begins an object, of which each sample has the given labels before its own.
+func (s *Samples) Object(labels ...string) {
+	s.buf = append(s.buf, newObject)
+	s.labels(labels)
+}
+
+// Add adds a sample with its labels, each a name and a value; a value without a name is label text.
+func (s *Samples) Add(value float64, labels ...string) {
+	s.buf = append(s.buf, s.Family)
+	s.labels(labels)
+	s.buf = binary.LittleEndian.AppendUint64(s.buf, math.Float64bits(value))
+}
+
+// Bool adds a sample of 1 for true and 0 for false.
+func (s *Samples) Bool(value bool, labels ...string) {
+	if value {
+		s.Add(1, labels...)
+	} else {
+		s.Add(0, labels...)
+	}
+}
+
+func (s *Samples) labels(pairs []string) {
+	s.text = label.Append(s.text[:0], pairs...)
+	s.buf = append(binary.AppendUvarint(s.buf, uint64(len(s.text))), s.text...)
+}
