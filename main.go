@@ -263,11 +263,17 @@ func (s *server) metrics(name string) http.HandlerFunc {
 			return
 		}
 		s.pages[name].idle.Reset(maxIdle)
-		serve.Scrape(w, r, s.stopping, func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) },
-			func() string {
-				failures, _ := s.state()
-				return "no data yet\n" + strings.Join(failures, "\n")
-			})
+		var why error
+		serve.Scrape(w, r, s.stopping, func(ctx context.Context) (page *page.Page, err error) {
+			page, why = s.currentPage(ctx, name)
+			return page, why
+		}, func() string {
+			failures, _ := s.state()
+			if f, ok := errors.AsType[*kube.Failure](why); ok && len(failures) == 0 { // it has not lasted for long
+				failures = []string{f.Text}
+			}
+			return "no data yet\n" + strings.Join(failures, "\n")
+		})
 	}
 }
 
