@@ -1780,14 +1780,16 @@ func TestEncodingThatThereIsNotIsAnsweredWithThoseThatThereAre(t *testing.T) {
 	}
 }
 
-// TestStopLetsGoOfScrapesThatWait has one wait for first data that do not come.
+// TestStopLetsGoOfScrapesThatWait has each page wait for first data that do not come.
 func TestStopLetsGoOfScrapesThatWait(t *testing.T) {
-	inBubble(t, source{}, func(t *testing.T, b *bubble) {
-		time.AfterFunc(time.Second, b.stop)
-		if status, body, took := b.scrape(); status != http.StatusServiceUnavailable || took != time.Second {
-			t.Errorf("status %d after %s: %s", status, took, body)
-		}
-	})
+	for _, name := range append([]string{""}, furtherPages...) {
+		inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+			time.AfterFunc(time.Second, b.stop)
+			if status, body, took := b.scrapePage(name); status != http.StatusServiceUnavailable || took != time.Second {
+				t.Errorf("%s: status %d after %s: %s", name, status, took, body)
+			}
+		})
+	}
 }
 
 // TestFirstPage is what is answered 20 s after a start, after which time what hangs has been cut off once.
@@ -1963,8 +1965,14 @@ func TestNothingOfAClusterThatIsGone(t *testing.T) {
 
 // TestHealthKeysAreKnown has everything fail: what is not known would stay on the health page of another cluster.
 func TestHealthKeysAreKnown(t *testing.T) {
-	inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
-		for _, request := range []string{"list nodes", "list a/pods", "list b/pods"} {
+	inBubble(t, source{namespaces: []string{"a", "b"}, pages: furtherPages}, func(t *testing.T, b *bubble) {
+		broken := []string{"list nodes", "list a/pods", "list b/pods", "get namespaces/a", "get namespaces/b"}
+		for _, resource := range []string{quotas, replicaSets, jobs} {
+			for _, verb := range []string{"watch ", "page "} {
+				broken = append(broken, verb+"a/"+resource, verb+"b/"+resource)
+			}
+		}
+		for _, request := range broken {
 			b.api.answer(request, breaks)
 		}
 		for _, request := range []string{"watch a/pods", "page a/pods", "watch b/pods", "page b/pods"} {
@@ -2981,23 +2989,23 @@ func TestGuessesAreGivenUp(t *testing.T) {
 
 // TestFirstStatePage is what is answered at once after a start, and a minute later.
 func TestFirstStatePage(t *testing.T) {
-	const most = 9500 * time.Millisecond
+	const most, incomplete = 9500 * time.Millisecond, "cannot watch pods: the first list of all pods is not complete yet"
 	for name, c := range map[string]struct {
 		resource    string
 		answer      answerer
 		status      int
 		early, late time.Duration
-		says        string // a minute later
+		first, says string // at once, and a minute later
 	}{
-		"all works":         {pods, nil, 200, 0, 0, ""},
-		"pods come late":    {pods, nil, 200, 3 * time.Second, 0, ""},
-		"pods hang":         {pods, hangs, 503, most, 0, "no complete answer in time"},
-		"pods get stuck":    {pods, hangsLater, 503, most, 0, "no complete answer in time"},
-		"pods are refused":  {pods, forbids, 503, 0, 0, `grant {apiGroups: [""], resources: ["pods"]`},
-		"nodes hang":        {nodes, hangs, 200, most, 0, ""},
-		"nodes get stuck":   {nodes, hangsLater, 200, most, 0, ""},
-		"nodes are refused": {nodes, forbids, 200, 0, 0, ""},
-		"quotas break":      {quotas, breaks, 200, 0, 0, ""},
+		"all works":         {pods, nil, 200, 0, 0, "", ""},
+		"pods come late":    {pods, nil, 200, 3 * time.Second, 0, "", ""},
+		"pods hang":         {pods, hangs, 503, most, 0, incomplete, "no complete answer in time"},
+		"pods get stuck":    {pods, hangsLater, 503, most, 0, incomplete, "no complete answer in time"},
+		"pods are refused":  {pods, forbids, 503, 0, 0, "", `grant {apiGroups: [""], resources: ["pods"]`},
+		"nodes hang":        {nodes, hangs, 200, most, 0, "", ""},
+		"nodes get stuck":   {nodes, hangsLater, 200, most, 0, "", ""},
+		"nodes are refused": {nodes, forbids, 200, 0, 0, "", ""},
+		"quotas break":      {quotas, breaks, 200, 0, 0, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
@@ -3008,34 +3016,51 @@ func TestFirstStatePage(t *testing.T) {
 					b.slows(c.resource, c.early)
 				}
 				b.begin(b.run)
-				if status, text, took := b.scrapePage(kubeState); status != c.status || took != c.early {
-					t.Errorf("at once: status %d after %s, want %d after %s: %s", status, took, c.status, c.early, text)
-				}
-				time.Sleep(time.Minute)
-				status, text, took := b.scrapePage(kubeState)
-				if status != c.status || took != c.late || status != 200 && (!strings.HasPrefix(text, "no data yet\n") || !strings.Contains(text, c.says)) {
-					t.Errorf("later: status %d after %s, want %d after %s: %s", status, took, c.status, c.late, text)
+				for _, scrape := range []struct {
+					waits time.Duration
+					says  string
+				}{{c.early, cmp.Or(c.first, c.says)}, {c.late, c.says}} {
+					status, text, took := b.scrapePage(kubeState)
+					says := status == 200 || strings.HasPrefix(text, "no data yet\n") && strings.Contains(text, scrape.says)
+					if status != c.status || took != scrape.waits || !says {
+						t.Errorf("%s after the start: status %d after %s, want %d after %s: %s", time.Since(b.api.began), status,
+							took, c.status, scrape.waits, text)
+					}
+					time.Sleep(time.Minute)
 				}
 			})
 		})
 	}
 }
 
-// TestNothingOfAClusterThatIsGoneOnTheStatePage has a scrape wait for a list, as the kubeconfig is taken away and, where
-// there is another, as that comes.
+// TestNothingOfAClusterThatIsGoneOnTheStatePage has a scrape wait for a list, as the kubeconfig is taken away, and
+// another one comes or none.
 func TestNothingOfAClusterThatIsGoneOnTheStatePage(t *testing.T) {
 	for _, waitsFor := range []string{pods, nodes} {
-		t.Run(waitsFor, func(t *testing.T) {
-			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
-				b.api.answer("watch "+waitsFor, hangs)
-				b.begin(b.run)
-				c := b.clusters[0]
-				time.AfterFunc(time.Second, func() { c.leave(b.connection) })
-				if status, text, took := b.scrapePage(kubeState); status != http.StatusServiceUnavailable || took < 9*time.Second {
-					t.Errorf("status %d after %s, want 503 once there is no time left for another cluster:\n%s", status, took, text)
-				}
+		for name, status := range map[string]int{"another comes": http.StatusOK, "none comes": http.StatusServiceUnavailable} {
+			t.Run(waitsFor+", "+name, func(t *testing.T) {
+				inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+					b.api.answer("watch "+waitsFor, hangs)
+					b.begin(b.run)
+					c, took := b.clusters[0], 9500*time.Millisecond
+					time.AfterFunc(time.Second, func() { c.leave(b.connection) })
+					if status == http.StatusOK {
+						took = 2 * time.Second
+						time.AfterFunc(took, func() {
+							b.api.answer("watch "+waitsFor, nil)
+							b.api.mu.Lock()
+							b.api.have = smallCluster(b.api.began)
+							b.api.mu.Unlock()
+							b.begin(c.connect(b.api.client).run)
+						})
+					}
+					is, text, after := b.scrapePage(kubeState)
+					if is != status || after != took || strings.Contains(text, `namespace="a"`) {
+						t.Errorf("status %d after %s, want %d after %s:\n%s", is, after, status, took, text)
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
