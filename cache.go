@@ -28,6 +28,7 @@ import (
 // source is what is read, from where and how often, as it is set.
 type source struct {
 	kubeconfig, context           string
+	kubeconfigData, native        string
 	namespaces, excludeNamespaces []string
 	selector                      string
 	podLabels                     []string
@@ -61,9 +62,10 @@ type cluster struct {
 // follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
 func (c *cluster) follow(ctx context.Context) {
 	from := kube.Cluster{
-		Kubeconfig: c.set.kubeconfig, Context: c.set.context, UserAgent: c.userAgent,
-		Report: c.requested,
-		Failed: func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
+		Kubeconfig: c.set.kubeconfig, KubeconfigData: c.set.kubeconfigData, Context: c.set.context, Native: c.set.native,
+		UserAgent: c.userAgent,
+		Report:    c.requested,
+		Failed:    func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
 		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 			n := c.connect(client)
 			c.health.SetUnknown(n.things...) // before the cluster is healthy, which may be the end of an outage
@@ -180,13 +182,13 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 		n.ticks.Probed = pods
 	}
 	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
-		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages), Names: names, Changed: n.watched})
+		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.scopes() {
 		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,
 			Excluded: set.excludeNamespaces})
 	}
-	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages) }, names)
+	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages, nil) }, names)
 	for _, l := range n.lists {
 		n.things = append(n.things, l.What)
 	}
@@ -244,9 +246,9 @@ func (n *connection) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// current is cluster.current for this connection's snapshots. It fails when ctx ends, or when the connection does. Where ctx ends
-// by its deadline and something of each resource is current, that is what there is to serve: a namespace whose lists
-// hang takes nothing away from the others.
+// current is cluster.current for this connection's snapshots. It fails when ctx ends, or when the connection does.
+// Where ctx ends by its deadline and something of each resource is current, that is what there is to serve: a
+// namespace whose lists hang takes nothing away from the others.
 func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

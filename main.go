@@ -28,6 +28,7 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"metrics-server-prom/internal/credentials"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/page"
@@ -58,6 +59,10 @@ func (s *settings) table() []setting.Row {
 		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig),
 			Help: "kubeconfig; if not set " + kube.MountedKubeconfig +
 				" if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
+		{Flag: "kubeconfig-data", Env: "KUBECONFIG_DATA", Excludes: "kubeconfig", Set: kube.SetData(&s.kubeconfigData),
+			Secret: true, Help: "kubeconfig itself, as YAML or base64 of it, where secrets are handed out as variables"},
+		{Flag: "native-credentials", Env: "NATIVE_CREDENTIALS", Default: kube.NativeMissing, Set: kube.SetNative(&s.native),
+			Help: "when to answer in place of an exec plugin of EKS, GKE or AKS: where it is missing, always or never"},
 		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.context),
 			Help: "context of the kubeconfig; if not set its current one"},
 		{Flag: "namespaces", Env: "NAMESPACES", Set: setting.List(&s.namespaces, "namespaces", validation.IsDNS1123Label),
@@ -117,6 +122,7 @@ func (s *settings) check() error {
 }
 
 func main() {
+	credentials.Serve()
 	set := &settings{}
 	build := fmt.Sprintf("%s (revision %s, %s)", version, revision, runtime.Version())
 	err := setting.Parse("metrics-server-prom", build, set.table(), os.Args[1:], os.Getenv)

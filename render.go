@@ -327,10 +327,12 @@ func (p *cached) forget() {
 	p.last, p.snapshots, p.objects = nil, nil, nil
 }
 
-// rows are the families of the state of a resource's objects on these pages.
-func rows(source string, pages []string) (rows []state.Row) {
+// rows are the families of the state of a resource's objects on these pages, kube_pod_labels only where there are
+// labels to show.
+func rows(source string, pages, podLabels []string) (rows []state.Row) {
 	for i, f := range families {
-		if f.source == source && f.state != nil && slices.Contains(pages, f.page) {
+		ofLabels := f.name == "kube_pod_labels"
+		if f.source == source && f.state != nil && slices.Contains(pages, f.page) && !(ofLabels && len(podLabels) == 0) {
 			rows = append(rows, state.Row{Family: uint8(i), Add: f.state})
 		}
 	}
@@ -339,5 +341,5 @@ func rows(source string, pages []string) (rows []state.Row) {
 
 // wantedBy tells whether a page has families of the state of a resource's objects.
 func wantedBy(name string) func(resource string) bool {
-	return func(resource string) bool { return len(rows(resource, []string{name})) > 0 }
+	return func(resource string) bool { return len(rows(resource, []string{name}, nil)) > 0 }
 }

@@ -44,7 +44,13 @@ func TestDashboardsHaveTheirData(t *testing.T) {
 			p := startPrometheus(t, scrapeJob("metrics-server-prom", e, "/metrics")+
 				scrapeJob(selector.job, e, cadvisorPage)+selector.relabeling+
 				scrapeJob("kube-state-metrics", e, statePage), deploy("prometheus", "rules.yml"))
-			time.Sleep(rateOver + 15*time.Second) // a range of that much is to be full of values
+			eventually(t, 2*rateOver, func(ctx context.Context) error { // until that range is full of values
+				full, err := p.evaluate(ctx, fmt.Sprintf("min(count_over_time(up[%ds])) >= 55", int(rateOver.Seconds())))
+				if err == nil && len(full) == 0 {
+					err = errors.New("less than a minute was scraped")
+				}
+				return err
+			})
 			for _, expression := range expressions {
 				t.Run(expression.reader, func(t *testing.T) {
 					t.Parallel()
@@ -236,7 +242,7 @@ func TestExtraPagesAreExactlyTheObjectsOfTheAPI(t *testing.T) {
 	t.Parallel()
 	startWorkload(t)
 	e := startReady(t, withPages(t), "--pages=cadvisor,kube-state-metrics", "--pod-labels=app,team")
-	equalPages(t, e, "", []string{"app", "team"})
+	equalPages(t, e, nil, []string{"app", "team"})
 }
 
 // withPages is a kubeconfig of an account with the rights that the pages need, as the component for them has them.
@@ -267,7 +273,7 @@ func TestExtraPagesWithoutTheirRights(t *testing.T) {
 	t.Parallel()
 	startWorkload(t)
 	e := startReady(t, deployed(t), "--pages=cadvisor,kube-state-metrics")
-	equalPages(t, e, "", nil, check.OfNodes, check.OfNamespaces, check.OfQuotas)
+	equalPages(t, e, nil, nil, check.OfNodes, check.OfNamespaces, check.OfQuotas)
 	forbidden := []string{"nodes", "namespaces", "resourcequotas", "replicasets", "jobs"}
 	eventually(t, 10*time.Second, func(ctx context.Context) error { // its metrics may be a second old
 		page, err := e.Scrape(ctx)
@@ -310,28 +316,29 @@ func TestExtraPagesOfOneNamespaceNeedOnlyARole(t *testing.T) {
 				t.Fatal(err)
 			}
 			e := startReady(t, kubeconfig, "--namespaces="+namespace, "--pages=cadvisor,kube-state-metrics")
-			equalPages(t, e, namespace, nil, check.OfNodes, check.OfNodeUsage)
+			equalPages(t, e, []string{namespace}, nil, check.OfNodes, check.OfNodeUsage)
 		})
 	}
 }
 
-// equalPages returns both pages once they have exactly what the API says, in a namespace or with "" in all, but for
-// what is made of these resources, which may not be read.
-func equalPages(t *testing.T, e *exporter.Exporter, namespace string, podLabels []string, without ...string) (cadvisor,
-	state *exporter.Page) {
+// equalPages returns when both pages have exactly what the API says, in these namespaces or in all, but for what is
+// made of the resources that may not be read.
+func equalPages(t *testing.T, e *exporter.Exporter, namespaces, podLabels []string, without ...string) {
 	t.Helper()
 	eventually(t, 2*aTick, func(ctx context.Context) error {
-		wantCAdvisor, wantState, err := wantPages(ctx, namespace, podLabels, without)
+		wantCAdvisor, wantState, err := wantPages(ctx, namespaces, podLabels, without)
 		if err != nil {
 			return err
 		}
-		if cadvisor, err = e.ScrapePage(ctx, cadvisorPage); err != nil {
+		cadvisor, err := e.ScrapePage(ctx, cadvisorPage)
+		if err != nil {
 			return err
 		}
-		if state, err = e.ScrapePage(ctx, statePage); err != nil {
+		state, err := e.ScrapePage(ctx, statePage)
+		if err != nil {
 			return err
 		}
-		afterCAdvisor, afterState, err := wantPages(ctx, namespace, podLabels, without)
+		afterCAdvisor, afterState, err := wantPages(ctx, namespaces, podLabels, without)
 		if err != nil {
 			return err
 		}
@@ -353,10 +360,9 @@ func equalPages(t *testing.T, e *exporter.Exporter, namespace string, podLabels 
 		}
 		return nil
 	})
-	return cadvisor, state
 }
 
-func wantPages(ctx context.Context, namespace string, podLabels, without []string) (cadvisor, state check.Samples,
+func wantPages(ctx context.Context, namespaces, podLabels, without []string) (cadvisor, state check.Samples,
 	err error) {
 	reading, err := check.Read(ctx, plane)
 	if err != nil {
@@ -366,7 +372,7 @@ func wantPages(ctx context.Context, namespace string, podLabels, without []strin
 	if err != nil {
 		return nil, nil, err
 	}
-	objects.Keep(func(name string) bool { return namespace == "" || name == namespace })
+	objects.Keep(func(name string) bool { return namespaces == nil || slices.Contains(namespaces, name) })
 	return objects.CAdvisor(reading, without...), objects.KubeStateMetrics(podLabels, without...), nil
 }
 

@@ -36,6 +36,7 @@ func TestDeploymentWorksWithItsOwnRights(t *testing.T) {
 		namespace string
 		manifest  func(t *testing.T, namespace string) []byte
 		scope     check.Scope
+		pages     bool // those of cAdvisor's and kube-state-metrics' names are served too
 	}{
 		{name: "kustomize, with all components", namespace: "metrics-server-prom", manifest: kubernetesWithComponents},
 		{
@@ -57,6 +58,15 @@ func TestDeploymentWorksWithItsOwnRights(t *testing.T) {
 				"kubeconfig.existingSecret=other-cluster,kubeconfig.context=e2e,settings.podLabels={app}"),
 			scope: check.Scope{PodLabels: []string{"app"}},
 		},
+		{
+			name: "helm, with all pages", namespace: "helm-pages",
+			manifest: helmTemplate("pages={cadvisor,kube-state-metrics},serviceMonitor.enabled=true"), pages: true,
+		},
+		{
+			name: "helm, with all pages, for two namespaces", namespace: "helm-some-pages",
+			manifest: helmTemplate("pages={cadvisor,kube-state-metrics},settings.namespaces={" + shop + "," + batch + "}"),
+			scope:    check.Scope{Namespaces: []string{shop, batch}, NoNodes: true}, pages: true,
+		},
 		{name: "Knative", namespace: "metrics-server-prom", manifest: knative},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -64,6 +74,9 @@ func TestDeploymentWorksWithItsOwnRights(t *testing.T) {
 			ctx := within(t, 3*time.Minute)
 			if err := plane.CreateNamespaces(ctx, "restricted", test.namespace); err != nil {
 				t.Fatal(err)
+			}
+			if test.pages {
+				startWorkload(t)
 			}
 			text := test.manifest(t, test.namespace)
 			applyWithoutWarnings(t, customResources+string(text))
@@ -74,6 +87,11 @@ func TestDeploymentWorksWithItsOwnRights(t *testing.T) {
 			page := must(check.Equal(ctx, plane, e, test.scope))(t)
 			if len(check.Served(page)) == 0 {
 				t.Error("the page has no samples")
+			}
+			if test.pages && test.scope.NoNodes {
+				equalPages(t, e, test.scope.Namespaces, nil, check.OfNodes, check.OfNodeUsage)
+			} else if test.pages {
+				equalPages(t, e, nil, nil)
 			}
 			awaitHealthy(t, e, aTick)
 			told := problems(e)

@@ -30,6 +30,9 @@ func TestWrongSettingEndsTheStartWithExitCode2AndOneLine(t *testing.T) {
 		{"telemetry path without slash", []string{"--web.telemetry-path=metrics"}, nil, []string{"web.telemetry-path", "metrics", "/"}},
 		{"unknown log level", []string{"--log.level=loud"}, nil, []string{"log.level", "loud", "info"}},
 		{"unknown log format", nil, []string{"LOG_FORMAT=xml"}, []string{"LOG_FORMAT", "xml", "json"}},
+		{"kubeconfig in a variable that is none", nil, []string{"KUBECONFIG_DATA=/etc/kube/config"}, []string{"KUBECONFIG_DATA", "YAML, or base64"}},
+		{"kubeconfig twice", nil, []string{"KUBECONFIG=/x", "KUBECONFIG_DATA=clusters: [{name: c, cluster: {server: x}}]"}, []string{"KUBECONFIG and KUBECONFIG_DATA cannot both be set", "remove one"}},
+		{"native credentials of an unknown kind", nil, []string{"NATIVE_CREDENTIALS=yes"}, []string{"NATIVE_CREDENTIALS", "yes", "missing, always, never"}},
 		{"unknown flag", []string{"--kubeconf=x"}, nil, []string{"kubeconf"}},
 		{"argument without a flag", []string{"metrics"}, nil, []string{"metrics"}},
 	} {
@@ -61,7 +64,8 @@ func TestHelpNamesEverySettingAndItsVariable(t *testing.T) {
 		t.Fatalf("exit code %d, %v:\n%s", code, err, output)
 	}
 	for flag, env := range map[string]string{
-		"--kubeconfig": "KUBECONFIG", "--context": "KUBE_CONTEXT", "--namespaces": "NAMESPACES",
+		"--kubeconfig": "KUBECONFIG", "--kubeconfig-data": "KUBECONFIG_DATA", "--native-credentials": "NATIVE_CREDENTIALS",
+		"--context": "KUBE_CONTEXT", "--namespaces": "NAMESPACES",
 		"--exclude-namespaces": "EXCLUDE_NAMESPACES", "--selector": "LABEL_SELECTOR", "--pod-labels": "POD_LABELS",
 		"--refresh-interval": "REFRESH_INTERVAL", "--max-age": "MAX_AGE", "--web.listen-address": "PORT",
 		"--web.telemetry-path": "WEB_TELEMETRY_PATH", "--log.level": "LOG_LEVEL", "--log.format": "LOG_FORMAT",

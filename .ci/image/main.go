@@ -1,6 +1,6 @@
 // Command image runs the exporter in the root of its image as Kubernetes and the compose example would, with a pod's
-// service account and with a kubeconfig, against the stand-in API server, and scrapes it. image.sh prepares the root
-// and calls it.
+// service account, with a kubeconfig and with those that the tools of EKS, GKE and AKS write, against stand-ins of the
+// API server and the clouds, and scrapes it. image.sh prepares the root and calls it.
 package main
 
 import (
@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"metrics-server-prom/demo/standin"
+	clouds "metrics-server-prom/internal/credentials/standin"
 )
 
 const user = 65532
@@ -67,6 +68,14 @@ func main() {
 	}
 	if err := scrapeAt8080(ctx, api); err != nil {
 		exit(fmt.Errorf("with a kubeconfig: %w", err))
+	}
+	for _, cloud := range []string{clouds.EKS, clouds.GKE, clouds.AKS} {
+		if err := scrapeInCloud(ctx, api, cloud); err != nil {
+			exit(fmt.Errorf("with a kubeconfig of %s: %w", cloud, err))
+		}
+	}
+	if err := mount(*kube, "config", kubeconfig); err != nil {
+		exit(err)
 	}
 	if err := prometheusScrapes(ctx, api); err != nil {
 		exit(fmt.Errorf("with %s: %w", *config, err))
@@ -152,12 +161,52 @@ func scrapeAt8080(ctx context.Context, api *standin.Server, env ...string) error
 		return fmt.Errorf("the end took %s", took)
 	}
 	how := "kubeconfig"
-	if len(env) > 0 {
+	if len(env) > 0 && strings.HasPrefix(env[0], "KUBERNETES_SERVICE_HOST=") {
 		how = "service account"
 	}
 	fmt.Printf("with a %s listening after %s, first page with %d pods after %s\n",
 		how, listening.Round(time.Millisecond), len(api.Pods()), complete.Round(time.Millisecond))
 	return nil
+}
+
+// scrapeInCloud has the kubeconfig that a cloud's own tool writes, stand-ins for the cloud, and none of its programs.
+func scrapeInCloud(ctx context.Context, api *standin.Server, cloud string) error {
+	c, err := clouds.New(*kube, func(*clouds.Clouds) {})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	api.Intercept(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if err := c.Takes(r.Header.Get("Authorization")); err != nil {
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		}
+		r.Header.Set("Authorization", "Bearer "+api.RESTConfig().BearerToken)
+		next.ServeHTTP(w, r)
+	})
+	defer api.Intercept(nil)
+	access, err := c.Access(cloud)
+	if err != nil {
+		return err
+	}
+	if err := mount(*kube, "config", []byte(clouds.Kubeconfig(cloud, api.URL(), api.CAData()))); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(*kube, "*"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if err := os.Chown(file, user, user); err != nil {
+			return err
+		}
+	}
+	var env []string
+	for _, variable := range append(c.Env(), access...) {
+		env = append(env, strings.ReplaceAll(variable, *kube, "/etc/kube"))
+	}
+	fmt.Print(cloud, ": ")
+	return scrapeAt8080(ctx, api, env...)
 }
 
 func startExporter(env ...string) (*exec.Cmd, error) {

@@ -33,14 +33,14 @@ func (c *Cluster) Churn(ctx context.Context, perSecond float64) {
 		}
 		reports += float64(len(c.nodes)) * interval.Seconds() / heartbeats.Seconds()
 		for ; reports >= 1; reports-- {
-			c.Heartbeat(next)
+			c.heartbeat(next)
 			next++
 		}
 	}
 }
 
-// Heartbeat is a report of a kubelet that says nothing new of a node, which is counted from 0.
-func (c *Cluster) Heartbeat(number int) {
+// heartbeat is a report of a kubelet that says nothing new of a node, which is counted from 0.
+func (c *Cluster) heartbeat(number int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.advance()

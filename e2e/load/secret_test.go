@@ -438,6 +438,8 @@ func TestWrongSettingsEndTheStartWithoutSecrets(t *testing.T) {
 		{"a value for --version", []string{"--version=" + secret}, nil, "see --help"},
 		{"a kubeconfig itself instead of its name", []string{"--kubeconfig=" + kubeconfigText}, nil, "--kubeconfig"},
 		{"a kubeconfig itself in the environment", nil, []string{"KUBECONFIG=" + kubeconfigText}, "KUBECONFIG"},
+		{"a kubeconfig in a variable that is no YAML", nil, []string{"KUBECONFIG_DATA=" + kubeconfigText + "\t}"}, "KUBECONFIG_DATA"},
+		{"a token in place of a kubeconfig", []string{"--kubeconfig-data=" + secret}, nil, "--kubeconfig-data"},
 		{"a web configuration that is no YAML", []string{"--web.config.file=" + file(t, "web.yml", "basic_auth_users: {me: "+secret)}, nil, "--web.config.file"},
 		{"a web configuration of the wrong type", []string{"--web.config.file=" + file(t, "web.yml", "basic_auth_users: "+secret)}, nil, "--web.config.file"},
 		{"a web configuration with a field that does not exist", []string{"--web.config.file=" + file(t, "web.yml", secret+": me")}, nil, "--web.config.file"},

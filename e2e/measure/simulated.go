@@ -403,8 +403,8 @@ func (s *simulated) get(ctx context.Context, url, encoding string) (length int64
 // cost is what one request costs the one who asks, in time, and the server, in CPU.
 type cost struct{ wall, cpu time.Duration }
 
-// compare lets the exporter and a static file server send the same page in turns; the goal is 0 for none. Every round takes place between two
-// refreshes of the exporter; one into which a refresh falls after all does not count.
+// compare lets the exporter and a static file server send the same page in turns; the goal is 0 for none. Every round
+// takes place between two refreshes of the exporter; one into which a refresh falls after all does not count.
 func (s *simulated) compare(ctx context.Context, path string, page []byte, goal float64) (rows []result, err error) {
 	progress("comparison of %s with a static file server sending the same bytes", path)
 	file := filepath.Join(s.dir, "page.gz")

@@ -114,8 +114,8 @@ func (p *Pod) Pack() (shared unique.Handle[string], own string) {
 		s.number(int64(c.Kind))
 		s.text(c.Name)
 		s.text(c.Image)
-		s.text(c.Status.Image)
-		s.text(c.ImageID)
+		s.textAfter(c.Image, c.Status.Image)
+		s.textAfter(c.Status.Image, c.ImageID)
 		s.text(scheme)
 		s.quantities(c.Requests)
 		s.quantities(c.Limits)
@@ -153,7 +153,8 @@ func (p *Pod) Unpack(shared unique.Handle[string], own string) {
 		c := &p.Containers[i]
 		requests, limits := c.Requests, c.Limits
 		*c = Container{Kind: Kind(s.number()), Name: s.text(), Image: s.text()}
-		c.Status.Image, c.ImageID = s.text(), s.text()
+		c.Status.Image = s.textAfter(c.Image)
+		c.ImageID = s.textAfter(c.Status.Image)
 		scheme := s.text()
 		c.Requests, c.Limits = s.quantities(requests), s.quantities(limits)
 		flags := o.byte()
@@ -267,6 +268,16 @@ func (p *packer) text(s string) {
 	*p = append(*p, s...)
 }
 
+// textAfter packs a text that may begin as another one does.
+func (p *packer) textAfter(before, s string) {
+	n := 0
+	for n < min(len(before), len(s)) && before[n] == s[n] {
+		n++
+	}
+	p.number(int64(n))
+	p.text(s[n:])
+}
+
 // hexDigits is how many lower-case hexadecimal digits s ends in.
 func hexDigits(s string) (n int) {
 	for n < len(s) && strings.IndexByte("0123456789abcdef", s[len(s)-1-n]) >= 0 {
@@ -345,6 +356,17 @@ func (u *unpacker) text() string {
 		return u.spell(func(to []byte) []byte { return hex.AppendEncode(append(to, prefix...), digest) })
 	default:
 		return u.take(n)
+	}
+}
+
+func (u *unpacker) textAfter(before string) string {
+	switch n, rest := u.number(), u.text(); {
+	case n == 0:
+		return rest
+	case rest == "":
+		return before[:n]
+	default:
+		return u.join(before[:n], "", rest)
 	}
 }
 

@@ -5,6 +5,7 @@ package kube
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -31,7 +32,9 @@ const Protobuf = "application/vnd.kubernetes.protobuf"
 // Source is where the cluster and the credentials come from.
 type Source struct {
 	Files   []string // kubeconfigs in the order of their precedence; none means the pod's own service account
+	Data    string   // a kubeconfig itself, in place of files
 	Context string   // of theirs; empty means their current one
+	Native  string   // when to answer in place of exec plugins, see NativeMissing; empty is NativeMissing
 }
 
 // Find says where to find the cluster: in the given kubeconfig (a list as in KUBECONFIG where it holds several); else
@@ -55,6 +58,7 @@ func Find(kubeconfig, context string) Source {
 // known of that. Token and certificate files that they name are not part of it: client-go reads those anew by itself.
 func (s Source) Fingerprint() ([sha256.Size]byte, error) {
 	h := sha256.New()
+	h.Write([]byte(s.Data))
 	for _, file := range s.Files {
 		b, err := readFile(file)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -68,7 +72,7 @@ func (s Source) Fingerprint() ([sha256.Size]byte, error) {
 
 // Config reads the cluster's address and the credentials. Its errors say what to mount, to set or to change.
 func (s Source) Config() (*rest.Config, error) {
-	if len(s.Files) == 0 {
+	if len(s.Files) == 0 && s.Data == "" {
 		config, err := rest.InClusterConfig()
 		if err != nil {
 			return nil, misconfigured("cannot use the pod's service account: %s; "+
@@ -82,6 +86,9 @@ func (s Source) Config() (*rest.Config, error) {
 	}
 	rules := &clientcmd.ClientConfigLoadingRules{Precedence: s.Files}
 	raw, err := rules.Load()
+	if s.Data != "" {
+		raw, err = clientcmd.Load([]byte(s.Data))
+	}
 	if err != nil {
 		// The parser's own words are left out: they can quote the file, and with it a secret.
 		return nil, misconfigured("cannot read kubeconfig %s: it is not a valid kubeconfig; "+
@@ -98,6 +105,7 @@ func (s Source) Config() (*rest.Config, error) {
 	case raw.Contexts[name] == nil:
 		return nil, misconfigured("context %q is not in kubeconfig %s; %s", shown(name), s, choose)
 	}
+	answerNatively(raw.AuthInfos[raw.Contexts[name].AuthInfo], s.Native)
 	config, err := clientcmd.NewNonInteractiveClientConfig(*raw, name, nil, rules).ClientConfig()
 	fault := faultOf(raw, raw.Contexts[name], choose)
 	if fault == "" && err != nil {
@@ -114,8 +122,28 @@ func (s Source) Config() (*rest.Config, error) {
 // mount is the way out where there is no kubeconfig.
 const mount = "mount one at " + MountedKubeconfig + ", or set --kubeconfig (KUBECONFIG)"
 
+// SetData sets p to a kubeconfig that is given as it is or, for where variables cannot have several lines, as
+// base64. It returns what the value must be if it is not that.
+func SetData(p *string) func(value string) (must string) {
+	return func(value string) string {
+		if *p = value; value == "" {
+			return ""
+		}
+		if decoded, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(value), "")); err == nil {
+			*p = string(decoded)
+		}
+		if config, err := clientcmd.Load([]byte(*p)); err != nil || len(config.Clusters) == 0 {
+			return "a kubeconfig as YAML, or base64 of it; a file's name belongs into --kubeconfig (KUBECONFIG)"
+		}
+		return ""
+	}
+}
+
 // String is the names of the files, as far as they can be names.
 func (s Source) String() string {
+	if s.Data != "" {
+		return "in KUBECONFIG_DATA"
+	}
 	for _, file := range s.Files {
 		if shown(file) != file || len(s.Files) == 1 {
 			return shown(file)
@@ -126,6 +154,9 @@ func (s Source) String() string {
 
 // readable tells whether there is a kubeconfig: of a list only one file has to exist.
 func (s Source) readable() error {
+	if s.Data != "" {
+		return nil
+	}
 	found, wayOut := false, mount
 	for _, file := range s.Files {
 		_, err := readFile(file)

@@ -77,12 +77,12 @@ func TestConfig(t *testing.T) {
 		Source
 		host string
 	}{
-		"the current context":                           {Source{[]string{one}, ""}, "https://one"},
-		"a context that is named":                       {Source{[]string{one}, "prod"}, "https://one"},
-		"the first of a list wins":                      {Source{[]string{one, two}, "prod"}, "https://one"},
-		"the first of a list wins, the other way round": {Source{[]string{two, one}, "prod"}, "https://two"},
-		"a context of the second of a list":             {Source{[]string{one, two}, "other"}, "https://two"},
-		"one of a list may be missing, as KUBECONFIG has it": {Source{[]string{"/does/not/exist", one}, ""},
+		"the current context":                           {Source{Files: []string{one}, Context: ""}, "https://one"},
+		"a context that is named":                       {Source{Files: []string{one}, Context: "prod"}, "https://one"},
+		"the first of a list wins":                      {Source{Files: []string{one, two}, Context: "prod"}, "https://one"},
+		"the first of a list wins, the other way round": {Source{Files: []string{two, one}, Context: "prod"}, "https://two"},
+		"a context of the second of a list":             {Source{Files: []string{one, two}, Context: "other"}, "https://two"},
+		"one of a list may be missing, as KUBECONFIG has it": {Source{Files: []string{"/does/not/exist", one}, Context: ""},
 			"https://one"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -189,14 +189,14 @@ func TestConfigErrorsSayWhatToDo(t *testing.T) {
 				`cannot use context "dev" of kubeconfig FILE: `,
 				"its cluster has a certificate-authority and insecure-skip-tls-verify; remove one of them"}},
 		"an auth-provider": {text: bad("token: "+secret,
-			"auth-provider: {name: gcp, config: {access-token: "+secret+"}}"), want: []string{
-			`clients of Kubernetes have no auth-provider "gcp" any more; `,
+			"auth-provider: {name: openstack, config: {access-token: "+secret+"}}"), want: []string{
+			`clients of Kubernetes have no auth-provider "openstack" any more; `,
 			`get a new kubeconfig from your cloud's command, or use a kubeconfig with a service account's token`}},
 		"an exec plugin of an old version": {
 			text: bad("token: "+secret,
-				"exec: {apiVersion: client.authentication.k8s.io/v1alpha1, command: aws, args: ["+secret+"]}"),
+				"exec: {apiVersion: client.authentication.k8s.io/v1alpha1, command: login, args: ["+secret+"]}"),
 			want: []string{
-				"its exec plugin aws speaks client.authentication.k8s.io/v1alpha1, which is no longer understood; " +
+				"its exec plugin login speaks client.authentication.k8s.io/v1alpha1, which is no longer understood; " +
 					"update the plugin and get a new kubeconfig"}},
 		"an exec plugin that wants a terminal": {
 			text: bad("token: "+secret,

@@ -12,6 +12,7 @@ import (
 
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"metrics-server-prom/internal/credentials"
 	"metrics-server-prom/internal/redact"
 )
 
@@ -94,6 +95,9 @@ func faultOf(config *clientcmdapi.Config, context *clientcmdapi.Context, choose 
 	if strings.HasPrefix(cluster.Server, "https://") { // else nothing of the user is sent, and no plugin run
 		e := cmp.Or(user.Exec, &clientcmdapi.ExecConfig{})
 		switch {
+		case user.AuthProvider != nil && credentials.AuthProvider(user.AuthProvider.Name) != "":
+			return sentence("its auth-provider %q is answered in place of only where that is wanted; %s, or %s",
+				shown(user.AuthProvider.Name), useNative, useToken)
 		case user.AuthProvider != nil:
 			return sentence("clients of Kubernetes have no auth-provider %q any more; get a new kubeconfig from "+
 				"your cloud's command, or %s", shown(user.AuthProvider.Name), useToken)

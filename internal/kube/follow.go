@@ -16,6 +16,8 @@ const kubeconfigEvery = 5 * time.Second
 // Cluster is how the clients of a cluster are made and used.
 type Cluster struct {
 	Kubeconfig, Context string // as for Find
+	KubeconfigData      string // a kubeconfig itself, in place of Kubeconfig; as Source.Data
+	Native              string // as Source.Native
 	UserAgent           string // of all requests; empty for client-go's own
 	// Report is told of every request, with the resource as kubectl names it ("pods", "pods.metrics.k8s.io"), the verb
 	// (list, watch, get) and the HTTP status code, or "error" where there was none.
@@ -38,7 +40,7 @@ func (c *Cluster) Follow(ctx context.Context) {
 		}
 	}
 	for ctx.Err() == nil {
-		source := Find(c.Kubeconfig, c.Context)
+		source := c.source()
 		seen, unread := source.Fingerprint()
 		client, transport, err := c.connect(source)
 		if err != nil {
@@ -51,7 +53,7 @@ func (c *Cluster) Follow(ctx context.Context) {
 		running.Go(func() { c.Run(run, client) })
 		for changed := false; !changed && ctx.Err() == nil; {
 			wait()
-			now, err := Find(c.Kubeconfig, c.Context).Fingerprint()
+			now, err := c.source().Fingerprint()
 			changed = err == nil && (unread != nil || now != seen)
 		}
 		if ctx.Err() == nil {
@@ -61,6 +63,16 @@ func (c *Cluster) Follow(ctx context.Context) {
 		running.Wait()
 		transport.close()
 	}
+}
+
+// source is where the cluster is found now.
+func (c *Cluster) source() Source {
+	s := Find(c.Kubeconfig, c.Context)
+	if c.KubeconfigData != "" {
+		s = Source{Data: c.KubeconfigData, Context: c.Context}
+	}
+	s.Native = c.Native
+	return s
 }
 
 func (c *Cluster) connect(source Source) (of func(schema.GroupVersion) rest.Interface, t *transport, err error) {

@@ -44,9 +44,9 @@ func (w withoutCredentials) Write(line []byte) (int, error) {
 
 // sent are the credentials that requests were last made with. Servers, and proxies before them, repeat these in what
 // they answer, and their answers are shown.
-var sent credentials
+var sent authorizations
 
-type credentials struct {
+type authorizations struct {
 	mu   sync.Mutex
 	last []string // values of the header Authorization, the last one last
 }
@@ -56,7 +56,7 @@ type credentials struct {
 const mostSent = 4
 
 // keep remembers a value of the header Authorization.
-func (c *credentials) keep(authorization string) {
+func (c *authorizations) keep(authorization string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if authorization != "" && !slices.Contains(c.last, authorization) {
@@ -66,7 +66,7 @@ func (c *credentials) keep(authorization string) {
 }
 
 // without is the text without any of the credentials, or the beginning of one.
-func (c *credentials) without(text string) string {
+func (c *authorizations) without(text string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var secrets []string

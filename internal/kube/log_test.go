@@ -49,7 +49,7 @@ func TestCredentialsAreTakenOutOfTexts(t *testing.T) {
 			"not an apple"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var sent credentials
+			var sent authorizations
 			sent.keep(c.authorization)
 			if got := sent.without(c.text); got != c.want {
 				t.Errorf("%q, want %q", got, c.want)
@@ -59,7 +59,7 @@ func TestCredentialsAreTakenOutOfTexts(t *testing.T) {
 }
 
 func TestCredentialsThatWereReplacedAreHiddenForAWhile(t *testing.T) {
-	var c credentials
+	var c authorizations
 	token := func(i int) string { return fmt.Sprintf("%d-is-the-number", i) }
 	for i := range mostSent + 1 {
 		for range 2 {

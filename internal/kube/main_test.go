@@ -7,10 +7,13 @@ import (
 
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/klog/v2"
+
+	"metrics-server-prom/internal/credentials"
 )
 
-// TestMain keeps client-go quiet, as the program does.
+// TestMain answers in place of exec plugins, and keeps client-go quiet, as the program does.
 func TestMain(m *testing.M) {
+	credentials.Serve()
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	// They keep the moment of the last error of the whole process, which in a synctest bubble is of another clock.
 	utilruntime.ErrorHandlers = nil

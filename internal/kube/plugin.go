@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,11 +22,16 @@ import (
 	clientauthentication "k8s.io/client-go/pkg/apis/clientauthentication/v1"
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"metrics-server-prom/internal/credentials"
 )
 
 const (
 	pluginTime      = 30 * time.Second // for which an exec plugin may run before it is killed
 	maxPluginOutput = 1 << 20          // bytes that it may print: a token or a certificate with its chain, with much room
+	// renewTime is how long before the end of its credentials a plugin is run again, while these are used on. Of
+	// credentials that hold for less than five times that it is a fifth of their time.
+	renewTime = time.Minute
 )
 
 // pluginVersions are the API versions of exec plugins, whose JSON is the same.
@@ -36,15 +44,17 @@ const useToken = "use a kubeconfig with a service account's token, see deploy/ou
 // the plugin without a bound while it holds a lock that all clients of the process share, keeps all that the plugin
 // prints, and connects it to this process's stderr, where a token would go past what keeps secrets out of the log.
 type plugin struct {
-	next    http.RoundTripper
+	below   http.RoundTripper
 	config  *clientcmdapi.ExecConfig
+	native  string          // the name of the plugin in place of which this program answers, "" where it does not
 	env     []string        // of the plugin
 	time    time.Duration   // how long it may run
 	life    context.Context // its end kills a plugin that runs
 	rotated func()          // called when the client certificate is another one than before
 
 	mu          sync.Mutex
-	last        *pluginRun // that runs, or has ended as the last; nil where the server has refused what it printed
+	last        *pluginRun // whose credentials are used, or waited for; nil where the server has refused these
+	next        *pluginRun // that runs to replace those of the last, which are used on; nil where none does
 	certificate *tls.Certificate
 	pem         string // the certificate as printed
 }
@@ -56,11 +66,14 @@ type pluginRun struct {
 	done    chan struct{}
 	token   string
 	expires time.Time // zero for never
+	renew   time.Time // when it is time for the next run; guarded by the plugin's mu
+	failed  bool      // a next run has failed, which was logged; guarded by the plugin's mu
 	err     error
 }
 
 func newPlugin(life context.Context, config *rest.Config, rotated func()) (*plugin, error) {
-	p := &plugin{config: config.ExecProvider, env: os.Environ(), time: pluginTime, life: life, rotated: rotated}
+	p := &plugin{config: config.ExecProvider, native: nativeName(config.ExecProvider), env: os.Environ(),
+		time: pluginTime, life: life, rotated: rotated}
 	for _, v := range p.config.Env {
 		p.env = append(p.env, v.Name+"="+v.Value)
 	}
@@ -82,68 +95,125 @@ func newPlugin(life context.Context, config *rest.Config, rotated func()) (*plug
 	return p, err
 }
 
-// RoundTrip does not wait for the plugin beyond the request's context.
+// RoundTrip does not wait for the plugin beyond the request's context. Where the server refuses credentials that were
+// there before, the request is sent a second time with new ones.
 func (p *plugin) RoundTrip(r *http.Request) (*http.Response, error) {
-	run := p.run()
-	select {
-	case <-run.done:
-	case <-r.Context().Done():
-		if errors.Is(r.Context().Err(), context.DeadlineExceeded) {
-			return nil, p.hangs(run)
+	run, fresh := p.run()
+	for {
+		select {
+		case <-run.done:
+		case <-r.Context().Done():
+			if errors.Is(r.Context().Err(), context.DeadlineExceeded) {
+				return nil, p.hangs(run)
+			}
+			return nil, r.Context().Err()
 		}
-		return nil, r.Context().Err()
-	}
-	if run.err != nil {
-		return nil, run.err
-	}
-	if run.token != "" {
-		r = r.Clone(r.Context())
-		r.Header.Set("Authorization", "Bearer "+run.token)
-	}
-	resp, err := p.next.RoundTrip(r)
-	if err == nil && resp.StatusCode == http.StatusUnauthorized {
+		if run.err != nil {
+			return nil, run.err
+		}
+		if run.token != "" {
+			r = r.Clone(r.Context())
+			r.Header.Set("Authorization", "Bearer "+run.token)
+		}
+		resp, err := p.below.RoundTrip(r)
+		if err != nil || resp.StatusCode != http.StatusUnauthorized {
+			return resp, err
+		}
 		p.mu.Lock()
 		if p.last == run {
 			p.last = nil
 		}
 		p.mu.Unlock()
+		if fresh || r.Body != nil {
+			return refusedToken(resp)
+		}
+		resp.Body.Close()
+		run, _ = p.run()
+		fresh = true
 	}
-	return resp, err
+}
+
+// refusedToken has an answer tell that the clock here is wrong, where it is: tokens are valid for some minutes only.
+func refusedToken(resp *http.Response) (*http.Response, error) {
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil || credentials.Skew(date) == "" {
+		return resp, nil
+	}
+	resp.Body.Close()
+	return nil, &fault{Unauthorized, errors.New(resp.Status), credentials.Skew(date)}
 }
 
 // WrappedRoundTripper lets the transport below be found, for its idle connections.
-func (p *plugin) WrappedRoundTripper() http.RoundTripper { return p.next }
+func (p *plugin) WrappedRoundTripper() http.RoundTripper { return p.below }
 
 // run is the run whose credentials are to be used: the last one, or a new one where that has none that are still valid.
-func (p *plugin) run() *pluginRun {
+// fresh says that it has not ended before.
+func (p *plugin) run() (run *pluginRun, fresh bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.last != nil {
 		select {
 		case <-p.last.done:
-			if p.last.err == nil && (p.last.expires.IsZero() || time.Now().Before(p.last.expires)) {
-				return p.last
+			now := time.Now()
+			if p.last.err != nil || !p.last.expires.IsZero() && !now.Before(p.last.expires) {
+				break
 			}
+			if p.next == nil && !p.last.expires.IsZero() && !now.Before(p.last.renew) {
+				p.next = p.begin()
+			}
+			return p.last, false
 		default:
-			return p.last
+			return p.last, true
 		}
 	}
+	if p.next == nil {
+		p.next = p.begin()
+	}
+	p.last, p.next = p.next, nil
+	return p.last, true
+}
+
+// begin runs the plugin. The plugin's mu is locked.
+func (p *plugin) begin() *pluginRun {
 	run := &pluginRun{began: time.Now(), done: make(chan struct{})}
-	p.last = run
 	go func() {
 		defer close(run.done)
 		run.err = p.execute(run)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		run.postpone()
+		if p.next != run {
+			return // it is the last one already
+		}
+		if p.next = nil; run.err == nil {
+			p.last = run
+		} else if p.last != nil && p.life.Err() == nil {
+			if p.last.postpone(); !p.last.failed {
+				slog.Warn("credentials cannot be renewed; those in use are still valid",
+					"until", p.last.expires.Format(time.RFC3339), "err", Explain("renew credentials", run.err).Text)
+			}
+			p.last.failed = true
+		}
 	}()
 	return run
+}
+
+// postpone sets when it is time for the next run, by what is left of the time that the credentials hold for.
+func (run *pluginRun) postpone() {
+	run.renew = run.expires.Add(-min(renewTime, time.Until(run.expires)/5))
 }
 
 // execute runs the plugin and uses what it prints. Nothing of that is in the error.
 func (p *plugin) execute(run *pluginRun) error {
 	ctx, cancel := context.WithTimeout(p.life, p.time)
 	defer cancel()
-	var out limitedBuffer
+	var out, why limitedBuffer
 	cmd := exec.CommandContext(ctx, p.config.Command, p.config.Args...)
-	cmd.Env, cmd.Stdout = p.env, &out
+	// All are pipes: an image made from scratch may have no /dev/null.
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = p.env, strings.NewReader(""), &out, io.Discard
+	if p.native != "" {
+		cmd.Stderr = &why
+	}
 	// It is killed with all that it has started, and what outlives it does not keep it waited for.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -157,8 +227,19 @@ func (p *plugin) execute(run *pluginRun) error {
 	case ctx.Err() != nil:
 		return p.hangs(run)
 	case is(err, exec.ErrNotFound, fs.ErrNotExist):
+		wayOut := useToken
+		if credentials.Known(p.config.Command, p.config.Args) {
+			wayOut = useNative + ", or " + wayOut
+		}
 		return &fault{Configuration, errors.New("the kubeconfig's credentials come from an exec plugin that is not " +
-			"installed here: " + shown(p.config.Command)), useToken}
+			"installed here: " + shown(p.config.Command)), wayOut}
+	case p.native != "" && exit != nil && exit.ExitCode() == credentials.Refused:
+		what, wayOut, _ := strings.Cut(strings.TrimSpace(string(why)), "\n")
+		reason := Configuration
+		if wayOut == credentials.CheckNetwork {
+			reason = Network
+		}
+		return &fault{reason, errors.New(what), wayOut}
 	case exit != nil && exit.Exited():
 		return p.fault("run it by hand to see why", "failed with exit code %d", exit.ExitCode())
 	default:
@@ -214,6 +295,9 @@ func (p *plugin) hangs(run *pluginRun) error {
 // fault says what the plugin does. What it prints is not shown: it is meant to print a token.
 func (p *plugin) fault(wayOut, format string, args ...any) error {
 	what := fmt.Errorf("the exec plugin %s %s", shown(p.config.Command), fmt.Sprintf(format, args...))
+	if p.native != "" {
+		what = fmt.Errorf("the answer in place of the exec plugin %s %s", shown(p.native), fmt.Sprintf(format, args...))
+	}
 	return &fault{Configuration, what, wayOut + ", or " + useToken}
 }
 

@@ -43,12 +43,8 @@ func pluginConfig(t *testing.T, server *httptest.Server, script string) (config 
 
 // get makes a request by a transport whose plugin may run for as long as patience.
 func (t *transport) get(ctx context.Context, server string, patience time.Duration) (status int, err error) {
-	for next := t.client.Transport; patience > 0; {
-		if p, ok := next.(*plugin); ok {
-			p.time = patience
-			break
-		}
-		next = next.(interface{ WrappedRoundTripper() http.RoundTripper }).WrappedRoundTripper()
+	if patience > 0 {
+		t.plugin().time = patience
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, server, nil)
 	if err != nil {
@@ -61,6 +57,17 @@ func (t *transport) get(ctx context.Context, server string, patience time.Durati
 	defer resp.Body.Close()
 	_, err = io.Copy(io.Discard, resp.Body)
 	return resp.StatusCode, err
+}
+
+// plugin is the transport's plugin.
+func (t *transport) plugin() *plugin {
+	next := t.client.Transport
+	for {
+		if p, ok := next.(*plugin); ok {
+			return p
+		}
+		next = next.(interface{ WrappedRoundTripper() http.RoundTripper }).WrappedRoundTripper()
+	}
 }
 
 func mustTransport(t *testing.T, config *rest.Config) *transport {
@@ -271,11 +278,12 @@ func TestPluginIsRunAsOftenAsItsTokensEnd(t *testing.T) {
 	for _, step := range []struct{ what, status, accepted, want string }{
 		{"the first request", "token: one, expirationTimestamp: 2999-01-01T00:00:00Z", "", "200 Bearer one"},
 		{"another one", "token: two, expirationTimestamp: 2000-01-01T00:00:00Z", "", "200 Bearer one"},
-		{"a token that is refused", "token: two, expirationTimestamp: 2000-01-01T00:00:00Z", "two", "401 Bearer one"},
-		{"the next one, already expired", "token: two, expirationTimestamp: 2000-01-01T00:00:00Z", "two",
-			"200 Bearer two"},
+		{"a token that is refused, and the next one, already expired",
+			"token: two, expirationTimestamp: 2000-01-01T00:00:00Z", "two", "200 Bearer two"},
 		{"an expired token", "token: three", "", "200 Bearer three"},
 		{"a token that does not expire", "token: four", "", "200 Bearer three"},
+		{"a new token that is refused too", "token: four", "five", "401 Bearer four"},
+		{"the next request after that", "token: five", "five", "200 Bearer five"},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, "status"), []byte(step.status), 0o600); err != nil {
 			t.Fatal(err)
@@ -379,5 +387,118 @@ func TestNoGlobalIsSwappedForAPlugin(t *testing.T) {
 	}
 	if text, _ := os.ReadFile(file.Name()); len(text) > 0 {
 		t.Errorf("the plugin writes to stderr: %s", text)
+	}
+}
+
+// TestCredentialsAreRenewedBeforeTheyEnd has a plugin whose token is about to end: requests go on with it while the
+// plugin runs, once, and go on with it where that run fails.
+func TestCredentialsAreRenewedBeforeTheyEnd(t *testing.T) {
+	var got atomic.Value
+	server := serve(t, func(_ http.ResponseWriter, r *http.Request) { got.Store(r.Header.Get("Authorization")) })
+	config, dir := pluginConfig(t, server, `echo run >>$DIR/runs; while [ -e $DIR/wait ]; do sleep 0.01; done
+[ ! -e $DIR/fail ] || exit 1
+printf 'apiVersion: `+pluginVersion+`\nkind: ExecCredential\nstatus: {token: %s, expirationTimestamp: %s}\n' \
+  "$(cat $DIR/token)" 2999-01-01T00:00:00Z`)
+	tr := mustTransport(t, config)
+	file := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	request := func(want string) {
+		t.Helper()
+		if status, err := tr.get(t.Context(), server.URL, 0); err != nil || status != 200 || got.Load() != "Bearer "+want {
+			t.Errorf("%d %v with %v, want %s", status, err, got.Load(), want)
+		}
+	}
+	runs := func(want int) {
+		t.Helper()
+		if text, _ := os.ReadFile(filepath.Join(dir, "runs")); strings.Count(string(text), "\n") != want {
+			t.Errorf("it was run %d times, want %d", strings.Count(string(text), "\n"), want)
+		}
+	}
+	p := tr.plugin()
+	// The next request is late: so much of the token's time is left.
+	left := func(left time.Duration) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.last.expires = time.Now().Add(left)
+		p.last.renew = time.Now().Add(-time.Second)
+	}
+	renewed := func() { // or not
+		p.mu.Lock()
+		next := p.next
+		p.mu.Unlock()
+		if next != nil {
+			<-next.done
+		}
+	}
+	file("token", "one")
+	request("one")
+	file("token", "two")
+	file("wait", "")
+	left(time.Minute)
+	for range 10 {
+		request("one")
+	}
+	os.Remove(filepath.Join(dir, "wait"))
+	renewed()
+	request("two")
+	runs(2)
+
+	file("fail", "")
+	left(time.Minute)
+	request("two")
+	renewed()
+	for range 10 { // it is tried again when a fifth of the minute is left
+		request("two")
+	}
+	runs(3)
+	os.Remove(filepath.Join(dir, "fail"))
+	file("token", "three")
+	left(10 * time.Second)
+	request("two")
+	renewed()
+	request("three")
+
+	file("token", "four")
+	left(-time.Second)
+	request("four")
+	runs(5)
+}
+
+func TestHowLongBeforeItsEndATokenIsRenewed(t *testing.T) {
+	for holds, want := range map[time.Duration]time.Duration{
+		time.Hour: time.Minute, 14 * time.Minute: time.Minute, 5 * time.Minute: time.Minute, time.Minute: 12 * time.Second,
+	} {
+		run := &pluginRun{expires: time.Now().Add(holds)}
+		if run.postpone(); (run.expires.Sub(run.renew) - want).Abs() > time.Second {
+			t.Errorf("one of %s: %s before its end, want %s", holds, run.expires.Sub(run.renew), want)
+		}
+	}
+}
+
+// TestRefusedTokenTellsOfAWrongClock has a server whose clock is another one.
+func TestRefusedTokenTellsOfAWrongClock(t *testing.T) {
+	for name, c := range map[string]struct {
+		ahead time.Duration // the server's clock
+		want  string
+	}{
+		"behind": {20*time.Minute + 30*time.Second, "401 Unauthorized; the clock here is 20m"},
+		"ahead":  {-20 * time.Minute, " ahead of the server's: correct it"},
+		"right":  {time.Second, "the token or certificate is wrong or has expired"},
+	} {
+		server := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", time.Now().Add(c.ahead).UTC().Format(http.TimeFormat))
+			w.WriteHeader(http.StatusUnauthorized)
+		})
+		config, _ := pluginConfig(t, server, "echo '"+execCredential(`"token": "t"`)+"'")
+		err := list(t.Context(), config, Core)
+		if err == nil {
+			t.Fatal("no error")
+		}
+		if f := Explain("list pods", err); f.Reason != Unauthorized || !strings.Contains(f.Text, c.want) {
+			t.Errorf("%s: %s: %s", name, f.Reason, f.Text)
+		}
 	}
 }

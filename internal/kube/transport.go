@@ -83,7 +83,7 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 			return nil, misconfigured("cannot use the kubeconfig's exec plugin: %s; correct it there", err)
 		}
 		certificate = &clienttransport.GetCertHolder{GetCert: p.clientCertificate}
-		c.Wrap(func(next http.RoundTripper) http.RoundTripper { p.next = next; return p })
+		c.Wrap(func(next http.RoundTripper) http.RoundTripper { p.below = next; return p })
 	}
 	c.ExecProvider = nil
 	tc, err := c.TransportConfig()

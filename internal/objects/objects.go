@@ -46,8 +46,9 @@ func New[V comparable](o Options[V]) *Source[V] {
 }
 
 // Ready waits until what is known is current, or known to be missing: for the first list of each namespace, and after
-// the process has stood still for the next one. It fails where nothing is known of any namespace: because ctx ends before
-// or, unless the resource is optional, because the watches cannot begin or have been broken for longer than MaxAge.
+// the process has stood still for the next one. It fails where nothing is known of any namespace: because ctx ends
+// before or, unless the resource is optional, because the watches cannot begin or have been broken for longer than
+// MaxAge.
 func (s *Source[V]) Ready(ctx context.Context) (err error) {
 	s.Watch.Distrust()
 	known := false

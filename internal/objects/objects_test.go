@@ -383,8 +383,8 @@ func renderMany(c *page.Compressor, entries []store.Entry[string]) (parts []*pag
 	return parts
 }
 
-// BenchmarkParts measures what a scrape of 150,000 pods costs if 1 % of them change in a minute, anywhere, and there are
-// four scrapes in it: in CPU time and in leaves, as a share of what rendering all of them takes.
+// BenchmarkParts measures what a scrape of 150,000 pods costs if 1 % of them change in a minute, anywhere, and there
+// are four scrapes in it: in CPU time and in leaves, as a share of what rendering all of them takes.
 func BenchmarkParts(b *testing.B) {
 	const size = 150_000
 	pod := func(i, version int) store.Entry[string] {

@@ -113,9 +113,9 @@ func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.R
 	return s
 }
 
-// Parts waits until the resource is current and returns its parts by family. Where that is possible, those of namespaces
-// in which the account has no right to the resource are guessed from pods, and are parts of their own. It returns nil
-// where ctx ends before.
+// Parts waits until the resource is current and returns its parts by family. Where that is possible, those of
+// namespaces in which the account has no right to the resource are guessed from pods, and are parts of their own. It
+// returns nil where ctx ends before.
 func (s *Other) Parts(ctx context.Context, pods *Source[sample.Text]) [][][]*page.Part {
 	if err := s.Ready(ctx); err != nil {
 		return nil

@@ -40,7 +40,8 @@ type Part struct {
 func (p *Part) Len() int { return len(p.blocks) }
 
 // Compressor compresses texts to Parts, one at a time: Write the text, then take the Part. Its working memory (0.8 MB,
-// and up to twice the longest part) is kept between parts. The zero value is ready to use; it is not for concurrent use.
+// and up to twice the longest part) is kept between parts. The zero value is ready to use; it is not for concurrent
+// use.
 type Compressor struct {
 	deflate *flate.Writer
 	buf     []byte       // collects the small writes of a text, because the deflate writer and the CRC are slow at those

@@ -26,6 +26,7 @@ type Row struct {
 	Flag, Env     string // names; the flag wins
 	Default, Help string
 	Needs         string // the flag of a setting without which this one says nothing
+	Excludes      string // the flag of a setting that cannot be given beside this one
 	// Set takes a value: a given one or the default. It returns "", or what the value must be if it is not that.
 	Set     func(value string) (must string)
 	FromEnv func(string) string // makes the environment variable's value one for Set; nil where it is one
@@ -40,7 +41,7 @@ func (h Help) Error() string { return string(h) }
 
 // Parse gives every row's Set its value, in the table's order. An error is one line that names the setting, its value
 // and what that must be. --help and --version are a Help. How settings go together is the caller's to check afterwards,
-// Needs aside.
+// Needs and Excludes aside.
 func Parse(program, version string, table []Row, args []string, getenv func(string) string) error {
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -89,8 +90,12 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 		}
 	}
 	for _, row := range table {
-		if name := setBy[row.Flag]; row.Needs != "" && name != "" && setBy[row.Needs] == "" {
+		name, other := setBy[row.Flag], setBy[row.Excludes]
+		switch {
+		case row.Needs != "" && name != "" && setBy[row.Needs] == "":
 			return fmt.Errorf("%s says nothing without --%s; set both or neither", name, row.Needs)
+		case row.Excludes != "" && name != "" && other != "":
+			return fmt.Errorf("%s and %s cannot both be set; remove one of them", other, name)
 		}
 	}
 	return nil

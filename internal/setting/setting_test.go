@@ -43,7 +43,7 @@ func (p *program) table() []Row {
 				return ""
 			}},
 		{Flag: "file", Env: "FILE", Help: "a file", Set: FileName(&p.file)},
-		{Flag: "web", Env: "WEB", Help: "a web configuration", Set: WebConfig(&p.web)},
+		{Flag: "web", Env: "WEB", Help: "a web configuration", Excludes: "file", Set: WebConfig(&p.web)},
 		{Flag: "header", Env: "HEADER", Help: "a header", Needs: "text", Secret: true, Set: func(v string) string {
 			if p.header = v; v != "" && !strings.Contains(v, ": ") {
 				return "a header, such as Name: value"
@@ -154,6 +154,8 @@ func TestErrors(t *testing.T) {
 			`--header says nothing without --text; set both or neither`},
 		"a variable without the flag that it needs": {env{"HEADER": "A: b"}, []string{"--text="},
 			`HEADER says nothing without --text; set both or neither`},
+		"a setting beside one that it excludes": {env{"FILE": "/a"}, []string{"--web=" + os.DevNull},
+			`FILE and --web cannot both be set; remove one of them`},
 		"a flag that does not exist": {nil, []string{"--intervall=15s"},
 			`flag provided but not defined: -intervall; see --help`},
 		"a flag without its value": {nil, []string{"--interval"},

@@ -93,12 +93,8 @@ func one(s *Samples, name, holds string, values ...string) {
 	}
 }
 
-// PodLabels is kube_pod_labels.
-func PodLabels(s *Samples, o *Object) {
-	if o.Pod.Labels != "" {
-		s.Add(1, "", o.Pod.Labels)
-	}
-}
+// PodLabels is kube_pod_labels. A pod without any of the labels has it too: what is joined with it must not lose pods.
+func PodLabels(s *Samples, o *Object) { s.Add(1, "", o.Pod.Labels) }
 
 // ContainerRequests is kube_pod_container_resource_requests.
 func ContainerRequests(s *Samples, o *Object) {
