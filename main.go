@@ -269,17 +269,11 @@ func (s *server) metrics(name string) http.HandlerFunc {
 			return
 		}
 		s.pages[name].idle.Reset(maxIdle)
-		var why error
-		serve.Scrape(w, r, s.stopping, func(ctx context.Context) (page *page.Page, err error) {
-			page, why = s.currentPage(ctx, name)
-			return page, why
-		}, func() string {
-			failures, _ := s.state()
-			if f, ok := errors.AsType[*kube.Failure](why); ok && len(failures) == 0 { // it has not lasted for long
-				failures = []string{f.Text}
-			}
-			return "no data yet\n" + strings.Join(failures, "\n")
-		})
+		serve.Scrape(w, r, s.stopping, func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) },
+			func() string {
+				failures, _ := s.state()
+				return "no data yet\n" + strings.Join(failures, "\n")
+			})
 	}
 }
 
@@ -303,6 +297,9 @@ func (s *server) state() (failures, notices []string) {
 	for _, c := range s.clusters {
 		failures, notices = append(failures, c.health.Failures()...), append(notices, c.health.Notices()...)
 	}
+	if len(failures) == 0 && !s.hasData() {
+		failures = []string{"pods, nodes: not read yet"}
+	}
 	return failures, notices
 }
 
@@ -312,9 +309,6 @@ func (s *server) hasData() bool {
 
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
 	failures, notices := s.state()
-	if len(failures) == 0 && !s.hasData() {
-		failures = []string{"pods, nodes: not read yet"}
-	}
 	serve.Health(w, failures, notices)
 }
 

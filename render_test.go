@@ -2995,7 +2995,7 @@ func TestGuessesAreGivenUp(t *testing.T) {
 
 // TestFirstStatePage is what is answered at once after a start, and a minute later.
 func TestFirstStatePage(t *testing.T) {
-	const most, incomplete = 9500 * time.Millisecond, "cannot watch pods: the first list of all pods is not complete yet"
+	const most, incomplete = 9500 * time.Millisecond, "pods, nodes: not read yet"
 	for name, c := range map[string]struct {
 		resource    string
 		answer      answerer
