@@ -2848,7 +2848,7 @@ func TestNamespacesFailOneByOneOnTheStatePage(t *testing.T) {
 						check(0)
 						time.Sleep(7 * time.Second)
 					}
-					if b.statePage() != b.statePage() {
+					if last := b.statePage(); b.statePage() != last {
 						t.Error("the page is made anew, though nothing has changed")
 					}
 					for _, request := range requests {
