@@ -167,9 +167,7 @@ type snapshot struct {
 type rendered struct {
 	parts  [len(families)][]*page.Part
 	served [len(families)]int // samples
-
-	mu   sync.Mutex // held while another page is rendered
-	page string     // which
+	page   string             // that was asked for
 }
 
 // nothing is rendered of a list that is not shown.
@@ -191,11 +189,9 @@ func (r *rendered) add(c *page.Compressor, source, page string, b *sample.Batch)
 	}
 }
 
-// render renders what the page cadvisor has of the batch, if that was not done yet.
+// render renders what the page cadvisor has of the batch, if that was not done yet. It is for one goroutine at a time.
 func (s *snapshot) render(c *page.Compressor) {
 	r := s.rendered
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if s.read != nil && r.page != cadvisor {
 		s.read(func(b *sample.Batch) { r.add(c, s.source, cadvisor, b) })
 		r.page = cadvisor

@@ -34,27 +34,37 @@ func TestTheDemoRunsTheRealExporterAndLeavesNothingBehind(t *testing.T) {
 	go func() { ended <- run(ctx, o) }()
 
 	url := "http://" + o.listen + "/metrics"
-	var page []byte
-	for deadline := time.Now().Add(5 * time.Minute); len(page) == 0; {
-		select {
-		case err := <-ended:
-			t.Fatalf("the demo ended: %v", err)
-		case <-time.After(20 * time.Millisecond): // the port opens without an event that could be awaited
-		}
-		if resp, err := http.Get(url); err == nil {
-			body, err := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			if err == nil && resp.StatusCode == http.StatusOK {
-				page = body
+	deadline := time.Now().Add(5 * time.Minute)
+	await := func(url string) string {
+		for {
+			select {
+			case err := <-ended:
+				t.Fatalf("the demo ended: %v", err)
+			case <-time.After(20 * time.Millisecond): // the port opens without an event that could be awaited
+			}
+			if resp, err := http.Get(url); err == nil {
+				body, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err == nil && resp.StatusCode == http.StatusOK {
+					return string(body)
+				}
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("no page")
 			}
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("no page")
-		}
 	}
+	page := await(url)
 	// 20 pods of 2 containers with CPU and memory, 3 nodes.
-	if got := strings.Count("\n"+string(page), "\nkube_metrics_server_"); got != 2*(20*2+3) {
+	if got := strings.Count("\n"+page, "\nkube_metrics_server_"); got != 2*(20*2+3) {
 		t.Errorf("%d samples on the page:\n%s", got, page)
+	}
+
+	for path, sample := range map[string]string{"/cadvisor": "container_start_time_seconds{",
+		"/kube-state-metrics": "kube_pod_container_status_running{"} {
+		if page := await(url + path); !strings.Contains(page, sample) {
+			t.Errorf("%s has no %s:\n%s", path, sample, page)
+		}
 	}
 
 	cancel() // as a signal does

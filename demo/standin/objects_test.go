@@ -292,8 +292,8 @@ func TestMetadataOfEachResource(t *testing.T) {
 				t.Fatalf("%d objects, the cluster has %d", len(all), len(want))
 			}
 			resource := client.Resource(r.GroupVersion().WithResource(r.name))
-			events, err := resource.Watch(t.Context(), metav1.ListOptions{SendInitialEvents: new(true), AllowWatchBookmarks: true,
-				ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan})
+			events, err := resource.Watch(t.Context(), metav1.ListOptions{SendInitialEvents: new(true),
+				AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -333,7 +333,10 @@ func TestMetadataOfEachResource(t *testing.T) {
 
 func TestWhatIsAsPartialObjectMetadata(t *testing.T) {
 	s := start(t, Options{Pods: 40})
-	const partial, list = ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1", ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+	const (
+		partial = ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+		list    = ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+	)
 	namespace := "/api/v1/namespaces/" + s.Pods()[0].Namespace
 	for _, c := range []struct {
 		name, path, accept string

@@ -9,6 +9,7 @@ import (
 // there are pods, with three pods each, some of them of earlier revisions, is what large clusters have.
 func (c *Cluster) populate(pods, containers, replicas int) {
 	var all []*workload
+	taken := map[string]bool{} // of some thousand names of a workload two may be the same
 	start := func(w *workload, number, size int, node string) {
 		c.serial++
 		p := &pod{
@@ -16,7 +17,10 @@ func (c *Cluster) populate(pods, containers, replicas int) {
 				created: c.start.Unix() - 3600 - int64(mix(w.hash)%86400)},
 			node: node, ip: ipOf(c.serial), phase: corev1.PodRunning, workload: w,
 		}
-		p.name = w.podName(number, mix(w.hash+uint64(number)))
+		for random := w.hash + uint64(number); p.name == "" || taken[p.namespace+"/"+p.name]; random = mix(random) {
+			p.name = w.podName(number, mix(random))
+		}
+		taken[p.namespace+"/"+p.name] = true
 		if w.shape.onHost {
 			p.ip = string(appendHostIP(nil, p.node))
 		}

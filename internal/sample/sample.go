@@ -372,7 +372,7 @@ func (j *Joiner) container(item *metricsapi.Item, c *metricsapi.Container, p *st
 	if j.Store == nil {
 		name = item.Name
 	}
-	n := values(s)
+	n := values(&s)
 	switch {
 	case n == 0:
 		return
@@ -424,7 +424,7 @@ func (j *Joiner) value(v metricsapi.Value, item *metricsapi.Item) float64 {
 }
 
 // values is how many series a sample has.
-func values(s Sample) (n int) {
+func values(s *Sample) (n int) {
 	if !math.IsNaN(s.CPU) {
 		n++
 	}
@@ -460,7 +460,7 @@ func (j *Joiner) Expire(now time.Time) *Batch {
 			}
 			fresh = append(fresh, s)
 		} else {
-			b.Dropped[TooOld].Samples += values(s)
+			b.Dropped[TooOld].Samples += values(&s)
 		}
 	}
 	clear(b.Samples[len(fresh):])

@@ -61,13 +61,13 @@ func unmarshalMeta(b []byte, meta *metav1.ObjectMeta, whole bool) (err error) {
 				m.Check(err)
 			}
 		case 11:
-			key, value := entry(&m)
+			key, value := entry(m)
 			if meta.Labels == nil {
 				meta.Labels = map[string]string{}
 			}
 			meta.Labels[string(key)] = string(value)
 		case 12:
-			key, value := entry(&m)
+			key, value := entry(m)
 			// The one annotation that says something about the watch; others can be as large as the object.
 			if string(key) == metav1.InitialEventsAnnotationKey {
 				meta.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: string(value)}

@@ -79,9 +79,9 @@ func (s *NodeStatus) unmarshal(b []byte) error {
 	for m.Next() {
 		switch m.Num {
 		case 1:
-			s.Capacity.unmarshalEntry(&m)
+			s.Capacity.unmarshalEntry(m)
 		case 2:
-			s.Allocatable.unmarshalEntry(&m)
+			s.Allocatable.unmarshalEntry(m)
 		case 5:
 			a := add(&s.Addresses)
 			m.Check(wire.Read(m.Bytes(), "NodeAddress", 1, &a.Type, &a.Address))

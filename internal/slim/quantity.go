@@ -52,9 +52,9 @@ func unmarshalQuantities(b []byte, message string, first, second *Quantities) er
 	for m.Next() {
 		switch m.Num {
 		case 1:
-			first.unmarshalEntry(&m)
+			first.unmarshalEntry(m)
 		case 2:
-			second.unmarshalEntry(&m)
+			second.unmarshalEntry(m)
 		}
 	}
 	return m.Err()
