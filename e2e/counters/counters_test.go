@@ -69,7 +69,8 @@ func TestCountersAreTheTrueOnes(t *testing.T) {
 		// The most that the increase may be off, of all containers, of 95 % of them, and of all nodes, which are few.
 		total, p95, nodes float64
 	}{
-		{"undisturbed", "one", steady, 0.005, 0.05, 0.001},
+		// A container's errors are steps of a random walk, each of some seconds' use: they weigh more in a shorter time.
+		{"undisturbed", "one", steady, 0.005, 0.05 * math.Sqrt(max(1, 10/duration.Minutes())), 0.001},
 		{"2 % of the ticks missed", "one", missed, 0.01, math.Inf(1), 0.05},
 		{"two metrics-servers at random", "two", steady, 0.01, math.Inf(1), 0.02},
 		{"metrics-server restarted", "restarted", steady, 0.01, math.Inf(1), 0.02},
@@ -384,11 +385,10 @@ func (w *watcher) report(t *testing.T, what string, counters map[key]*counter, t
 	}
 	slices.Sort(off)
 	at95 := off[len(off)*95/100]
-	text := fmt.Sprintf("%d %s: total %+.3f %%, p95 %.2f %%, worst %.2f %%", len(off), what, 100*(sum/truth-1), 100*at95,
+	t.Logf("%d %s: total %+.3f %%, p95 %.2f %%, worst %.2f %%", len(off), what, 100*(sum/truth-1), 100*at95,
 		100*off[len(off)-1])
-	t.Log(text)
 	if math.Abs(sum/truth-1) > total || at95 > p95 {
-		t.Errorf("%s; allowed are %v %% and %v %%", text, 100*total, 100*p95)
+		t.Errorf("allowed are %.3g %% for the total and %.3g %% for p95", 100*total, 100*p95)
 	}
 }
 
@@ -445,12 +445,12 @@ func (w *watcher) hasCounted(t *testing.T, results map[string]bool) {
 		t.Fatal(err)
 	}
 	for result, want := range results {
-		labels := map[string]string{"resource": "pods", "result": result}
+		labels := map[string]string{"result": result}
 		if n, series := page.Sum("metrics_server_prom_cpu_readings_total", labels); n > 0 != want || series != 1 {
 			t.Errorf("%v readings were %s, of %d series", n, result, series)
 		}
 	}
-	filled, series := page.Sum("metrics_server_prom_cpu_seconds_filled_total", map[string]string{"resource": "pods"})
+	filled, series := page.Sum("metrics_server_prom_cpu_seconds_filled_total", nil)
 	if want, told := results["filled"]; told && filled > 0 != want || series != 1 {
 		t.Errorf("%v s were filled, of %d series", filled, series)
 	}

@@ -28,7 +28,7 @@ const (
 	MemoryAnnotation = "usage.e2e/memory." // bytes; without it 1Mi
 )
 
-// idle is the mean load, in cores, from which on downwards a container counts as idle, see interval.
+// idle is the mean load, in cores, from which on downwards a container counts as idle, see Kubelet.read.
 const idle = 0.001
 
 // Kubelet is the kubelets of all nodes.
