@@ -81,6 +81,9 @@ func (s *simulated) pages(ctx context.Context, pods int) ([]result, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w\nend of the exporter's log:\n%s", err, process.Tail(e.Log(), 10))
 		}
+		for _, row := range rows { // at 150,000 pods a later part can take or miss half an hour
+			fmt.Fprintf(os.Stderr, "measure: %s: %s (%s)\n", row.what, row.measured, cmp.Or(row.goal, "no goal"))
+		}
 		results = append(results, rows...)
 	}
 	return results, nil
