@@ -339,7 +339,8 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
 		podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
-	put, del := func(p slim.Pod) { n.pods.Store.Put(n.pods.Watch.Keep(&p)) }, func(p slim.Pod) { n.pods.Store.Delete(n.pods.Watch.Keep(&p)) }
+	put := func(p slim.Pod) { n.pods.Store.Put(n.pods.Watch.Keep(&p)) }
+	del := func(p slim.Pod) { n.pods.Store.Delete(n.pods.Watch.Keep(&p)) }
 	for _, step := range []struct {
 		what  string
 		event func()
@@ -427,7 +428,8 @@ func TestScrapeEncodings(t *testing.T) {
 		if want == "gzip" {
 			body = unzip(body)
 		}
-		if !strings.HasPrefix(string(body), pods) || resp.Header.Get("Content-Type") != "text/plain; version=0.0.4; charset=utf-8" {
+		contentType := resp.Header.Get("Content-Type")
+		if !strings.HasPrefix(string(body), pods) || contentType != "text/plain; version=0.0.4; charset=utf-8" {
 			t.Errorf("Accept-Encoding %q: not the same text", accept)
 		}
 	}
@@ -853,7 +855,9 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 		}
 	}
 	s, n := newTestServer(t, source{pages: furtherPages})
-	n.source.Self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "", []float64{1}).Update(1)
+	refreshes := n.source.Self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "",
+		[]float64{1})
+	refreshes.Update(1)
 	run(t, n, bigCluster(1, 1))
 	s.pushed(true)
 	s.clusters[0].requested("pods", "list", "200")
@@ -1932,8 +1936,9 @@ func TestAFailedProbeLosesThePhase(t *testing.T) {
 					t.Errorf("no pause after a failure: %q", asked)
 				}
 				time.Sleep(2 * time.Minute)
-				if asked := b.api.asked("get"); len(asked) == 0 || slices.Contains(asked, probed[0]) || b.ticks.Fresh.Period() == 0 {
-					t.Errorf("later probes are of %q, the period is %s; want that of another", asked, b.ticks.Fresh.Period())
+				asked, period := b.api.asked("get"), b.ticks.Fresh.Period()
+				if len(asked) == 0 || slices.Contains(asked, probed[0]) || period == 0 {
+					t.Errorf("later probes are of %q, the period is %s; want that of another", asked, period)
 				}
 			})
 		})

@@ -291,8 +291,8 @@ func (s *simulated) renderings(ctx context.Context, pods int) ([]result, error) 
 			short(median(cpu[i])), short(median(wall[i]))))
 	}
 	ratio := median(cpu[1]).Seconds() / median(cpu[2]).Seconds()
-	row := fact(fmt.Sprintf("CPU of it with %.0f %% of the pods changing a minute, against all of it", 100*aMinute), "%.2fx",
-		ratio)
+	what := fmt.Sprintf("CPU of it with %.0f %% of the pods changing a minute, against all of it", 100*aMinute)
+	row := fact(what, "%.2fx", ratio)
 	if pods >= 10_000 { // fewer pods are in so few parts that one changed pod is a large share
 		row.goal, row.reached = "≤ 0.33x", ratio <= 1.0/3
 	}
