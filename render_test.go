@@ -3465,6 +3465,9 @@ func BenchmarkLabels(b *testing.B) {
 
 func BenchmarkDecodeAndJoin(b *testing.B) {
 	eachSize(b, func(b *testing.B, _ *server, n *connection, in input) func() {
+		slices.SortFunc(in.usage.Items, func(x, y metricsv1beta1.PodMetrics) int { // as metrics-server does
+			return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
+		})
 		body := protobufOf(b, &in.usage, "PodMetricsList")
 		b.SetBytes(int64(len(body)))
 		joiner, decoder := &n.lists[1].Joiner, new(metricsapi.Decoder)

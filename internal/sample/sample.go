@@ -3,6 +3,7 @@
 package sample
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -194,10 +195,13 @@ type Joiner struct {
 	// CPU time is not counted, which then costs nothing.
 	Running       func(p *store.Object[Text], container string) (id uint64, started int64, ok bool)
 	batch, served *Batch
-	now           int64               // Unix seconds, when the batch was begun
-	seen          map[uint64]struct{} // pods of this batch, by hash of namespace and name
-	hash          maphash.Hash
-	ahead         map[uint64]ahead // of the batch being served, by the same hash
+	now           int64 // Unix seconds, when the batch was begun
+	seed          maphash.Seed
+	key, last     []byte              // namespace and name of the present item and of the one before
+	ordered       bool                // each item of this batch had a key above that of the one before
+	ids           []uint64            // of this batch's pods, as far as it was ordered
+	seen          map[uint64]struct{} // of this batch's pods, once it is not
+	ahead         map[uint64]ahead    // of the batch being served, by ID
 	nextAhead     map[uint64]ahead
 	readings      []reading                  // of this batch; none where Running is nil
 	nodes         map[string]counter.Counter // by name; nil but for nodes
@@ -220,10 +224,12 @@ func (j *Joiner) Begin() {
 		j.batch, j.served = &Batch{}, &Batch{}
 		j.seen, j.ahead, j.nextAhead = map[uint64]struct{}{}, map[uint64]ahead{}, map[uint64]ahead{}
 		j.nodes = map[string]counter.Counter{}
+		j.seed = maphash.MakeSeed()
 	}
 	j.now = time.Now().Unix()
 	j.batch.reset()
 	j.readings = j.readings[:0]
+	j.key, j.ordered, j.ids = j.key[:0], true, j.ids[:0]
 	clear(j.seen)
 	clear(j.nextAhead)
 }
@@ -318,8 +324,8 @@ func (j *Joiner) Join(item *metricsapi.Item) error {
 		}
 		p, deleted = j.Store.Find(item.Namespace, item.Name)
 	}
-	id := j.id(item)
-	switch _, twice := j.seen[id]; {
+	id, twice := j.identify(item)
+	switch {
 	case deleted:
 		return j.drop(Gone, item)
 	case !legible(item.Name) || j.Store != nil && !legible(item.Namespace):
@@ -334,7 +340,11 @@ func (j *Joiner) Join(item *metricsapi.Item) error {
 	case p != nil && stamp < p.Created:
 		return j.drop(Gone, item)
 	}
-	j.seen[id] = struct{}{}
+	if j.ordered {
+		j.ids = append(j.ids, id)
+	} else {
+		j.seen[id] = struct{}{}
+	}
 	if p == nil {
 		p = &store.Object[Text]{Value: j.Unknown(string(item.Namespace), string(item.Name))}
 		if j.batch.Unknown++; j.batch.Unknown > maxUnknown && j.batch.Unknown > j.Store.Len() {
@@ -404,12 +414,22 @@ func (j *Joiner) moment(id uint64, item *metricsapi.Item) (at, stamp int64) {
 	return first.seen, stamp
 }
 
-func (j *Joiner) id(item *metricsapi.Item) uint64 {
-	j.hash.Reset()
-	j.hash.Write(item.Namespace)
-	j.hash.WriteByte('/')
-	j.hash.Write(item.Name)
-	return j.hash.Sum64()
+// identify returns an item's ID, a hash of its namespace and name, and whether this batch has a pod or node of that ID.
+// metrics-server sends its lists in order of namespace and name, in which none comes twice.
+func (j *Joiner) identify(item *metricsapi.Item) (id uint64, twice bool) {
+	j.key, j.last = append(append(append(j.last[:0], item.Namespace...), 0), item.Name...), j.key
+	id = maphash.Bytes(j.seed, j.key)
+	if j.ordered && bytes.Compare(j.key, j.last) > 0 {
+		return id, false
+	}
+	if j.ordered {
+		j.ordered = false
+		for _, id := range j.ids {
+			j.seen[id] = struct{}{}
+		}
+	}
+	_, twice = j.seen[id]
+	return id, twice
 }
 
 // value is a usage, or NaN where there is none or none that means anything.

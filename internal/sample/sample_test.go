@@ -202,6 +202,11 @@ func TestJoinPods(t *testing.T) {
 				return []metricsapi.Item{item("a", "p", now, one), item("b", "p", now, one),
 					item("a", "p", now, container("y", v(3), v(4)))}
 			}, want: "a/p x 1 2\nb/p x 1 2", dropped: drops{Duplicate: 2}},
+		"pods that come twice in a list without order": {
+			items: func(now time.Time) []metricsapi.Item {
+				return []metricsapi.Item{item("b", "p", now, one), item("a", "p", now, one), item("a", "p", now, one),
+					item("b", "p", now, one), item("b", "q", now, one)}
+			}, want: "b/p x 1 2\na/p x 1 2\nb/q? x 1 2", dropped: drops{Duplicate: 4}, unknown: 1},
 		"an unknown pod that comes twice": {
 			items: func(now time.Time) []metricsapi.Item {
 				return []metricsapi.Item{item("a", "new", now, one), item("a", "new", now, one)}
