@@ -120,11 +120,10 @@ func (c *cluster) hasData() bool {
 // current waits until what there is to serve on the page of that name is current: for the first snapshots and lists of
 // objects, and after a time in which the process did not run for the next ones. Regularly it does not wait at all. The
 // parts of objects are by source and family. All is of one connection.
-func (c *cluster) current(ctx context.Context, name string) (
-	snapshots []*snapshot, objects [][][]*page.Part, err error) {
+func (c *cluster) current(ctx context.Context, name string) (all []*snapshot, objects [][][]*page.Part, err error) {
 	err = c.try(ctx, func(n *connection) (err error) {
 		if name != kubeState {
-			if snapshots, err = n.current(ctx); err != nil {
+			if all, err = n.current(ctx); err != nil {
 				return err
 			}
 		}
@@ -133,7 +132,7 @@ func (c *cluster) current(ctx context.Context, name string) (
 		}
 		return err
 	})
-	return snapshots, objects, err
+	return all, objects, err
 }
 
 // try calls f with the present connection and, where that ends, with its successors until ctx ends.

@@ -297,6 +297,9 @@ func (s *server) state() (failures, notices []string) {
 	for _, c := range s.clusters {
 		failures, notices = append(failures, c.health.Failures()...), append(notices, c.health.Notices()...)
 	}
+	if len(failures) == 0 && !s.hasData() {
+		failures = []string{"pods, nodes: not read yet"}
+	}
 	return failures, notices
 }
 
@@ -306,9 +309,6 @@ func (s *server) hasData() bool {
 
 func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
 	failures, notices := s.state()
-	if len(failures) == 0 && !s.hasData() {
-		failures = []string{"pods, nodes: not read yet"}
-	}
 	serve.Health(w, failures, notices)
 }
 

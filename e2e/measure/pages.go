@@ -81,6 +81,9 @@ func (s *simulated) pages(ctx context.Context, pods int) ([]result, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w\nend of the exporter's log:\n%s", err, process.Tail(e.Log(), 10))
 		}
+		for _, row := range rows { // at 150,000 pods a later part can take or miss half an hour
+			fmt.Fprintf(os.Stderr, "measure: %s: %s (%s)\n", row.what, row.measured, cmp.Or(row.goal, "no goal"))
+		}
 		results = append(results, rows...)
 	}
 	return results, nil
@@ -288,8 +291,12 @@ func (s *simulated) renderings(ctx context.Context, pods int) ([]result, error) 
 			short(median(cpu[i])), short(median(wall[i]))))
 	}
 	ratio := median(cpu[1]).Seconds() / median(cpu[2]).Seconds()
-	return append(rows, result{"CPU of it with 1 % of the pods changing a minute, against all of it", "≤ 0.33x",
-		fmt.Sprintf("%.2fx", ratio), ratio <= 1.0/3}), nil
+	what := fmt.Sprintf("CPU of it with %.0f %% of the pods changing a minute, against all of it", 100*aMinute)
+	row := fact(what, "%.2fx", ratio)
+	if pods >= 10_000 { // fewer pods are in so few parts that one changed pod is a large share
+		row.goal, row.reached = "≤ 0.33x", ratio <= 1.0/3
+	}
+	return append(rows, row), nil
 }
 
 // touch changes something in all parts of the second page that pods are in, which are nearly all of it.

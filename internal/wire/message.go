@@ -33,8 +33,9 @@ type Message struct {
 	err    error
 }
 
-// NewMessage returns a cursor before the first field of b. name is what errors call the message. It is a pointer because
-// processors stall where a struct is copied whose fields have just been written, for as long as two fields take to read.
+// NewMessage returns a cursor before the first field of b. name is what errors call the message. It is a pointer
+// because processors stall where a struct is copied whose fields have just been written, for as long as two fields
+// take to read.
 func NewMessage(b []byte, name string) *Message { return &Message{rest: b, name: name} }
 
 // Next goes on to the next field. It is false at the end of the message and after an error.
