@@ -163,7 +163,7 @@ func missTicks(ctx context.Context, plane *controlplane.ControlPlane) error {
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		for i := range nodes {
-			if (n*nodes+i)%50 == 25 {
+			if n%50 == i*50/nodes {
 				plane.Kubelet.Miss(fmt.Sprintf("node-%d", firstNode[missed]+i), plane.MetricResolution())
 			}
 		}
