@@ -138,7 +138,7 @@ func main() {
 		os.Exit(2)
 	}
 	kube.SetLog(os.Stderr, set.logLevel, set.logFormat == "json")
-	limitMemory()
+	limitMemory(len(set.pages) > 0)
 
 	listener, err := net.Listen("tcp", set.listenAddress)
 	if err != nil {
@@ -155,10 +155,11 @@ func main() {
 }
 
 // limitMemory has the garbage collector stay below the container's limit, of which the kernel takes a part, and collect
-// sooner than by default: the heap is small, and mostly long-lived. GOMEMLIMIT and GOGC win.
-func limitMemory() {
+// sooner than by default: the heap is small, and mostly long-lived, with further pages even more so. GOMEMLIMIT and GOGC
+// win.
+func limitMemory(furtherPages bool) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(map[bool]int{false: 50, true: 30}[furtherPages])
 	}
 	memlimit.Set(memlimit.WithRatio(0.8), memlimit.WithProvider(memlimit.FromCgroup))
 }

@@ -106,8 +106,8 @@ const (
 	// writeLen is from which length on a piece of a page is written by itself; shorter ones are joined before.
 	writeLen = 64 << 10
 	// joinLen is up to which length a page joins its short pieces at once, and not each time it is written. That takes
-	// their memory a second time, and a third of what it costs to send them (BenchmarkServe).
-	joinLen = 8 << 20
+	// their memory a second time, and a third off what it costs to send them (BenchmarkServe).
+	joinLen = 1 << 20
 )
 
 // Page is a sequence of parts as one gzip member. It never changes and is for any number of readers at once.
