@@ -155,8 +155,8 @@ func main() {
 }
 
 // limitMemory has the garbage collector stay below the container's limit, of which the kernel takes a part, and collect
-// sooner than by default: the heap is small, and mostly long-lived, with further pages even more so. GOMEMLIMIT and GOGC
-// win.
+// sooner than by default: the heap is small, and mostly long-lived, the more so with further pages. GOMEMLIMIT and
+// GOGC win.
 func limitMemory(furtherPages bool) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(map[bool]int{false: 50, true: 30}[furtherPages])
