@@ -190,8 +190,7 @@ func newServer(set *settings) *server {
 	return s
 }
 
-// replaced drops what is made of a snapshot that is replaced, or all where a connection ended, so that nobody keeps its
-// memory.
+// replaced drops the pages of a snapshot that is replaced, or all of a connection that ended: nothing is kept of it.
 func (s *server) replaced(ended bool) {
 	for name, p := range s.pages {
 		if ended || name != kubeState {
@@ -232,12 +231,13 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 // handler routes the program's pages.
 func (s *server) handler() http.Handler {
 	pages := map[string]http.HandlerFunc{
-		"/healthz":   s.healthz,
-		"/-/healthy": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
-		"/-/ready":   s.ready,
-		"/":          s.index,
+		s.set.telemetryPath: s.metrics(""),
+		"/healthz":          s.healthz,
+		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
+		"/-/ready":          s.ready,
+		"/":                 s.index,
 	}
-	for _, name := range []string{"", cadvisor, kubeState} {
+	for _, name := range []string{cadvisor, kubeState} {
 		pages[path.Join(s.set.telemetryPath, name)] = s.metrics(name)
 	}
 	return serve.Pages(pages)
@@ -338,8 +338,8 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	if newest != 0 {
 		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
 	}
-	var links []string
-	for _, name := range append([]string{""}, s.set.pages...) {
+	links := []string{s.set.telemetryPath}
+	for _, name := range s.set.pages {
 		links = append(links, path.Join(s.set.telemetryPath, name))
 	}
 	failures, notices := s.state()

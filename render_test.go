@@ -2135,6 +2135,20 @@ func TestPagesThatThereAreNot(t *testing.T) {
 	}
 }
 
+// TestPathsOfPages has the further pages below the telemetry path, which stays as it was set.
+func TestPathsOfPages(t *testing.T) {
+	for path, below := range map[string]string{"/metrics": "/metrics/cadvisor", "/a/b/": "/a/b/cadvisor"} {
+		s := newServer(&settings{telemetryPath: path, source: source{maxAge: time.Minute}})
+		s.stop() // or there would be waited for data
+		for of, want := range map[string]int{path: http.StatusServiceUnavailable, below: http.StatusNotFound} {
+			resp := get(t, s, of)
+			if body, _ := io.ReadAll(resp.Body); resp.StatusCode != want || strings.Contains(string(body), "page not found") {
+				t.Errorf("%s is answered with %s", of, resp.Status)
+			}
+		}
+	}
+}
+
 // smallCluster is objects of each kind, of which the further pages are written out in TestFurtherPages.
 func smallCluster(began time.Time) map[string][]any {
 	at := func(ago time.Duration) metav1.Time { return metav1.NewTime(began.Add(-ago)) }
