@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -20,7 +21,8 @@ type replicas struct {
 	urls []*url.URL
 
 	mutex  sync.Mutex
-	routes map[string][]int // by user
+	routes map[string][]int       // by user
+	routed map[string]map[int]int // how many requests of a user each has had
 }
 
 // Route lets one of these metrics-servers (0 is MetricsServer, 1 the first of Replicas) answer a request of a service
@@ -28,7 +30,15 @@ type replicas struct {
 func (c *ControlPlane) Route(namespace, account string, numbers ...int) {
 	c.replicas.mutex.Lock()
 	defer c.replicas.mutex.Unlock()
-	c.replicas.routes["system:serviceaccount:"+namespace+":"+account] = numbers
+	user := "system:serviceaccount:" + namespace + ":" + account
+	c.replicas.routes[user], c.replicas.routed[user] = numbers, map[int]int{}
+}
+
+// Routed is how many requests of a service account with a route each metrics-server has had.
+func (c *ControlPlane) Routed(namespace, account string) map[int]int {
+	c.replicas.mutex.Lock()
+	defer c.replicas.mutex.Unlock()
+	return maps.Clone(c.replicas.routed["system:serviceaccount:"+namespace+":"+account])
 }
 
 // next is the metrics-server to ask for this user.
@@ -36,14 +46,16 @@ func (r *replicas) next(user string) *url.URL {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	if route := r.routes[user]; len(route) > 0 {
-		return r.urls[route[rand.IntN(len(route))]]
+		number := route[rand.IntN(len(route))]
+		r.routed[user][number]++
+		return r.urls[number]
 	}
 	return r.urls[0]
 }
 
 // serveReplicas answers for all metrics-servers until the control plane stops.
 func (c *ControlPlane) serveReplicas() error {
-	c.replicas = &replicas{routes: map[string][]int{}}
+	c.replicas = &replicas{routes: map[string][]int{}, routed: map[string]map[int]int{}}
 	for _, port := range append([]int{c.ports.metricsServer}, c.ports.replicas...) {
 		c.replicas.urls = append(c.replicas.urls, &url.URL{Scheme: "https", Host: fmt.Sprintf("localhost:%d", port)})
 	}
