@@ -86,6 +86,34 @@ func (m *Message) Int() int64 {
 	return int64(m.number)
 }
 
+// Entry returns key and value of the current field, an entry of a map of strings or messages.
+func (m *Message) Entry() (key, value []byte) {
+	e := NewMessage(m.Bytes(), "an entry")
+	for e.Next() {
+		switch e.Num {
+		case 1:
+			key = e.Bytes()
+		case 2:
+			value = e.Bytes()
+		}
+	}
+	m.Check(e.Err())
+	return key, value
+}
+
+// Quantity returns the current field, an entry of a map of names to Quantity{string=1}.
+func (m *Message) Quantity() (name, quantity []byte) {
+	name, value := m.Entry()
+	q := NewMessage(value, "Quantity")
+	for q.Next() {
+		if q.Num == 1 {
+			quantity = q.Bytes()
+		}
+	}
+	m.Check(q.Err())
+	return name, quantity
+}
+
 func (m *Message) wrongType() { m.Check(errWireType(m.name, m.Num, m.typ)) }
 
 // Check ends the message with an error of its caller's, unless that is nil or there was an earlier one.
