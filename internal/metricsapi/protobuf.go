@@ -27,7 +27,7 @@ func (i *Item) unmarshal(b []byte, isNode bool) (err error) {
 			i.HasWindow = i.HasWindow || len(m.Bytes()) > 0
 			m.Check(wire.ReadInt(m.Bytes(), "Duration", (*int64)(&i.Window)))
 		case m.Num == 4 && isNode:
-			m.Check(i.Containers[0].unmarshalUsage(m.Bytes()))
+			i.Containers[0].usage(m)
 		case m.Num == 4 && len(i.Containers) == maxContainers:
 			m.Check(errManyContainers)
 		case m.Num == 4:
@@ -46,35 +46,18 @@ func (c *Container) unmarshal(b []byte) error {
 		case 1:
 			c.Name = m.Bytes()
 		case 2:
-			m.Check(c.unmarshalUsage(m.Bytes()))
+			c.usage(m)
 		}
 	}
 	return m.Err()
 }
 
-// unmarshalUsage reads an entry of the map usage. It loops by itself, as wire.Read takes twice as long for so little.
-func (c *Container) unmarshalUsage(b []byte) error {
-	var key, quantity []byte
-	m := wire.NewMessage(b, "an entry")
-	for m.Next() {
-		switch m.Num {
-		case 1:
-			key = m.Bytes()
-		case 2:
-			value := wire.NewMessage(m.Bytes(), "Quantity")
-			for quantity = nil; value.Next(); {
-				if value.Num == 1 {
-					quantity = value.Bytes()
-				}
-			}
-			m.Check(value.Err())
-		}
-	}
-	switch string(key) {
+// usage reads the current field of a message, an entry of the map usage.
+func (c *Container) usage(m *wire.Message) {
+	switch name, quantity := m.Quantity(); string(name) {
 	case "cpu":
 		c.CPU = valueOf(quantity)
 	case "memory":
 		c.Memory = valueOf(quantity)
 	}
-	return m.Err()
 }

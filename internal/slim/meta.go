@@ -61,13 +61,13 @@ func unmarshalMeta(b []byte, meta *metav1.ObjectMeta, whole bool) (err error) {
 				m.Check(err)
 			}
 		case 11:
-			key, value := entry(m)
+			key, value := m.Entry()
 			if meta.Labels == nil {
 				meta.Labels = map[string]string{}
 			}
 			meta.Labels[string(key)] = string(value)
 		case 12:
-			key, value := entry(m)
+			key, value := m.Entry()
 			// The one annotation that says something about the watch; others can be as large as the object.
 			if string(key) == metav1.InitialEventsAnnotationKey {
 				meta.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: string(value)}
@@ -99,12 +99,6 @@ func unmarshalOwner(b []byte, owner *metav1.OwnerReference) error {
 		}
 	}
 	return m.Err()
-}
-
-// entry reads the current field, an entry of a map of strings or messages.
-func entry(m *wire.Message) (key, value []byte) {
-	m.Check(wire.Read(m.Bytes(), "an entry", 1, &key, &value))
-	return key, value
 }
 
 // add appends an empty item to a list and returns where it is.

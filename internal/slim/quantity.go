@@ -38,12 +38,10 @@ func (q *Quantities) set(name, value string) error {
 	return nil
 }
 
-// unmarshalEntry adds the current field of a message, an entry of a map of names to Quantity{string=1}.
+// unmarshalEntry adds the current field of a message, an entry of a map.
 func (q *Quantities) unmarshalEntry(m *wire.Message) {
-	name, quantity := entry(m)
-	var value string
-	m.Check(wire.Read(quantity, "Quantity", 1, &value))
-	m.Check(q.set(string(name), value))
+	name, value := m.Quantity()
+	m.Check(q.set(string(name), string(value)))
 }
 
 // unmarshalQuantities reads a message whose fields 1 and 2 are maps of quantities.

@@ -29,6 +29,7 @@ type Message struct {
 	value  []byte // That of the current field of protowire.BytesType.
 	number uint64 // That of the current field of protowire.VarintType.
 	rest   []byte // The fields behind the current one; none after an error.
+	skip   uint16 // Numbers, as bits, whose fields are stepped over as far as they are short.
 	name   string
 	err    error
 }
@@ -43,11 +44,15 @@ func (m *Message) Next() bool { return len(m.rest) > 0 && m.next() }
 
 func (m *Message) next() bool {
 	b := m.rest
-	// Nearly all fields are strings and messages of less than 128 bytes. These lines save a quarter of the time.
-	if len(b) >= 2 && b[0]&0x87 == byte(protowire.BytesType) && b[0] > 7 && int(b[1]) <= min(len(b)-2, 127) {
-		end := 2 + int(b[1])
-		m.Num, m.typ, m.value, m.rest = protowire.Number(b[0]>>3), protowire.BytesType, b[2:end], b[end:]
-		return true
+	for end := short(b); end > 0; end = short(b) {
+		num, value := b[0]>>3, b[2:end]
+		if b = b[end:]; m.skip>>num&1 == 0 {
+			m.Num, m.typ, m.value, m.rest = protowire.Number(num), protowire.BytesType, value, b
+			return true
+		}
+	}
+	if m.rest = b; len(b) == 0 {
+		return false
 	}
 	num, typ, n := protowire.ConsumeTag(b)
 	if n >= 0 {
@@ -69,6 +74,15 @@ func (m *Message) next() bool {
 	return true
 }
 
+// short returns where the first field of b ends if it is a string or message of less than 128 bytes, with a number up to
+// 15; else 0. Nearly all fields are: what is done with them here takes half the time of all decoding.
+func short(b []byte) (end int) {
+	if len(b) >= 2 && b[0]&0x87 == byte(protowire.BytesType) && b[0] > 7 && int(b[1]) <= min(len(b)-2, 127) {
+		end = 2 + int(b[1])
+	}
+	return end
+}
+
 // Bytes returns the current field, a string or message. It aliases the message. A field of another type is an error.
 func (m *Message) Bytes() []byte {
 	if m.typ != protowire.BytesType {
@@ -85,6 +99,40 @@ func (m *Message) Int() int64 {
 		return 0
 	}
 	return int64(m.number)
+}
+
+// Entry returns key and value of the current field, an entry of a map of strings or messages.
+func (m *Message) Entry() (key, value []byte) {
+	b := m.Bytes()
+	if end := short(b); end > 0 && b[0] == 1<<3|2 { // the usual one
+		if rest := b[end:]; len(rest) > 0 && short(rest) == len(rest) && rest[0] == 2<<3|2 {
+			return b[2:end], rest[2:]
+		}
+	}
+	e := NewMessage(b, "an entry")
+	for e.Next() {
+		switch e.Num {
+		case 1:
+			key = e.Bytes()
+		case 2:
+			value = e.Bytes()
+		}
+	}
+	m.Check(e.Err())
+	return key, value
+}
+
+// Quantity returns the current field, an entry of a map of names to Quantity{string=1}.
+func (m *Message) Quantity() (name, quantity []byte) {
+	name, value := m.Entry()
+	q := NewMessage(value, "Quantity")
+	for q.Next() {
+		if q.Num == 1 {
+			quantity = q.Bytes()
+		}
+	}
+	m.Check(q.Err())
+	return name, quantity
 }
 
 func (m *Message) wrongType() { m.Check(errWireType(m.name, m.Num, m.typ)) }
@@ -107,6 +155,7 @@ func errWireType(message string, num protowire.Number, typ protowire.Type) error
 // says. Where b has none of a number, what is there stays. A []byte aliases the message.
 func Read[T string | []byte](b []byte, name string, first protowire.Number, into ...*T) error {
 	m := NewMessage(b, name)
+	m.skip = ^((uint16(1)<<len(into) - 1) << first)
 	for m.Next() {
 		if i := m.Num - first; 0 <= i && int(i) < len(into) {
 			*into[i] = T(m.Bytes())
