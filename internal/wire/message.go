@@ -74,8 +74,8 @@ func (m *Message) next() bool {
 	return true
 }
 
-// short returns where the first field of b ends if it is a string or message of less than 128 bytes, with a number up to
-// 15; else 0. Nearly all fields are: what is done with them here takes half the time of all decoding.
+// short returns where the first field of b ends if it is a string or message of less than 128 bytes, with a number up
+// to 15; else 0. Nearly all fields are: what is done with them here takes half the time of all decoding.
 func short(b []byte) (end int) {
 	if len(b) >= 2 && b[0]&0x87 == byte(protowire.BytesType) && b[0] > 7 && int(b[1]) <= min(len(b)-2, 127) {
 		end = 2 + int(b[1])
