@@ -22,7 +22,6 @@ const (
 	headerTime = 30 * time.Second // until the response header is there: to connect, to agree on TLS, to wait
 	bodyTime   = 2 * time.Minute  // for the body after that, except a watch's, which has no end
 	maxHeader  = 256 << 10        // bytes of a response header
-	maxFrame   = 256 << 10        // bytes of an HTTP/2 frame; a list in frames of 16 KiB costs both ends a fifth more
 	// maxErrorBody is how many bytes are read of an answer that is not a success: a metav1.Status with some room.
 	// Whoever reads the body of a success bounds that.
 	maxErrorBody = 1 << 20
@@ -101,7 +100,7 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 	return t, nil
 }
 
-// limit bounds the headers and frames of answers, and tells of proxies that do not connect.
+// limit bounds the headers of answers, and tells of proxies that do not connect.
 func limit(rt http.RoundTripper) {
 	for w, ok := rt.(utilnet.RoundTripperWrapper); ok; w, ok = rt.(utilnet.RoundTripperWrapper) {
 		rt = w.WrappedRoundTripper()
@@ -111,7 +110,6 @@ func limit(rt http.RoundTripper) {
 		return
 	}
 	t.MaxResponseHeaderBytes = maxHeader
-	t.HTTP2 = &http.HTTP2Config{MaxReadFrameSize: maxFrame}
 	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 		if resp.StatusCode == http.StatusOK {
 			return nil
