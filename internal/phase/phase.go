@@ -34,7 +34,7 @@ const (
 	maxLead   = 4 * time.Second
 	leadStep  = MinGap / 40
 	// maxUnseen is how many ticks after one another the object may not show before another one is looked at: a kubelet
-	// lets 30 s pass at most, and metrics-server ticks every 10 s at most.
+	// lets 30 s pass at most, and metrics-server ticks no more often than every 10 s.
 	maxUnseen = 2
 )
 
