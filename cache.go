@@ -182,13 +182,15 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 		n.ticks.Probed = pods
 	}
 	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
-		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
+		Counted: set.serves(cadvisor), Rows: families.Rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.scopes() {
 		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,
 			Excluded: set.excludeNamespaces})
 	}
-	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages, nil) }, names)
+	n.others, n.things = objects.NewOthers(&n.source, func(resource string) []state.Row {
+		return families.Rows(resource, set.pages, nil)
+	}, names)
 	for _, l := range n.lists {
 		n.things = append(n.things, l.What)
 	}
@@ -221,7 +223,7 @@ func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.
 		}
 		all = append(all, n.pods.Parts())
 	}
-	all = append(all, n.others.Parts(ctx, n.pods, wantedBy(name))...)
+	all = append(all, n.others.Parts(ctx, n.pods, families.WantedBy(name))...)
 	return all, n.life.Err() // what has ended the waiting for the others
 }
 

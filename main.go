@@ -207,7 +207,7 @@ func (s *server) release(name string) {
 			if name == kubeState {
 				n.pods.Release()
 			}
-			n.others.Release(wantedBy(name))
+			n.others.Release(families.WantedBy(name))
 		}
 	}
 }

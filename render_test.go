@@ -291,7 +291,7 @@ func TestNodes(t *testing.T) {
 		Window: metav1.Duration{Duration: time.Second}, Usage: corev1.ResourceList{
 			corev1.ResourceCPU: quantity.MustParse("61488047183n"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}
 	run(t, n, input{nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{node, node}}})
-	want := "# HELP kube_metrics_server_node_cpu " + families[0].help + `
+	want := "# HELP kube_metrics_server_node_cpu " + families[0].Help + `
 # TYPE kube_metrics_server_node_cpu gauge
 kube_metrics_server_node_cpu{node="n1"} 61.488047183
 # HELP kube_metrics_server_node_mem Memory working set of the node in bytes.
@@ -872,22 +872,22 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 	}
 	labels := labelsOfFurtherPages(t)
 	for _, f := range families {
-		if f.page == "" {
+		if f.Page == "" {
 			continue
 		}
-		known[f.name] = true
-		row := strings.Split(find(f.name)+"||||", "|")
+		known[f.Name] = true
+		row := strings.Split(find(f.Name)+"||||", "|")
 		of := strings.TrimSpace(row[4])
-		if f.labels != nil && f.source == nodes { // the line below that of containers
+		if f.Labels != nil && f.Source == nodes { // the line below that of containers
 			row, of = []string{"", "", "id, node", row[3]}, nodes
 			if !strings.Contains(string(readme), "| the same two | id, node |") {
 				t.Error("the root of nodes is not told")
 			}
 		}
 		told := strings.Replace(strings.TrimSpace(row[2]), "and those of `--pod-labels`", "label_app", 1)
-		if of != f.source || !slices.Contains(labels[f.name], told) ||
-			f.kind == "counter" != strings.Contains(row[3], "a counter") && f.kind != "" {
-			t.Errorf("%s, a %s of %s with the labels %q, is told as: %s", f.name, f.kind, f.source, labels[f.name], row)
+		if of != f.Source || !slices.Contains(labels[f.Name], told) ||
+			f.Kind == "counter" != strings.Contains(row[3], "a counter") && f.Kind != "" {
+			t.Errorf("%s, a %s of %s with the labels %q, is told as: %s", f.Name, f.Kind, f.Source, labels[f.Name], row)
 		}
 	}
 	for _, cell := range told {
@@ -2684,7 +2684,7 @@ func (b *bubble) tells(lines ...string) {
 
 // stateOf are the families of the state of a resource's objects on the pages that are on.
 func stateOf(resource string) (all []string) {
-	for _, row := range rows(resource, furtherPages, nil) {
+	for _, row := range families.Rows(resource, furtherPages, nil) {
 		all = append(all, names[row.Family])
 	}
 	return all
@@ -3516,10 +3516,10 @@ func BenchmarkSplit(b *testing.B) {
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{source: pods, rendered: &rendered{}}
+			s := &snapshot{source: pods, rendered: newRendered()}
 			for i, f := range families {
-				if f.source == pods && f.page == "" {
-					s.rendered.parts[i], s.rendered.served[i] = f.render(&n.compressor, &label.Usage{Batch: batch}, partLen)
+				if f.Source == pods && f.Page == "" {
+					s.rendered.parts[i], s.rendered.served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
 				}
 			}
 			var whole *page.Page
