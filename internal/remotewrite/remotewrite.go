@@ -37,35 +37,51 @@ const (
 )
 
 // pair is a label. Its name and value are as they are sent, without escapes.
-type pair struct{ name, value []byte }
+type pair struct {
+	name, value []byte
+	size        int // bytes of the label's message
+}
 
-// content is the length of the label's message.
-func (p *pair) content() int { return field(len(p.name)) + field(len(p.value)) }
+func newPair(name, value []byte) pair { return pair{name, value, field(len(name)) + field(len(value))} }
 
 // field is the length of a field with a content of so many bytes.
-func field(n int) int { return 1 + (bits.Len64(uint64(n)|1)+6)/7 + n }
+func field(content int) int { return 1 + (bits.Len64(uint64(content)|1)+6)/7 + content }
 
-// pairs are labels, sorted by name.
-type pairs []pair
+// append appends the label's field to a series.
+func (p *pair) append(to []byte) []byte {
+	to = appendHeader(to, labelTag, p.size)
+	to = append(appendHeader(to, nameTag, len(p.name)), p.name...)
+	return append(appendHeader(to, valueTag, len(p.value)), p.value...)
+}
 
-// insert adds a label in its place. It is false where there is one of that name already.
-func (l *pairs) insert(p pair) bool {
-	i := len(*l)
+// appendHeader appends what is before a field's content: its tag, and of how many bytes the content is.
+func appendHeader(to []byte, tag byte, content int) []byte {
+	if content < 0x80 {
+		return append(to, tag, byte(content))
+	}
+	return protowire.AppendVarint(append(to, tag), uint64(content))
+}
+
+// insert adds a label to some that are sorted by name. It is false where there is one of that name already.
+func insert(sorted []pair, p pair) (_ []pair, ok bool) {
+	i := len(sorted)
 	for ; i > 0; i-- {
-		if order := bytes.Compare((*l)[i-1].name, p.name); order == 0 {
-			return false
+		if order := bytes.Compare(sorted[i-1].name, p.name); order == 0 {
+			return sorted, false
 		} else if order < 0 {
 			break
 		}
 	}
-	*l = slices.Insert(*l, i, p)
-	return true
+	if i == len(sorted) {
+		return append(sorted, p), true
+	}
+	return slices.Insert(sorted, i, p), true
 }
 
 // Target has the labels that all series of a job have: job, instance and the external ones. It never changes.
 type Target struct {
-	labels pairs
-	size   int // bytes of the labels' fields
+	labels []pair // sorted by name
+	size   int    // bytes of the labels' fields
 }
 
 // NewTarget returns a target with these labels, a text such as job="cadvisor",instance="h",cluster="eu".
@@ -81,11 +97,11 @@ func NewTarget(labels string) (*Target, error) {
 // Encoder collects samples, each as a series of its own, to a request. The zero value has none and is ready to use; it
 // keeps its memory from request to request. It is not for concurrent use.
 type Encoder struct {
-	message  []byte
-	body     []byte
-	n        int
-	labels   pairs  // of the last series
-	unescape []byte // values of the last series that had escapes
+	message   []byte
+	body      []byte
+	n         int
+	labels    []pair // of the last series, sorted by name
+	unescaped []byte // of the last series, its name and the values that had escapes
 }
 
 // Len is the number of series.
@@ -108,43 +124,31 @@ func (e *Encoder) Body() []byte {
 // the same as none, to Prometheus and here. Add is false, and nothing was added, where the text is not a list of labels
 // in UTF-8, or where a name would be there twice.
 func (e *Encoder) Add(t *Target, name string, labels []byte, value float64, at int64) bool {
-	before := len(e.message)
-	e.unescape = append(e.unescape[:0], name...)
-	metric := pair{nameOfName, e.unescape}
+	e.unescaped = append(e.unescaped[:0], name...)
+	metric := newPair(nameOfName, e.unescaped)
 	e.labels = append(e.labels[:0], metric)
 	var size int
 	var ok bool
-	if e.labels, size, e.unescape, ok = parse(e.labels, e.unescape, labels); !ok || name == "" {
+	if e.labels, size, e.unescaped, ok = parse(e.labels, e.unescaped, labels); !ok || name == "" {
 		return false
 	}
 	sample := 1 + 8 + 1 + protowire.SizeVarint(uint64(at))
-	size += t.size + field(metric.content()) + field(sample)
+	size += t.size + field(metric.size) + field(sample)
 
-	b := append(e.message, seriesTag)
-	b = protowire.AppendVarint(b, uint64(size))
-	// Two sorted lists are merged.
-	for own, common := e.labels, t.labels; len(own)+len(common) > 0; {
-		from := &own
-		if len(own) == 0 {
-			from = &common
-		} else if len(common) > 0 {
-			order := bytes.Compare(own[0].name, common[0].name)
-			if order == 0 {
-				e.message = b[:before]
-				return false
-			}
-			if order > 0 {
-				from = &common
-			}
+	b := appendHeader(e.message, seriesTag, size)
+	common := t.labels
+	for i := range e.labels { // two sorted lists are merged
+		own := &e.labels[i]
+		for len(common) > 0 && bytes.Compare(common[0].name, own.name) < 0 {
+			b, common = common[0].append(b), common[1:]
 		}
-		p := &(*from)[0]
-		b = append(b, labelTag)
-		b = protowire.AppendVarint(b, uint64(p.content()))
-		b = append(b, nameTag)
-		b = protowire.AppendBytes(b, p.name)
-		b = append(b, valueTag)
-		b = protowire.AppendBytes(b, p.value)
-		*from = (*from)[1:]
+		if len(common) > 0 && bytes.Equal(common[0].name, own.name) {
+			return false
+		}
+		b = own.append(b)
+	}
+	for i := range common {
+		b = common[i].append(b)
 	}
 	b = append(b, sampleTag, byte(sample), doubleTag)
 	b = protowire.AppendFixed64(b, math.Float64bits(value))
@@ -156,43 +160,47 @@ func (e *Encoder) Add(t *Target, name string, labels []byte, value float64, at i
 
 var nameOfName = []byte("__name__")
 
-// parse adds the labels of a text to a list and returns it with the bytes that their fields take. Values that have
-// escapes are appended to unescape without them; all else in the list is part of the text.
-func parse(list pairs, unescape, text []byte) (_ pairs, size int, _ []byte, ok bool) {
+// parse adds the labels of a text to a sorted list, and returns it with the number of bytes that their fields take.
+// Values that have escapes are appended to unescaped without them; all else in the list is part of the text.
+func parse(list []pair, unescaped, text []byte) (_ []pair, size int, _ []byte, ok bool) {
 	for len(text) > 0 {
-		text = bytes.TrimLeft(text, " ")
-		equals := bytes.IndexByte(text, '=')
-		if equals <= 0 || !isName(text[:equals]) || len(text) == equals+1 || text[equals+1] != '"' {
-			return list, 0, unescape, false
+		if text[0] == ' ' {
+			text = text[1:]
+			continue
 		}
-		p := pair{name: text[:equals]}
-		text = text[equals+2:]
-		end := bytes.IndexByte(text, '"')
+		name, rest, _ := bytes.Cut(text, []byte("="))
+		if !isName(name) || len(rest) == 0 || rest[0] != '"' {
+			return list, 0, unescaped, false
+		}
+		rest = rest[1:]
+		end := bytes.IndexByte(rest, '"')
 		if end < 0 {
-			return list, 0, unescape, false
+			return list, 0, unescaped, false
 		}
-		if p.value = text[:end]; bytes.IndexByte(p.value, '\\') >= 0 {
-			begin := len(unescape)
-			if unescape, end = appendUnescaped(unescape, text); end < 0 {
-				return list, 0, unescape, false
+		value := rest[:end]
+		if bytes.IndexByte(value, '\\') >= 0 {
+			begin := len(unescaped)
+			if unescaped, end = appendUnescaped(unescaped, rest); end < 0 {
+				return list, 0, unescaped, false
 			}
-			p.value = unescape[begin:]
+			value = unescaped[begin:]
 		}
-		if text = text[end+1:]; len(text) > 0 {
+		if text = rest[end+1:]; len(text) > 0 {
 			if text[0] != ',' {
-				return list, 0, unescape, false
+				return list, 0, unescaped, false
 			}
 			text = text[1:]
 		}
-		if len(p.value) == 0 {
+		if len(value) == 0 {
 			continue
 		}
-		if !utf8.Valid(p.value) || !list.insert(p) {
-			return list, 0, unescape, false
+		p := newPair(name, value)
+		if list, ok = insert(list, p); !ok || !utf8.Valid(value) {
+			return list, 0, unescaped, false
 		}
-		size += field(p.content())
+		size += field(p.size)
 	}
-	return list, size, unescape, true
+	return list, size, unescaped, true
 }
 
 // appendUnescaped appends the value that a text begins with, and returns where the quote is that ends it; -1 for none.
@@ -222,11 +230,10 @@ func appendUnescaped(to, text []byte) (_ []byte, end int) {
 // isName tells whether a text can be a label's name.
 func isName(text []byte) bool {
 	for i, c := range text {
-		if c|0x20 < 'a' || c|0x20 > 'z' {
-			if c != '_' && (i == 0 || c < '0' || c > '9') {
-				return false
-			}
+		letter := c == '_' || c|0x20 >= 'a' && c|0x20 <= 'z'
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return false
 		}
 	}
-	return true
+	return len(text) > 0
 }

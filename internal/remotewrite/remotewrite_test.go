@@ -2,10 +2,13 @@ package remotewrite
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/snappy"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -181,4 +184,103 @@ func check(t *testing.T, e *Encoder, want []series) {
 	if e.Len() != len(want) || !slices.EqualFunc(got, want, equal) {
 		t.Errorf("%d series, the receiver sees %v, want %v", e.Len(), got, want)
 	}
+}
+
+func TestTargetIsAListOfLabels(t *testing.T) {
+	for _, labels := range []string{`job`, `job="j",job="k"`, `job="\xff"`} {
+		if _, err := NewTarget(labels); err == nil || !strings.Contains(err.Error(), labels) {
+			t.Errorf("%s: %v", labels, err)
+		}
+	}
+}
+
+func TestRequests(t *testing.T) {
+	var e Encoder
+	check(t, &e, nil)
+	to := target(t, `job="j"`)
+	for range 2 { // the encoder is used again
+		var want []series
+		for i := range 5000 {
+			a := fmt.Sprint("a", i%7*i)
+			e.Add(to, "up", []byte(`z="`+a+`",b="`+a+`"`), float64(i), int64(i))
+			labels := []string{"__name__=up", "b=" + a, "job=j", "z=" + a}
+			want = append(want, series{labels, math.Float64bits(float64(i)), int64(i)})
+		}
+		size := e.Size()
+		if check(t, &e, want); len(e.Body()) > size/2 {
+			t.Errorf("%d bytes compressed, %d before", len(e.Body()), size)
+		}
+		e.Reset()
+		if check(t, &e, nil); e.Size() != 0 {
+			t.Errorf("%d bytes after Reset", e.Size())
+		}
+	}
+}
+
+func TestNothingIsAllocatedForASample(t *testing.T) {
+	var e Encoder
+	to, labels := target(t, `job="j",instance="i"`), []byte(`node="n\\",pod="p",container="\"",namespace=""`)
+	fill := func() {
+		e.Reset()
+		for range 2000 {
+			e.Add(to, "kube_metrics_server_pod_cpu", labels, 1, 1)
+		}
+		e.Body()
+	}
+	if n := testing.AllocsPerRun(100, fill); n >= 1 {
+		t.Errorf("%v allocations for 2000 samples", n)
+	}
+}
+
+// FuzzSeries compares with what the format's rules, as regular expressions, make of a text.
+func FuzzSeries(f *testing.F) {
+	f.Add(`job="j",instance="i"`, "up", []byte(`a="1", b="\\\"\n",`), uint64(0x7ff0000000000002), int64(1_764_130_000_123))
+	f.Add(`a_="\xff"`, "", []byte(`a="",_="é"`), uint64(1<<63), int64(-1))
+	f.Fuzz(func(t *testing.T, common, name string, own []byte, value uint64, at int64) {
+		labels, ok := reference(map[string]string{}, common)
+		to, err := NewTarget(common)
+		if ok != (err == nil) {
+			t.Fatalf("NewTarget: %v, want %v", err, ok)
+		}
+		if !ok {
+			return
+		}
+		var e Encoder
+		e.Add(target(t, ""), "before", nil, 7, 8)
+		want := []series{{[]string{"__name__=before"}, math.Float64bits(7), 8}}
+		_, taken := labels["__name__"]
+		labels["__name__"] = name
+		labels, ok = reference(labels, string(own))
+		if ok = ok && name != "" && !taken; ok {
+			s := series{nil, value, at}
+			for _, name := range slices.Sorted(maps.Keys(labels)) {
+				s.labels = append(s.labels, name+"="+labels[name])
+			}
+			want = append(want, s)
+		}
+		if e.Add(to, name, own, math.Float64frombits(value), at) != ok {
+			t.Fatalf("Add is %v, want %v", !ok, ok)
+		}
+		check(t, &e, want)
+	})
+}
+
+var (
+	aLabel = regexp.MustCompile(` *([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\["\\n])*)"`)
+	aList  = regexp.MustCompile(`^(` + aLabel.String() + `,)*(` + aLabel.String() + `| *)$`)
+)
+
+// reference adds the labels of a text to others.
+func reference(labels map[string]string, text string) (_ map[string]string, ok bool) {
+	ok = aList.MatchString(text)
+	for _, found := range aLabel.FindAllStringSubmatch(text, -1) {
+		name, value := found[1], strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\n`, "\n").Replace(found[2])
+		if value == "" {
+			continue
+		}
+		_, twice := labels[name]
+		ok = ok && !twice && utf8.ValidString(value)
+		labels[name] = value
+	}
+	return labels, ok
 }
