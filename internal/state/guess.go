@@ -1,7 +1,6 @@
 package state
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -73,7 +72,7 @@ func (g *Guess) Entries(pods []*store.Leaf[sample.Text], within []string) []stor
 		}
 	}
 	entries := make([]store.Entry[string], 0, len(owners))
-	for _, key := range slices.SortedFunc(maps.Keys(owners), byName) {
+	for _, key := range slices.SortedFunc(maps.Keys(owners), store.Key.Compare) {
 		var all []kept.Owner
 		if owner := owners[key]; owner != "" {
 			all = []kept.Owner{{Kind: g.resource.Owner, Name: owner, Controller: true}}
@@ -85,10 +84,6 @@ func (g *Guess) Entries(pods []*store.Leaf[sample.Text], within []string) []stor
 		entries = append(entries, store.Entry[string]{Key: key, Object: &store.Object[string]{Value: s.String()}})
 	}
 	return entries
-}
-
-func byName(a, b store.Key) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // guess is the name of the owner of a ReplicaSet or Job, "" where that seems to have none. It keeps nothing of name's
