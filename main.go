@@ -204,10 +204,7 @@ func (s *server) release(name string) {
 	s.pages[name].forget()
 	for _, c := range s.clusters {
 		if n := c.present.Load(); n != nil {
-			if name == kubeState {
-				n.pods.Release()
-			}
-			n.others.Release(families.WantedBy(name))
+			n.Release(name == kubeState, families.WantedBy(name))
 		}
 	}
 }
@@ -328,7 +325,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	pods, newest := 0, int64(0)
 	for _, c := range s.clusters {
 		if n := c.present.Load(); n != nil {
-			pods += n.pods.Store.Len()
+			pods += n.Pods.Store.Len()
 		}
 		for _, snapshot := range c.snapshots() {
 			newest = max(newest, snapshot.Newest)

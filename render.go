@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -10,9 +11,11 @@ import (
 
 	"metrics-server-prom/internal/family"
 	"metrics-server-prom/internal/label"
+	"metrics-server-prom/internal/objects"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
 )
@@ -278,4 +281,33 @@ func (p *cached) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last, p.snapshots, p.objects = nil, nil, nil
+}
+
+// known is what there is to push of a cluster.
+type known struct {
+	snapshots []*snapshot // by list; nil where nothing is current
+	objects.Known
+}
+
+// push adds all to a push, as scrapes of the pages would find it. The lists are those of nodes and of these namespaces.
+func (k known) push(p *series.Push, namespaces []string, rows []state.Row) error {
+	read := func(i int) func(func(*sample.Batch)) {
+		if k.snapshots != nil && k.snapshots[i].read != nil {
+			return k.snapshots[i].read
+		}
+		return series.Nothing
+	}
+	all := []error{p.Usage(nodes, nodes, read(0))}
+	for i, namespace := range namespaces {
+		all = append(all, p.Usage(pods+"/"+namespace, pods, read(i+1)))
+	}
+	return errors.Join(append(all, p.Pods(rows, k.Pods), p.Others(k.Others))...)
+}
+
+// serves tells whether there is what a page shows.
+func (k known) serves(name string) bool {
+	if name == kubeState {
+		return k.Others != nil && k.Failed == nil
+	}
+	return k.snapshots != nil
 }

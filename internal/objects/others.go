@@ -59,33 +59,6 @@ func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []strin
 	return all, keys
 }
 
-// Parts returns the parts of each resource that has some, see Other.
-func (all Others) Parts(ctx context.Context, pods *Source[sample.Text], wanted func(resource string) bool) (
-	parts [][][]*page.Part) {
-	for _, o := range all {
-		if wanted(o.Watch.Resource) {
-			parts = append(parts, o.Parts(ctx, pods)...)
-		}
-	}
-	return parts
-}
-
-// Release gives back what is rendered, until it is asked for again.
-func (all Others) Release(wanted func(resource string) bool) {
-	for _, o := range all {
-		if wanted(o.Watch.Resource) {
-			o.Release()
-		}
-	}
-}
-
-// Forget drops what is kept of objects that were deleted before the given moment.
-func (all Others) Forget(before time.Time) {
-	for _, o := range all {
-		o.Store.Forget(before)
-	}
-}
-
 // leafLen is how many objects other than pods a leaf has; each has few samples.
 const leafLen = 128
 

@@ -76,12 +76,18 @@ func (p *Push) Pods(rows []state.Row, leaves []*store.Leaf[sample.Text]) error {
 	return p.pods.Push(p.ctx, p.out, leaves, p.now)
 }
 
-// Others pushes the state of objects of another resource.
-func (p *Push) Others(resource string, leaves []*store.Leaf[string]) error {
-	if p.others[resource] == nil {
-		p.others[resource] = objects(p, (&state.Renderer{}).EachKept)
+// Others pushes the state of objects, by resource. One that was there before and is missing now has ended.
+func (p *Push) Others(all map[string][]*store.Leaf[string]) error {
+	for resource := range all {
+		if p.others[resource] == nil {
+			p.others[resource] = objects(p, (&state.Renderer{}).EachKept)
+		}
 	}
-	return p.others[resource].Push(p.ctx, p.out, leaves, p.now)
+	var failed []error
+	for resource, o := range p.others {
+		failed = append(failed, o.Push(p.ctx, p.out, all[resource], p.now))
+	}
+	return errors.Join(failed...)
 }
 
 func objects[V comparable](p *Push, each func(store.Entry[V], func(uint8, []byte, float64))) *Objects[V] {

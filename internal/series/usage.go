@@ -220,15 +220,16 @@ func (w *walk) add(i int, r record, known bool) {
 		return
 	}
 	is := r
+	changed := false
 	for row, f := range w.Rows {
-		text := w.labels(f, &w.now, i)
-		had, begins := r.has(row), isNew
+		text, had := w.labels(f, &w.now, i), r.has(row)
 		if had && moved && !bytes.Equal(text, w.oldLabels(f, r)) {
 			w.mark(f, r, w.moment(r))
 			is.set(row, false)
-			had, begins = false, at > w.Since // another series, of which the receiver may not have this reading
+			changed = true
+			continue
 		}
-		if !begins && !(had && isNew) {
+		if !isNew {
 			continue
 		}
 		if value := f.Value(&w.now, i); text != nil && !math.IsNaN(value) {
@@ -241,6 +242,9 @@ func (w *walk) add(i int, r record, known bool) {
 	}
 	if is.pod = s.Pod; isNew {
 		is.at = uint32(at)
+	}
+	if changed { // the labels may have been these before: what has them now goes on behind that
+		is.at = seconds(w.moment(r))
 	}
 	if known || !is.ended() {
 		w.keep(is)
@@ -262,9 +266,12 @@ func (w *walk) end(r record) {
 			r.set(row, false)
 		}
 	}
-	r.at = uint32((moment + 999) / 1000)
+	r.at = seconds(moment)
 	w.keep(r)
 }
+
+// seconds is the second in which a moment in Unix milliseconds is over.
+func seconds(moment int64) uint32 { return uint32((moment + 999) / 1000) }
 
 func (w *walk) keep(r record) { w.pending = append(w.pending, r) }
 
