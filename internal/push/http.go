@@ -36,7 +36,7 @@ func (p *Pusher) fail(status int, after time.Duration, why string) *failure {
 
 // access names the settings that let the pusher in.
 func (p *Pusher) access() string {
-	if p.client.configured {
+	if p.client.file != "" {
 		return "--push.header, --push.http-config.file"
 	}
 	return "--push.header"

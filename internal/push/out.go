@@ -88,6 +88,9 @@ func (p *Pusher) deliver(ctx context.Context, batch []byte) (f *failure) {
 		if f = p.send(ctx, http.MethodPost, header, &batchBody{batch: batch}); f == nil || !f.isPassing() {
 			return f
 		}
+		if f.status == 0 {
+			p.client.renew()
+		}
 		if former != nil && ctx.Err() != nil {
 			return former // says more
 		}

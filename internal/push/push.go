@@ -232,7 +232,7 @@ func (p *Pusher) push(ctx context.Context, once bool) (samples int, err error) {
 
 // pushSeries pushes by remote write what is added.
 func (p *Pusher) pushSeries(ctx context.Context, add func(*Out) error) (samples int, err error) {
-	defer p.connection().CloseIdleConnections()
+	defer p.connection().renew() // one that was idle in between can be dead without a sign
 	o := &p.out
 	*o = Out{pusher: p, encoder: o.encoder}
 	err = add(o)

@@ -35,6 +35,8 @@ func (p *Pusher) Rows() []setting.Row {
 			Help: "labels to add to every sample that is pushed, such as cluster=\"eu\",team=\"shop\""},
 		{Flag: "push.header", Env: "PUSH_HEADER", Needs: url, Set: p.SetHeaders, Secret: true,
 			Help: "header to push with, such as Authorization: Bearer TOKEN; several are separated by newlines"},
+		{Flag: "push.http-config.file", Env: "PUSH_HTTP_CONFIG_FILE", Needs: url, Set: p.SetHTTPConfig,
+			Help: "file that lets the pusher in: Prometheus' http_config, and sigv4 as in its remote_write"},
 		{Flag: "once", Env: "ONCE", Bool: true, Set: setting.Bool(&p.JustOnce),
 			Help: "read once, push, and exit with 0, or with 1 where that failed; without --push.url the pages go to stdout"},
 	}
@@ -125,7 +127,20 @@ func (p *Pusher) Check(taken []string) error {
 	if err != nil {
 		return errors.New("--push.url (PUSH_URL) is not a valid URL")
 	}
+	c := p.connection()
+	for _, name := range c.headers {
+		if p.Headers[name] != nil {
+			return fmt.Errorf("--push.header (PUSH_HEADER) and --push.http-config.file (PUSH_HTTP_CONFIG_FILE) have both "+
+				"the header %s; set it only once", name)
+		}
+	}
 	switch {
+	case c.authorizes && p.Headers.Get("Authorization") != "":
+		return errors.New("--push.header (PUSH_HEADER) has an Authorization, and --push.http-config.file " +
+			"(PUSH_HTTP_CONFIG_FILE) a way to authorize; set only one of them")
+	case c.authorizes && u.User != nil:
+		return errors.New("--push.url (PUSH_URL) has a user, and --push.http-config.file (PUSH_HTTP_CONFIG_FILE) a way " +
+			"to authorize; set only one of them")
 	case u.User != nil && p.Headers.Get("Authorization") != "":
 		return errors.New("--push.url (PUSH_URL) has a user and --push.header (PUSH_HEADER) an Authorization; " +
 			"set only one of them")

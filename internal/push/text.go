@@ -18,9 +18,7 @@ const longest = time.Minute
 
 // pushPage sends the page as it is written, so that memory does not depend on its size.
 func (p *Pusher) pushPage(ctx context.Context, once bool) (samples int, err error) {
-	// A connection that was idle in between can be dead without a sign, and what is written as it is sent cannot be sent
-	// again.
-	defer p.connection().CloseIdleConnections()
+	defer p.connection().renew() // as what is written as it is sent cannot be sent again
 	ctx, cancel := withTimeout(ctx, min(p.patience(), longest))
 	defer cancel()
 	pipe, w := io.Pipe()
@@ -62,7 +60,7 @@ func (p *Pusher) pushPage(ctx context.Context, once bool) (samples int, err erro
 
 // deleteGroup takes everything of a Pushgateway's group away.
 func (p *Pusher) deleteGroup(ctx context.Context) error {
-	defer p.connection().CloseIdleConnections()
+	defer p.connection().renew()
 	if f := p.send(ctx, http.MethodDelete, nil, &batchBody{}); f != nil {
 		return f
 	}

@@ -168,7 +168,7 @@ func WebConfig(p *string) func(string) string {
 			return notContent
 		}
 		if err := web.Validate(v); err != nil {
-			return "a web configuration file, but: " + unquoted(err.Error())
+			return "a web configuration file, but: " + Unquoted(err.Error())
 		}
 		return ""
 	}
@@ -176,8 +176,9 @@ func WebConfig(p *string) func(string) string {
 
 var lineNumber = regexp.MustCompile(`line \d+`)
 
-// unquoted is an error of the toolkit without what it quotes of the file: that may be a secret in the wrong place.
-func unquoted(err string) string {
+// Unquoted is an error of Prometheus' libraries about a file without what it quotes of the file: that may be a secret in
+// the wrong place.
+func Unquoted(err string) string {
 	what, _, _ := strings.Cut(err, ": ")
 	switch {
 	case what == "yaml":
