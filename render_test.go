@@ -46,6 +46,7 @@ import (
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/serve"
@@ -644,7 +645,10 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		{"web.telemetry-path", "WEB_TELEMETRY_PATH", "/metrics", "/usage", "/usage", "/-/ready", got(func(s *settings) any { return s.telemetryPath })},
 		{"web.config.file", "WEB_CONFIG_FILE", "", "", "", "/does/not/exist", got(func(s *settings) any { return s.webConfig })},
 		{"push.url", "PUSH_URL", "", "http://h/p", "http://h/p", "h:1", got(func(s *settings) any { return s.push.URL })},
-		{"push.interval", "PUSH_INTERVAL", "30s", "5s", "5s", "0s", got(func(s *settings) any { return s.push.Interval })},
+		{"push.interval", "PUSH_INTERVAL", "30s", "5s", "5s", "999ms", got(func(s *settings) any { return s.push.Interval })},
+		{"push.interval", "PUSH_INTERVAL", "30s", "0", "0s", "-1s", got(func(s *settings) any { return s.push.Interval })},
+		{"push.format", "PUSH_FORMAT", "text", "remote-write", "remote-write", "json", got(func(s *settings) any { return s.push.Format })},
+		{"push.instance", "PUSH_INSTANCE", "", "h", "h", "a\tb", got(func(s *settings) any { return s.push.Instance })},
 		{"push.extra-labels", "PUSH_EXTRA_LABELS", "", `a="b"`, `a="b"`, "", got(func(s *settings) any { return s.push.ExtraLabels })},
 		{"push.header", "PUSH_HEADER", "map[]", "A: b\nC: d", "map[A:[b] C:[d]]", "MARKED-SECRET", got(func(s *settings) any { return s.push.Headers })},
 		{"log.level", "LOG_LEVEL", "INFO", "debug", "DEBUG", "loud", got(func(s *settings) any { return s.logLevel })},
@@ -770,8 +774,9 @@ func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
 	run(t, n, bigCluster(1, 1))
 	var page strings.Builder
 	s.clusters[0].requested("pods", "list", "200")
-	s.pushed(true)
-	if err := s.writePage(t.Context(), &page); err != nil {
+	s.set.push.Format = push.RemoteWrite
+	s.set.push.Register(s.self)
+	if err := s.writePage(t.Context(), &page, false); err != nil {
 		t.Fatal(err)
 	}
 	names := map[string]bool{}
@@ -859,7 +864,8 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 		[]float64{1})
 	refreshes.Update(1)
 	run(t, n, bigCluster(1, 1))
-	s.pushed(true)
+	s.set.push.Format = push.RemoteWrite
+	s.set.push.Register(s.self)
 	s.clusters[0].requested("pods", "list", "200")
 	n.ticks.Fresh.Tick(time.Now(), time.Second)
 	n.ticks.Fresh.Shown(time.Now())
