@@ -23,6 +23,7 @@ import (
 type Cluster struct {
 	Client               func(schema.GroupVersion) rest.Interface
 	Namespaces, Excluded []string // as of watch.Options
+	ListOnly             bool     // the same
 	MaxAge               time.Duration
 	Pulse                *refresh.Pulse
 	Health               *health.Tracker
@@ -32,7 +33,8 @@ type Cluster struct {
 // For returns the options of a resource of the cluster.
 func For[V comparable](c *Cluster, group schema.GroupVersion, resource string) (o Options[V]) {
 	o.Client, o.Resource, o.MaxAge, o.Changed = c.Client(group), resource, c.MaxAge, func(string) {}
-	o.Namespaces, o.Excluded, o.Pulse, o.Health, o.Self = c.Namespaces, c.Excluded, c.Pulse, c.Health, c.Self
+	o.Namespaces, o.Excluded, o.ListOnly = c.Namespaces, c.Excluded, c.ListOnly
+	o.Pulse, o.Health, o.Self = c.Pulse, c.Health, c.Self
 	return o
 }
 
