@@ -21,6 +21,7 @@ type Receiver struct {
 	Families family.Table
 	Targets  map[string]*remotewrite.Target // by page
 	Since    time.Time                      // up to which no reading is sent, see Usage
+	MaxAge   time.Duration                  // see Usage
 	Once     bool                           // what this program counts is not sent: it would begin again with each process
 
 	usage  map[string]*Usage
@@ -53,7 +54,7 @@ func Nothing(f func(*sample.Batch)) { f(&sample.Batch{Ordered: true}) }
 func (p *Push) Usage(key, resource string, read func(func(*sample.Batch))) error {
 	u := p.usage[key]
 	if u == nil {
-		u = &Usage{Since: p.Since.Unix()}
+		u = &Usage{Since: p.Since.Unix(), MaxAge: p.MaxAge}
 		for _, f := range p.Families {
 			target := p.Targets[f.Page]
 			if f.Source == resource && f.Labels != nil && target != nil && !(p.Once && f.Kind == "counter") {
