@@ -5,12 +5,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"log"
 	"maps"
@@ -53,6 +55,7 @@ type Answer struct {
 	At      time.Time // when its header had arrived
 	Status  int       // 0: without an answer
 	Samples int       // that were taken
+	Body    [32]byte  // SHA-256 of what was read of the body
 }
 
 // NewFaulty starts a receiver that works; the token is what it asks for.
@@ -160,38 +163,38 @@ func (f *Faulty) serve(w http.ResponseWriter, r *http.Request) {
 	behavior, token, n := f.behavior, f.token, len(f.answers)
 	f.answers = append(f.answers, Answer{At: time.Now()})
 	f.mutex.Unlock()
-	end := func(status, samples int) {
+	body := &hashed{r.Body, sha256.New()}
+	r.Body = body
+	samples := 0
+	note := func(status int) {
 		f.mutex.Lock()
 		defer f.mutex.Unlock()
-		f.answers[n].Status, f.answers[n].Samples = status, samples
+		answer := &f.answers[n]
+		answer.Status, answer.Samples, answer.Body = status, samples, [32]byte(body.hash.Sum(nil))
 	}
-	told := &recorder{ResponseWriter: w}
+	told := &recorder{w, 0, note}
+	defer func() { note(told.status) }() // also of one that gets no answer
 	if behavior != nil && behavior(told, r) {
-		end(told.status, 0)
 		return
 	}
-	body, err := io.ReadAll(r.Body)
+	text, err := io.ReadAll(r.Body)
 	if err != nil {
 		return // the client has gone
 	}
 	if token != "" && r.Header.Get("Authorization") != "Bearer "+token {
-		http.Error(w, "this token is not known: "+r.Header.Get("Authorization"), http.StatusUnauthorized)
-		end(http.StatusUnauthorized, 0)
+		http.Error(told, "this token is not known: "+r.Header.Get("Authorization"), http.StatusUnauthorized)
 		return
 	}
 	f.mutex.Lock()
-	samples, err := f.take(r, body)
-	if err != nil {
+	if samples, err = f.take(r, text); err != nil {
 		f.wrong = append(f.wrong, err.Error())
 	}
 	f.mutex.Unlock()
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		end(http.StatusBadRequest, 0)
+		http.Error(told, err.Error(), http.StatusBadRequest)
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
-	end(http.StatusNoContent, samples)
+	told.WriteHeader(http.StatusNoContent)
 }
 
 // take stores a request's samples, all or none. The mutex is held.
@@ -227,15 +230,31 @@ func (f *Faulty) take(r *http.Request, body []byte) (samples int, err error) {
 	return samples, nil
 }
 
-// recorder notes the status that is answered.
+// recorder notes the status that is answered, before it is.
 type recorder struct {
 	http.ResponseWriter
 	status int
+	note   func(status int)
 }
 
+// WriteHeader notes the status.
 func (r *recorder) WriteHeader(status int) {
 	r.status = status
+	r.note(status)
 	r.ResponseWriter.WriteHeader(status)
+}
+
+// hashed is a body that is hashed as it is read.
+type hashed struct {
+	io.ReadCloser
+	hash hash.Hash
+}
+
+// Read hashes what it reads.
+func (h *hashed) Read(p []byte) (int, error) {
+	n, err := h.ReadCloser.Read(p)
+	h.hash.Write(p[:n])
+	return n, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.
@@ -250,6 +269,17 @@ func Refuses(status int, text string, rest time.Duration) Behavior {
 		}
 		http.Error(w, text, status)
 		return true
+	}
+}
+
+// TakesLong makes it work, after this time for each request.
+func TakesLong(d time.Duration) Behavior {
+	return func(_ http.ResponseWriter, r *http.Request) bool {
+		select {
+		case <-time.After(d):
+		case <-r.Context().Done():
+		}
+		return false
 	}
 }
 
