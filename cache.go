@@ -21,6 +21,7 @@ import (
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
 )
@@ -153,14 +154,25 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 	}
 }
 
+// known waits as long as a scrape does until what there is to push is current. What is not is missing from it.
+func (c *cluster) known(ctx context.Context) (k known) {
+	ctx, cancel := context.WithTimeout(ctx, serve.Patience(nil))
+	defer cancel()
+	c.try(ctx, func(n *connection) error {
+		k.snapshots, _ = n.current(ctx)
+		k.Known = n.Known(ctx, c.set.serves(kubeState))
+		return n.life.Err()
+	})
+	return k
+}
+
 // connection is what is known of a cluster by one configuration of it: the sources, each feeding what the next one
 // needs.
 type connection struct {
-	cluster   *cluster
-	source    objects.Cluster
-	pods      *objects.Source[sample.Text]
-	others    objects.Others // what the pages need beside pods
-	lists     []*list        // nodes, then the pods of each namespace
+	cluster *cluster
+	source  objects.Cluster
+	objects.All
+	lists     []*list // nodes, then the pods of each namespace
 	ticks     usage.Ticks
 	things    []string        // the keys of its health
 	life      context.Context // done when the connection has ended
@@ -181,20 +193,22 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 	if len(set.namespaces) > 0 {
 		n.ticks.Probed = pods
 	}
-	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
-		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
+	n.Pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
+		Counted: set.serves(cadvisor), Rows: families.Rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.scopes() {
-		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,
+		n.newList(pods, namespace, sample.Joiner{Store: n.Pods.Store, Unknown: labels.Unknown,
 			Excluded: set.excludeNamespaces})
 	}
-	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages, nil) }, names)
+	n.Others, n.things = objects.NewOthers(&n.source, func(resource string) []state.Row {
+		return families.Rows(resource, set.pages, nil)
+	}, names)
 	for _, l := range n.lists {
 		n.things = append(n.things, l.What)
 	}
-	n.things = append(n.things, n.pods.Keys()...)
+	n.things = append(n.things, n.Pods.Keys()...)
 	n.source.Self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
-		func() float64 { return float64(n.pods.Store.Len()) })
+		func() float64 { return float64(n.Pods.Store.Len()) })
 	registerServed(n.source.Self, n.snapshots)
 	n.ticks.Fresh.Register(n.source.Self)
 	return n
@@ -203,7 +217,7 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 // watched is called after a change of how a watch of pods is doing: what could not be read without it is read now.
 func (n *connection) watched(namespace string) {
 	for _, l := range n.lists[1:] {
-		if l.Namespace == namespace && !l.Working() && n.pods.Watch.State(namespace).Working() {
+		if l.Namespace == namespace && !l.Working() && n.Pods.Watch.State(namespace).Working() {
 			l.Loop.Wake()
 		}
 	}
@@ -215,14 +229,8 @@ func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.life, cancel)()
-	if name == kubeState {
-		if err := n.pods.Ready(ctx); err != nil {
-			return nil, cmp.Or(n.life.Err(), err)
-		}
-		all = append(all, n.pods.Parts())
-	}
-	all = append(all, n.others.Parts(ctx, n.pods, wantedBy(name))...)
-	return all, n.life.Err() // what has ended the waiting for the others
+	all, err = n.Parts(ctx, name == kubeState, families.WantedBy(name))
+	return all, cmp.Or(n.life.Err(), err) // what has ended the waiting
 }
 
 func (n *connection) snapshots() (all []*snapshot) {
@@ -235,10 +243,7 @@ func (n *connection) snapshots() (all []*snapshot) {
 // run keeps the snapshots up to date until ctx ends.
 func (n *connection) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { n.pods.Watch.Run(ctx) })
-	for _, s := range n.others {
-		wg.Go(func() { s.Watch.Run(ctx) })
-	}
+	wg.Go(func() { n.All.Run(ctx) })
 	wg.Go(func() { n.ticks.Follow(ctx) })
 	for _, l := range n.lists {
 		wg.Go(func() { l.Loop.Run(ctx) })
@@ -316,10 +321,9 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	} else {
 		o.Selector = set.selector
 		o.Ready = func(ctx context.Context) error {
-			n.pods.Watch.Distrust()
-			n.pods.Store.Forget(time.Now().Add(-set.maxAge))
-			n.others.Forget(time.Now().Add(-set.maxAge))
-			return n.pods.Watch.Ready(ctx, namespace, set.maxAge)
+			n.Pods.Watch.Distrust()
+			n.Forget(time.Now().Add(-set.maxAge))
+			return n.Pods.Watch.Ready(ctx, namespace, set.maxAge)
 		}
 	}
 	l.List = usage.New(o, n.source.Self)

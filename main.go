@@ -22,6 +22,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -55,7 +56,7 @@ type settings struct {
 }
 
 func (s *settings) table() []setting.Row {
-	return []setting.Row{
+	return slices.Concat([]setting.Row{
 		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig),
 			Help: "kubeconfig; if not set " + kube.MountedKubeconfig +
 				" if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
@@ -90,21 +91,12 @@ func (s *settings) table() []setting.Row {
 			Help: "path of the metrics"},
 		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
 			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
-		{Flag: "push.url", Env: "PUSH_URL", Set: s.push.SetURL, Secret: true,
-			Help: "where to push the page to as well: VictoriaMetrics' /api/v1/import/prometheus, " +
-				"a Pushgateway's /metrics/job/JOB"},
-		{Flag: "push.interval", Env: "PUSH_INTERVAL", Needs: "push.url", Default: "30s",
-			Set:  setting.Duration(&s.push.Interval, time.Second, time.Hour),
-			Help: "how often to push: 1s to 1h"},
-		{Flag: "push.extra-labels", Env: "PUSH_EXTRA_LABELS", Needs: "push.url", Set: s.push.SetExtraLabels,
-			Help: "labels to add to every sample that is pushed, such as cluster=\"eu\",team=\"shop\""},
-		{Flag: "push.header", Env: "PUSH_HEADER", Needs: "push.url", Set: s.push.SetHeaders, Secret: true,
-			Help: "header to push with, such as Authorization: Bearer TOKEN; several are separated by newlines"},
+	}, s.push.Rows(), []setting.Row{
 		{Flag: "log.level", Env: "LOG_LEVEL", Default: "info", Set: setting.LogLevel(&s.logLevel),
 			Help: "debug, info, warn or error"},
 		{Flag: "log.format", Env: "LOG_FORMAT", Default: "text", Set: setting.OneOf(&s.logFormat, "text", "json"),
 			Help: "text or json"},
-	}
+	})
 }
 
 // check returns what contradicts what among settings that are valid each by itself.
@@ -204,10 +196,7 @@ func (s *server) release(name string) {
 	s.pages[name].forget()
 	for _, c := range s.clusters {
 		if n := c.present.Load(); n != nil {
-			if name == kubeState {
-				n.pods.Release()
-			}
-			n.others.Release(wantedBy(name))
+			n.Release(name == kubeState, families.WantedBy(name))
 		}
 	}
 }
@@ -220,10 +209,14 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	for _, c := range s.clusters {
 		go c.follow(background)
 	}
-	if s.set.push.URL != "" {
-		p := &s.set.push
-		p.Page, p.Done, p.UserAgent = s.writePage, s.pushed, userAgent
-		go p.Run(background)
+	var pushing sync.WaitGroup
+	defer pushing.Wait() // until the receiver has been told the end
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if p := &s.set.push; p.URL != "" {
+		p.Page, p.UserAgent = s.writePage, userAgent
+		p.Register(s.self)
+		pushing.Go(func() { p.Run(ctx) })
 	}
 	return serve.Run(ctx, listener, s.handler(), s.set.webConfig, s.stop)
 }
@@ -240,7 +233,7 @@ func (s *server) handler() http.Handler {
 	for _, name := range []string{cadvisor, kubeState} {
 		pages[path.Join(s.set.telemetryPath, name)] = s.metrics(name)
 	}
-	return serve.Pages(pages)
+	return serve.Pages(pages, map[string]http.HandlerFunc{"/-/push": s.set.push.ServeHTTP})
 }
 
 // currentPage waits until what there is to serve on the page of that name is current.
@@ -279,18 +272,12 @@ func (s *server) metrics(name string) http.HandlerFunc {
 }
 
 // writePage writes the page's text once it is current.
-func (s *server) writePage(ctx context.Context, w io.Writer) error {
+func (s *server) writePage(ctx context.Context, w io.Writer, once bool) error {
 	page, err := s.currentPage(ctx, "")
 	if err != nil {
 		return err
 	}
 	return page.WriteText(w)
-}
-
-// pushed counts a push.
-func (s *server) pushed(worked bool) {
-	result := map[bool]string{true: "ok", false: "error"}[worked]
-	s.self.Counter("pushes_total", "Pushes of this page, by how they ended.", fmt.Sprintf("result=%q", result)).Inc()
 }
 
 // state is a line for each thing that does not work, and one for each that is not as it should be but does no harm.
@@ -328,7 +315,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	pods, newest := 0, int64(0)
 	for _, c := range s.clusters {
 		if n := c.present.Load(); n != nil {
-			pods += n.pods.Store.Len()
+			pods += n.Pods.Store.Len()
 		}
 		for _, snapshot := range c.snapshots() {
 			newest = max(newest, snapshot.Newest)

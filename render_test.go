@@ -46,6 +46,7 @@ import (
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/serve"
@@ -72,7 +73,7 @@ type input struct {
 func run(t testing.TB, n *connection, in input) {
 	t.Helper()
 	for i := range in.pods {
-		n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
+		n.Pods.Store.Put(n.Pods.Watch.Keep(&in.pods[i]))
 	}
 	refreshFrom(t, n.lists[0], &in.nodes, "NodeMetricsList")
 	refreshFrom(t, n.lists[1], &in.usage, "PodMetricsList")
@@ -291,7 +292,7 @@ func TestNodes(t *testing.T) {
 		Window: metav1.Duration{Duration: time.Second}, Usage: corev1.ResourceList{
 			corev1.ResourceCPU: quantity.MustParse("61488047183n"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}
 	run(t, n, input{nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{node, node}}})
-	want := "# HELP kube_metrics_server_node_cpu " + families[0].help + `
+	want := "# HELP kube_metrics_server_node_cpu " + families[0].Help + `
 # TYPE kube_metrics_server_node_cpu gauge
 kube_metrics_server_node_cpu{node="n1"} 61.488047183
 # HELP kube_metrics_server_node_mem Memory working set of the node in bytes.
@@ -339,8 +340,8 @@ func TestPodThatGoesAndComesBack(t *testing.T) {
 	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
 		podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
-	put := func(p slim.Pod) { n.pods.Store.Put(n.pods.Watch.Keep(&p)) }
-	del := func(p slim.Pod) { n.pods.Store.Delete(n.pods.Watch.Keep(&p)) }
+	put := func(p slim.Pod) { n.Pods.Store.Put(n.Pods.Watch.Keep(&p)) }
+	del := func(p slim.Pod) { n.Pods.Store.Delete(n.Pods.Watch.Keep(&p)) }
 	for _, step := range []struct {
 		what  string
 		event func()
@@ -505,7 +506,7 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 			}},
 			{"a new pod", `watched_objects{resource="pods"} 1`, func() {
 				p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
-				n.pods.Store.Put(n.pods.Watch.Keep(&p))
+				n.Pods.Store.Put(n.Pods.Watch.Keep(&p))
 				time.Sleep(selfAge)
 			}},
 			{"a tick", `source_period_seconds 15`, func() {
@@ -543,7 +544,7 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 			run(t, n, bigCluster(50, 2))
 			page := weak.Make(s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry))
 			part := weak.Make(n.lists[1].present.Load().rendered.parts[2][0])
-			former := weak.Make(n.pods.Store)
+			former := weak.Make(n.Pods.Store)
 			replace(s, n)
 			if runtime.GC(); page.Value() != nil || part.Value() != nil {
 				t.Error("the page of the former snapshot, or what it is made of, is kept until the next scrape")
@@ -644,7 +645,10 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		{"web.telemetry-path", "WEB_TELEMETRY_PATH", "/metrics", "/usage", "/usage", "/-/ready", got(func(s *settings) any { return s.telemetryPath })},
 		{"web.config.file", "WEB_CONFIG_FILE", "", "", "", "/does/not/exist", got(func(s *settings) any { return s.webConfig })},
 		{"push.url", "PUSH_URL", "", "http://h/p", "http://h/p", "h:1", got(func(s *settings) any { return s.push.URL })},
-		{"push.interval", "PUSH_INTERVAL", "30s", "5s", "5s", "0s", got(func(s *settings) any { return s.push.Interval })},
+		{"push.interval", "PUSH_INTERVAL", "30s", "5s", "5s", "999ms", got(func(s *settings) any { return s.push.Interval })},
+		{"push.interval", "PUSH_INTERVAL", "30s", "0", "0s", "-1s", got(func(s *settings) any { return s.push.Interval })},
+		{"push.format", "PUSH_FORMAT", "text", "remote-write", "remote-write", "json", got(func(s *settings) any { return s.push.Format })},
+		{"push.instance", "PUSH_INSTANCE", "", "h", "h", "a\tb", got(func(s *settings) any { return s.push.Instance })},
 		{"push.extra-labels", "PUSH_EXTRA_LABELS", "", `a="b"`, `a="b"`, "", got(func(s *settings) any { return s.push.ExtraLabels })},
 		{"push.header", "PUSH_HEADER", "map[]", "A: b\nC: d", "map[A:[b] C:[d]]", "MARKED-SECRET", got(func(s *settings) any { return s.push.Headers })},
 		{"log.level", "LOG_LEVEL", "INFO", "debug", "DEBUG", "loud", got(func(s *settings) any { return s.logLevel })},
@@ -770,8 +774,9 @@ func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
 	run(t, n, bigCluster(1, 1))
 	var page strings.Builder
 	s.clusters[0].requested("pods", "list", "200")
-	s.pushed(true)
-	if err := s.writePage(t.Context(), &page); err != nil {
+	s.set.push.Format = push.RemoteWrite
+	s.set.push.Register(s.self)
+	if err := s.writePage(t.Context(), &page, false); err != nil {
 		t.Fatal(err)
 	}
 	names := map[string]bool{}
@@ -859,7 +864,8 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 		[]float64{1})
 	refreshes.Update(1)
 	run(t, n, bigCluster(1, 1))
-	s.pushed(true)
+	s.set.push.Format = push.RemoteWrite
+	s.set.push.Register(s.self)
 	s.clusters[0].requested("pods", "list", "200")
 	n.ticks.Fresh.Tick(time.Now(), time.Second)
 	n.ticks.Fresh.Shown(time.Now())
@@ -872,22 +878,22 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 	}
 	labels := labelsOfFurtherPages(t)
 	for _, f := range families {
-		if f.page == "" {
+		if f.Page == "" {
 			continue
 		}
-		known[f.name] = true
-		row := strings.Split(find(f.name)+"||||", "|")
+		known[f.Name] = true
+		row := strings.Split(find(f.Name)+"||||", "|")
 		of := strings.TrimSpace(row[4])
-		if f.labels != nil && f.source == nodes { // the line below that of containers
+		if f.Labels != nil && f.Source == nodes { // the line below that of containers
 			row, of = []string{"", "", "id, node", row[3]}, nodes
 			if !strings.Contains(string(readme), "| the same two | id, node |") {
 				t.Error("the root of nodes is not told")
 			}
 		}
 		told := strings.Replace(strings.TrimSpace(row[2]), "and those of `--pod-labels`", "label_app", 1)
-		if of != f.source || !slices.Contains(labels[f.name], told) ||
-			f.kind == "counter" != strings.Contains(row[3], "a counter") && f.kind != "" {
-			t.Errorf("%s, a %s of %s with the labels %q, is told as: %s", f.name, f.kind, f.source, labels[f.name], row)
+		if of != f.Source || !slices.Contains(labels[f.Name], told) ||
+			f.Kind == "counter" != strings.Contains(row[3], "a counter") && f.Kind != "" {
+			t.Errorf("%s, a %s of %s with the labels %q, is told as: %s", f.Name, f.Kind, f.Source, labels[f.Name], row)
 		}
 	}
 	for _, cell := range told {
@@ -1427,7 +1433,7 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
-				b.begin(b.pods.Watch.Run)
+				b.begin(b.Pods.Watch.Run)
 				ready := func() {
 					t.Helper()
 					for _, l := range b.lists[1:] {
@@ -1461,7 +1467,7 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 // TestShortFreezesBetweenAttemptsDoNotAddUp has each of them followed by an attempt.
 func TestShortFreezesBetweenAttemptsDoNotAddUp(t *testing.T) {
 	inBubble(t, source{}, func(t *testing.T, b *bubble) {
-		b.begin(b.pods.Watch.Run)
+		b.begin(b.Pods.Watch.Run)
 		for range 5 {
 			if err := b.lists[1].Ready(t.Context()); err != nil {
 				t.Fatal(err)
@@ -1484,7 +1490,7 @@ func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
 			answer.Body = io.NopCloser(b.api.initialEvents(r, pods, ""))
 			return answer, err
 		})
-		b.begin(b.pods.Watch.Run)
+		b.begin(b.Pods.Watch.Run)
 		ready := func() error { return b.lists[1].Ready(t.Context()) }
 		if err := ready(); err != nil {
 			t.Fatal(err)
@@ -1534,9 +1540,9 @@ func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
 func TestDeletedPodsAreForgottenInTime(t *testing.T) {
 	inBubble(t, source{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
 		gone := testPod("a", "gone", "n", "i", time.Now(), nil)
-		b.pods.Store.Put(b.pods.Watch.Keep(&gone))
-		b.pods.Store.Delete(b.pods.Watch.Keep(&gone))
-		b.begin(b.pods.Watch.Run)
+		b.Pods.Store.Put(b.Pods.Watch.Keep(&gone))
+		b.Pods.Store.Delete(b.Pods.Watch.Keep(&gone))
+		b.begin(b.Pods.Watch.Run)
 		for _, step := range []struct {
 			after time.Duration
 			known bool
@@ -1545,7 +1551,7 @@ func TestDeletedPodsAreForgottenInTime(t *testing.T) {
 			if err := b.lists[1].Ready(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if _, known := b.pods.Store.Find([]byte("a"), []byte("gone")); known != step.known {
+			if _, known := b.Pods.Store.Find([]byte("a"), []byte("gone")); known != step.known {
 				t.Errorf("%s later it is known that the pod was deleted: %t", step.after, known)
 			}
 		}
@@ -1729,7 +1735,7 @@ func TestNewestSampleOfAClockThatIsAhead(t *testing.T) {
 // TestPageMadeAcrossAThawIsNotServed has the process stand still while a page is made of what was current.
 func TestPageMadeAcrossAThawIsNotServed(t *testing.T) {
 	inBubble(t, source{}, func(t *testing.T, b *bubble) {
-		b.begin(b.pods.Watch.Run)
+		b.begin(b.Pods.Watch.Run)
 		for _, l := range b.lists {
 			b.begin(l.Loop.Run)
 		}
@@ -2014,8 +2020,8 @@ var furtherPages = []string{cadvisor, kubeState}
 
 // watched has the watches run and waits until each has its first list, as far as it gets one.
 func (b *bubble) watched() {
-	b.begin(b.connection.pods.Watch.Run)
-	for _, o := range b.others {
+	b.begin(b.connection.Pods.Watch.Run)
+	for _, o := range b.Others {
 		b.begin(o.Watch.Run)
 	}
 	synctest.Wait()
@@ -2024,7 +2030,7 @@ func (b *bubble) watched() {
 // put is an event of the watch of pods.
 func (b *bubble) put(p corev1.Pod) {
 	whole := slimPod(p, len(b.set.pages) > 0)
-	b.connection.pods.Store.Put(b.connection.pods.Watch.Keep(&whole))
+	b.connection.Pods.Store.Put(b.connection.Pods.Watch.Keep(&whole))
 }
 
 // familiesOf are the families of a page's text, in their order.
@@ -2062,7 +2068,7 @@ func TestOnlyWhatPagesNeedIsWatched(t *testing.T) {
 				if want := slices.Concat(usage, c.watches); !slices.Equal(asked, want) {
 					t.Errorf("asks for %q, want %q", asked, want)
 				}
-				store := b.connection.pods.Store
+				store := b.connection.Pods.Store
 				p, _ := store.Find([]byte("a"), []byte("p"))
 				if p == nil || (p.Value.Own != "") != (c.pages != nil) ||
 					(p.Counters != nil) != slices.Contains(c.pages, cadvisor) ||
@@ -2547,7 +2553,7 @@ func TestCPUCounters(t *testing.T) {
 				p := podOf(created, created, "c c1")
 				p.Labels = map[string]string{"l": "v"}
 				b.api.have[pods] = []any{p}
-				b.connection.pods.Watch.Resync()
+				b.connection.Pods.Watch.Resync()
 				synctest.Wait()
 			}, one(30, "1"), false, "c c1 30"},
 		}, "added 2"},
@@ -2559,7 +2565,7 @@ func TestCPUCounters(t *testing.T) {
 			{15, nil, one(15, "1"), false, "c c1 15"},
 			{30, func(b *bubble) {
 				gone := slimPod(podOf(created, created, "c c1"), true)
-				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+				b.connection.Pods.Store.Delete(b.connection.Pods.Watch.Keep(&gone))
 			}, one(30, "1"), false, ""},
 			{60, func(b *bubble) { b.put(podOf(at(40), at(40), "c c2")) }, one(60, "1"), false, "c c2 15"},
 		}, "added 2"},
@@ -2684,7 +2690,7 @@ func (b *bubble) tells(lines ...string) {
 
 // stateOf are the families of the state of a resource's objects on the pages that are on.
 func stateOf(resource string) (all []string) {
-	for _, row := range rows(resource, furtherPages, nil) {
+	for _, row := range families.Rows(resource, furtherPages, nil) {
 		all = append(all, names[row.Family])
 	}
 	return all
@@ -3040,7 +3046,7 @@ func TestGuessesAreGivenUp(t *testing.T) {
 		}
 		b.watched()
 		b.statePage()
-		leaf := weak.Make(b.connection.pods.Store.Leaves()[0])
+		leaf := weak.Make(b.connection.Pods.Store.Leaves()[0])
 		time.Sleep(2 * time.Minute)
 		b.put(numbered(1, ""))
 		b.statePage()
@@ -3130,10 +3136,10 @@ func TestNothingOfAClusterThatIsGoneOnTheStatePage(t *testing.T) {
 
 // rendered is how many leaves of pods were rendered, and of other resources.
 func (b *bubble) rendered() (pods, others int64) {
-	for _, o := range b.others {
+	for _, o := range b.Others {
 		others += o.Rendered()
 	}
-	return b.connection.pods.Rendered(), others
+	return b.connection.Pods.Rendered(), others
 }
 
 // statePage is the page, which is ready at once.
@@ -3201,10 +3207,10 @@ func TestOnlyWhatHasChangedIsRendered(t *testing.T) {
 			}, 1, 0, `pod="pod-0001",uid="",host_ip="",pod_ip="10.9.9.8"`},
 			{"a pod is gone", func() {
 				gone := slimPod(numbered(2999, ""), true)
-				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+				b.connection.Pods.Store.Delete(b.connection.Pods.Watch.Keep(&gone))
 			}, 1, 0, ""},
 			{"a node", func() {
-				for _, o := range b.others {
+				for _, o := range b.Others {
 					if o.Watch.Resource == nodes {
 						n := &slim.Node{}
 						n.Name = "new"
@@ -3280,7 +3286,7 @@ func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
 					}
 				}
 				scrape()
-				leaf := weak.Make(b.connection.pods.Store.Leaves()[0])
+				leaf := weak.Make(b.connection.Pods.Store.Leaves()[0])
 				time.Sleep(maxIdle - time.Second)
 				if runtime.GC(); leaf.Value() == nil || len(all) < 20 || all[len(all)-1].gone() {
 					t.Error("given up before ten minutes have passed")
@@ -3345,8 +3351,8 @@ func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
 			running.Go(func() { n.run(ctx) })
 			synctest.Wait()
 			b.pageOf(cadvisor, 0)
-			page, leaf := weak.Make(b.statePage()), weak.Make(n.pods.Store.Leaves()[0])
-			snapshot, former := weak.Make(n.lists[1].present.Load()), weak.Make(n.pods.Store)
+			page, leaf := weak.Make(b.statePage()), weak.Make(n.Pods.Store.Leaves()[0])
+			snapshot, former := weak.Make(n.lists[1].present.Load()), weak.Make(n.Pods.Store)
 			b.clusters[0].leave(n)
 			stop()
 			running.Wait()
@@ -3404,9 +3410,9 @@ func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 		default:
 		}
 		p := slimPod(numbered(i%60, fmt.Sprintf("10.0.0.%d", i%256)), true)
-		n.pods.Store.Put(n.pods.Watch.Keep(&p))
+		n.Pods.Store.Put(n.Pods.Watch.Keep(&p))
 		if i%7 == 0 {
-			n.pods.Store.Delete(n.pods.Watch.Keep(&p))
+			n.Pods.Store.Delete(n.Pods.Watch.Keep(&p))
 		}
 		refreshFrom(t, n.lists[0], &in.nodes, "NodeMetricsList")
 		refreshFrom(t, n.lists[1], &in.usage, "PodMetricsList")
@@ -3416,7 +3422,7 @@ func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 		case 10:
 			s.release(kubeState)
 		case 15:
-			for _, o := range n.others {
+			for _, o := range n.Others {
 				o.Watch.Resync()
 			}
 		}
@@ -3454,7 +3460,7 @@ func eachSize(b *testing.B, f func(b *testing.B, s *server, n *connection, in in
 			s, n := newTestServer(b, source{})
 			in := bigCluster(size, 2)
 			for i := range in.pods {
-				n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
+				n.Pods.Store.Put(n.Pods.Watch.Keep(&in.pods[i]))
 			}
 			measured := f(b, s, n, in)
 			b.ReportAllocs()
@@ -3471,7 +3477,7 @@ func BenchmarkLabels(b *testing.B) {
 	eachSize(b, func(_ *testing.B, _ *server, n *connection, in input) func() {
 		return func() {
 			for i := range in.pods {
-				n.pods.Watch.Keep(&in.pods[i])
+				n.Pods.Watch.Keep(&in.pods[i])
 			}
 		}
 	})
@@ -3510,16 +3516,16 @@ func BenchmarkSplit(b *testing.B) {
 	_, n := newTestServer(b, source{})
 	in := bigCluster(size, 2)
 	for i := range in.pods {
-		n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
+		n.Pods.Store.Put(n.Pods.Watch.Keep(&in.pods[i]))
 	}
 	refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{source: pods, rendered: &rendered{}}
+			s := &snapshot{source: pods, rendered: newRendered()}
 			for i, f := range families {
-				if f.source == pods && f.page == "" {
-					s.rendered.parts[i], s.rendered.served[i] = f.render(&n.compressor, &label.Usage{Batch: batch}, partLen)
+				if f.Source == pods && f.Page == "" {
+					s.rendered.parts[i], s.rendered.served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
 				}
 			}
 			var whole *page.Page
@@ -3556,12 +3562,12 @@ func bigServer(b testing.TB, size int, answers map[string]answerer) (*server, *c
 	ctx, stop := context.WithCancel(context.Background())
 	b.Cleanup(func() { stop(); running.Wait() })
 	running.Go(func() { s.pulse.Run(ctx) })
-	running.Go(func() { n.pods.Watch.Run(ctx) })
-	for _, o := range n.others {
+	running.Go(func() { n.Pods.Watch.Run(ctx) })
+	for _, o := range n.Others {
 		running.Go(func() { o.Watch.Run(ctx) })
 	}
-	if err := n.pods.Ready(b.Context()); err != nil || n.pods.Store.Len() != size {
-		b.Fatal(n.pods.Store.Len(), err)
+	if err := n.Pods.Ready(b.Context()); err != nil || n.Pods.Store.Len() != size {
+		b.Fatal(n.Pods.Store.Len(), err)
 	}
 	refreshFrom(b, n.lists[0], &in.nodes, "NodeMetricsList")
 	refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")

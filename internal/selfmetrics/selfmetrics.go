@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -206,3 +207,27 @@ func processSamples() *bytes.Buffer {
 // WriteProcess writes the metrics of the Go runtime and of the process. That means some files below /proc and a stop
 // of the world.
 func WriteProcess(w io.Writer) { writeFamilies(w, processSamples(), processHeaders) }
+
+// Each calls f for each sample of a text that Registry.Write or WriteProcess has written. kind is the TYPE of its
+// family; labels are without braces, "" for none. They and the name are parts of the text.
+func Each(text []byte, f func(kind string, name, labels []byte, value float64)) {
+	kind := ""
+	for line := range bytes.Lines(text) {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		end := bytes.LastIndexByte(line, ' ')
+		if end < 0 {
+			continue
+		}
+		sample, last := line[:end], string(line[end+1:])
+		if line[0] == '#' {
+			if bytes.HasPrefix(line, []byte("# TYPE ")) {
+				kind = last
+			}
+			continue
+		}
+		name, labels, _ := bytes.Cut(sample, []byte("{"))
+		if value, err := strconv.ParseFloat(last, 64); err == nil {
+			f(kind, name, bytes.TrimSuffix(labels, []byte("}")), value)
+		}
+	}
+}

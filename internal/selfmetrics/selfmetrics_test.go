@@ -1,10 +1,12 @@
 package selfmetrics
 
 import (
+	"bytes"
 	"io"
 	"math"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"weak"
@@ -73,6 +75,54 @@ func TestGaugeMayRegister(t *testing.T) {
 	r.Write(io.Discard)
 	if got := text(&r); !strings.Contains(got, "b_total 2\n") && !strings.Contains(got, "b_total 1\n") {
 		t.Errorf("written:\n%s", got)
+	}
+}
+
+// TestEachSampleOfAText writes the text from what Each tells of it: nothing may be lost or changed.
+func TestEachSampleOfAText(t *testing.T) {
+	var r Registry
+	s := r.Scope(`cluster="eu"`)
+	s.Counter("requests_total", "Requests, of TYPE counter 1.", `reason="} 7 {a=\"b\\n\\"`).Add(2)
+	s.Gauge("age", "Age.", "", func() float64 { return -0.25 })
+	s.Gauge("left", "Left.", "", func() float64 { return math.Inf(1) })
+	s.Histogram("seconds", "Time.", `resource="pods"`, []float64{1, 2}).Update(1e-9)
+	for name, write := range map[string]func(io.Writer){
+		"no metrics": new(Registry).Write, "registered ones": r.Write, "those of the process": WriteProcess,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var written bytes.Buffer
+			write(&written)
+			var again strings.Builder
+			family := ""
+			for line := range strings.Lines(written.String()) {
+				if strings.HasPrefix(line, "#") {
+					family = strings.Join(strings.Fields(line)[2:], " ")
+				} else {
+					end := strings.LastIndex(line, " ")
+					value, err := strconv.ParseFloat(strings.TrimSpace(line[end:]), 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					again.WriteString("# TYPE " + family + "\n")
+					WriteSample(&again, line[:end], value) // in the form that the one below has
+				}
+			}
+			var got strings.Builder
+			Each(written.Bytes(), func(kind string, name, labels []byte, value float64) {
+				family, sample := string(name), string(name)
+				if kind == "histogram" || kind == "summary" {
+					family = regexp.MustCompile("_(bucket|sum|count)$").ReplaceAllString(family, "")
+				}
+				if len(labels) > 0 {
+					sample += "{" + string(labels) + "}"
+				}
+				got.WriteString("# TYPE " + family + " " + kind + "\n")
+				WriteSample(&got, sample, value)
+			})
+			if got.String() != again.String() {
+				t.Errorf("told:\n%s\nwritten:\n%s", got.String(), again.String())
+			}
+		})
 	}
 }
 

@@ -1,8 +1,6 @@
 package state
 
 import (
-	"encoding/binary"
-	"math"
 	"unsafe"
 
 	"metrics-server-prom/internal/label"
@@ -43,15 +41,28 @@ type line struct {
 	value          float64
 }
 
+// append appends the line's labels.
+func (l line) append(to []byte) []byte {
+	to = append(to, l.common...)
+	if len(l.common) > 0 && len(l.labels) > 0 {
+		to = append(to, ',')
+	}
+	return append(to, l.labels...)
+}
+
 // Pods renders the rows of pods, of which whole ones were kept.
 func (r *Renderer) Pods(c *page.Compressor, rows []Row, entries []store.Entry[sample.Text]) []*page.Part {
 	r.samples.reset()
 	for _, e := range entries {
-		r.pod.Unpack(e.Value.Shared, e.Value.Own)
-		r.pod.Node, r.pod.Labels = label.NodeOf(e.Value), label.LabelsOf(e.Value)
-		r.samples.AddObject(rows, &Object{Pod: &r.pod}, "namespace", e.Namespace, "pod", e.Name, "uid", r.pod.UID)
+		r.addPod(rows, e)
 	}
 	return r.render(c)
+}
+
+func (r *Renderer) addPod(rows []Row, e store.Entry[sample.Text]) {
+	r.pod.Unpack(e.Value.Shared, e.Value.Own)
+	r.pod.Node, r.pod.Labels = label.NodeOf(e.Value), label.LabelsOf(e.Value)
+	r.samples.AddObject(rows, &Object{Pod: &r.pod}, "namespace", e.Namespace, "pod", e.Name, "uid", r.pod.UID)
 }
 
 // Kept renders objects of which the samples were kept.
@@ -63,35 +74,37 @@ func (r *Renderer) Kept(c *page.Compressor, entries []store.Entry[string]) []*pa
 	return r.render(c)
 }
 
+// EachPod calls f for each sample that Pods renders of a pod. The labels, without braces, are valid until f returns.
+func (r *Renderer) EachPod(rows []Row, e store.Entry[sample.Text], f func(family uint8, labels []byte, value float64)) {
+	r.samples.reset()
+	r.addPod(rows, e)
+	r.each(f)
+}
+
+// EachKept is EachPod for Kept.
+func (r *Renderer) EachKept(e store.Entry[string], f func(family uint8, labels []byte, value float64)) {
+	r.samples.buf = append(r.samples.buf[:0], e.Value...)
+	r.each(f)
+}
+
+func (r *Renderer) each(f func(family uint8, labels []byte, value float64)) {
+	r.samples.each(func(family uint8, l line) {
+		r.sample = l.append(r.sample[:0])
+		f(family, r.sample, l.value)
+	})
+}
+
 func (r *Renderer) render(c *page.Compressor) []*page.Part {
 	if r.lines == nil {
 		r.lines = make([][]line, len(r.Names))
 	}
-	text := func(b []byte) (text, rest []byte) {
-		n, size := binary.Uvarint(b)
-		return b[size : size+int(n)], b[size+int(n):]
-	}
-	var common, labels []byte
-	for rest := r.samples.buf; len(rest) > 0; {
-		if family := rest[0]; family == newObject {
-			common, rest = text(rest[1:])
-		} else {
-			labels, rest = text(rest[1:])
-			value := math.Float64frombits(binary.LittleEndian.Uint64(rest))
-			r.lines[family] = append(r.lines[family], line{common, labels, value})
-			rest = rest[8:]
-		}
-	}
+	r.samples.each(func(family uint8, l line) { r.lines[family] = append(r.lines[family], l) })
 	parts := make([]*page.Part, len(r.Names))
 	for family, lines := range r.lines {
 		r.sample = append(append(r.sample[:0], r.Names[family]...), '{')
 		begin := len(r.sample)
 		for _, l := range lines {
-			r.sample = append(r.sample[:begin], l.common...)
-			if len(l.common) > 0 && len(l.labels) > 0 {
-				r.sample = append(r.sample, ',')
-			}
-			r.sample = append(append(r.sample, l.labels...), '}')
+			r.sample = append(l.append(r.sample[:begin]), '}')
 			// The writer wants a string and does not keep it: one buffer serves for all.
 			selfmetrics.WriteSample(c, unsafe.String(unsafe.SliceData(r.sample), len(r.sample)), l.value)
 		}

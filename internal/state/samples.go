@@ -52,3 +52,23 @@ func (s *Samples) labels(pairs []string) {
 	s.text = label.Append(s.text[:0], pairs...)
 	s.buf = append(binary.AppendUvarint(s.buf, uint64(len(s.text))), s.text...)
 }
+
+// each calls f for each sample, in the order in which they were added.
+func (s *Samples) each(f func(family uint8, l line)) {
+	text := func(b []byte) (text, rest []byte) {
+		n, size := binary.Uvarint(b)
+		return b[size : size+int(n)], b[size+int(n):]
+	}
+	var l line
+	for rest := s.buf; len(rest) > 0; {
+		family := rest[0]
+		if family == newObject {
+			l.common, rest = text(rest[1:])
+			continue
+		}
+		l.labels, rest = text(rest[1:])
+		l.value = math.Float64frombits(binary.LittleEndian.Uint64(rest))
+		rest = rest[8:]
+		f(family, l)
+	}
+}

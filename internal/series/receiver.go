@@ -1,0 +1,152 @@
+package series
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"time"
+
+	"metrics-server-prom/internal/family"
+	"metrics-server-prom/internal/push"
+	"metrics-server-prom/internal/remotewrite"
+	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/state"
+	"metrics-server-prom/internal/store"
+)
+
+// Receiver is what a receiver of remote write has of this process. It is for one push at a time.
+type Receiver struct {
+	Families family.Table
+	Targets  map[string]*remotewrite.Target // by page
+	Since    time.Time                      // up to which no reading is sent, see Usage
+	Once     bool                           // what this program counts is not sent: it would begin again with each process
+
+	usage  map[string]*Usage
+	pods   *Objects[sample.Text]
+	others map[string]*Objects[string]
+	self   map[string]struct{} // series, NAME{LABELS
+	up     bool                // was sent
+}
+
+// Push is one push to a Receiver.
+type Push struct {
+	*Receiver
+	ctx context.Context
+	out *push.Out
+	now time.Time
+}
+
+// Begin begins a push of what is known now.
+func (r *Receiver) Begin(ctx context.Context, out *push.Out) *Push {
+	if r.usage == nil {
+		r.usage, r.others, r.self = map[string]*Usage{}, map[string]*Objects[string]{}, map[string]struct{}{}
+	}
+	return &Push{r, ctx, out, time.Now()}
+}
+
+// Nothing is a batch of which nothing is left.
+func Nothing(f func(*sample.Batch)) { f(&sample.Batch{Ordered: true}) }
+
+// Usage pushes what a list of the resource has, which read gives. key tells the lists apart.
+func (p *Push) Usage(key, resource string, read func(func(*sample.Batch))) error {
+	u := p.usage[key]
+	if u == nil {
+		u = &Usage{Since: p.Since.Unix()}
+		for _, f := range p.Families {
+			target := p.Targets[f.Page]
+			if f.Source == resource && f.Labels != nil && target != nil && !(p.Once && f.Kind == "counter") {
+				u.Rows = append(u.Rows, Row{f, target})
+			}
+		}
+		p.usage[key] = u
+	}
+	return u.Push(p.ctx, p.out, read, p.now)
+}
+
+// Pods pushes the state of pods, the families of rows.
+func (p *Push) Pods(rows []state.Row, leaves []*store.Leaf[sample.Text]) error {
+	if p.pods == nil {
+		renderer := &state.Renderer{}
+		p.pods = objects(p, func(e store.Entry[sample.Text], f func(uint8, []byte, float64)) {
+			renderer.EachPod(rows, e, f)
+		})
+	}
+	return p.pods.Push(p.ctx, p.out, leaves, p.now)
+}
+
+// Others pushes the state of objects, by resource. One that was there before and is missing now has ended.
+func (p *Push) Others(all map[string][]*store.Leaf[string]) error {
+	for resource := range all {
+		if p.others[resource] == nil {
+			p.others[resource] = objects(p, (&state.Renderer{}).EachKept)
+		}
+	}
+	var failed []error
+	for resource, o := range p.others {
+		failed = append(failed, o.Push(p.ctx, p.out, all[resource], p.now))
+	}
+	return errors.Join(failed...)
+}
+
+func objects[V comparable](p *Push, each func(store.Entry[V], func(uint8, []byte, float64))) *Objects[V] {
+	o := &Objects[V]{Each: each, Names: p.Families.Names()}
+	for _, f := range p.Families {
+		o.Targets = append(o.Targets, p.Targets[f.Page])
+	}
+	return o
+}
+
+// Self pushes the exporter's metrics of itself, a text of the exposition format, and ends those that are not in it.
+func (p *Push) Self(text []byte) error {
+	target, at := p.Targets[""], p.now.UnixMilli()
+	gone := p.self
+	p.self = map[string]struct{}{}
+	selfmetrics.Each(text, func(kind string, name, labels []byte, value float64) {
+		if p.Once && kind != "gauge" {
+			return
+		}
+		series := string(name) + "{" + string(labels)
+		delete(gone, series)
+		p.self[series] = struct{}{}
+		p.out.Add(target, string(name), labels, value, at)
+	})
+	for series := range gone {
+		name, labels, _ := strings.Cut(series, "{")
+		p.out.Add(target, name, []byte(labels), remotewrite.Stale, at)
+	}
+	err := p.out.Flush(p.ctx)
+	if err != nil {
+		maps.Copy(p.self, gone) // it may not know yet that they have ended
+	}
+	return err
+}
+
+// Up pushes whether there is what a page shows, as a scrape of the page would have found.
+func (p *Push) Up(page string, up bool) error {
+	p.out.Add(p.Targets[page], "up", nil, map[bool]float64{true: 1}[up], p.now.UnixMilli())
+	p.up = true
+	return p.out.Flush(p.ctx)
+}
+
+// End ends all series that the receiver has.
+func (p *Push) End() error {
+	var all []error
+	for _, u := range p.usage {
+		all = append(all, u.Push(p.ctx, p.out, Nothing, p.now))
+	}
+	if p.pods != nil {
+		all = append(all, p.pods.Push(p.ctx, p.out, nil, p.now))
+	}
+	for _, o := range p.others {
+		all = append(all, o.Push(p.ctx, p.out, nil, p.now))
+	}
+	all = append(all, p.Self(nil))
+	for _, target := range p.Targets {
+		if p.up {
+			p.out.Add(target, "up", nil, remotewrite.Stale, p.now.UnixMilli())
+		}
+	}
+	return errors.Join(append(all, p.out.Flush(p.ctx))...)
+}
