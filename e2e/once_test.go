@@ -173,8 +173,8 @@ func TestOncePushesWhatTheAPISays(t *testing.T) {
 				}
 				return err
 			})
-			counters, err := to.Instant(t.Context(), `{__name__=~".+_total|.+_bucket",instance="once",job!="kube-state-metrics"}`,
-				time.Now())
+			counters, err := to.Instant(t.Context(),
+				`{__name__=~".+_total|.+_bucket",instance="once",job!="kube-state-metrics"}`, time.Now())
 			if err != nil || len(counters) > 0 {
 				t.Errorf("counters: %v, %v", counters, err)
 			}

@@ -1,6 +1,6 @@
-// Package remotewrite lets the exporter push to real receivers on a real control plane, where pods come, go and restart,
-// the receivers are restarted and the exporter is killed, and compares what they have with what the API has said. As
-// long as the README says:
+// Package remotewrite lets the exporter push to real receivers on a real control plane, where pods come, go and
+// restart, the receivers are restarted and the exporter is killed, and compares what they have with what the API has
+// said. As long as the README says:
 //
 //	go -C e2e test -timeout 60m ./remotewrite -v -for 30m
 package remotewrite
@@ -169,8 +169,8 @@ type rig struct {
 	latest    map[string]time.Duration
 }
 
-// newRig starts both and returns when the receiver has all pages' series. It is nil where this machine does not have the
-// receiver.
+// newRig starts both and returns when the receiver has all pages' series. It is nil where this machine does not have
+// the receiver.
 func newRig(t *testing.T, kind receiver.Kind, kubeconfig string) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
