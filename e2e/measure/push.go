@@ -40,7 +40,8 @@ type pushing struct {
 
 // push compares exporters that push with one that does not: their memory, and their CPU over the same ticks.
 func (s *simulated) push(ctx context.Context, pods int) ([]result, error) {
-	all := []*pushing{{name: "not pushing"}, {name: "remote write", format: "remote-write"}, {name: "text", format: "text"}}
+	all := []*pushing{{name: "not pushing"}, {name: "remote write", format: "remote-write"},
+		{name: "text", format: "text"}}
 	for round := range pushRounds {
 		if err := s.pushRound(ctx, round, all); err != nil {
 			return nil, err
@@ -144,7 +145,8 @@ func (s *simulated) pushRound(ctx context.Context, round int, all []*pushing) er
 	}
 	for i, p := range all {
 		p.cpu = append(p.cpu, now[i].cpu-before[i].cpu)
-		p.samples, p.bytes = append(p.samples, now[i].samples-before[i].samples), append(p.bytes, now[i].bytes-before[i].bytes)
+		p.samples = append(p.samples, now[i].samples-before[i].samples)
+		p.bytes = append(p.bytes, now[i].bytes-before[i].bytes)
 		if p.to != nil {
 			if err := p.to.failed.Load(); err != nil {
 				return *err
@@ -191,7 +193,8 @@ func (s *simulated) ticks(ctx context.Context, n int, all []*pushing) error {
 
 // atRest waits until none of the exporters uses CPU.
 func atRest(ctx context.Context, limit time.Duration, all []*pushing) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, max(limit, 30*time.Second), errors.New("the exporters do not come to rest"))
+	ctx, cancel := context.WithTimeoutCause(ctx, max(limit, 30*time.Second),
+		errors.New("the exporters do not come to rest"))
 	defer cancel()
 	last, since := make([]time.Duration, len(all)), time.Now()
 	return process.Await(ctx, idleTime/10, func(context.Context) error {
