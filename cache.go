@@ -28,8 +28,7 @@ import (
 
 // source is what is read, from where and how often, as it is set.
 type source struct {
-	kubeconfig, context           string
-	kubeconfigData, native        string
+	kube.Settings
 	namespaces, excludeNamespaces []string
 	selector                      string
 	podLabels                     []string
@@ -63,7 +62,7 @@ type cluster struct {
 // follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
 func (c *cluster) follow(ctx context.Context) {
 	from := kube.Cluster{
-		Kubeconfig: c.set.kubeconfig, KubeconfigData: c.set.kubeconfigData, Context: c.set.context, Native: c.set.native,
+		Settings:  c.set.Settings,
 		UserAgent: c.userAgent,
 		Report:    c.requested,
 		Failed:    func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },

@@ -36,6 +36,7 @@ import (
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
 )
@@ -56,16 +57,7 @@ type settings struct {
 }
 
 func (s *settings) table() []setting.Row {
-	return slices.Concat([]setting.Row{
-		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.kubeconfig),
-			Help: "kubeconfig; if not set " + kube.MountedKubeconfig +
-				" if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
-		{Flag: "kubeconfig-data", Env: "KUBECONFIG_DATA", Excludes: "kubeconfig", Set: kube.SetData(&s.kubeconfigData),
-			Secret: true, Help: "kubeconfig itself, as YAML or base64 of it, where secrets are handed out as variables"},
-		{Flag: "native-credentials", Env: "NATIVE_CREDENTIALS", Default: kube.NativeMissing, Set: kube.SetNative(&s.native),
-			Help: "when to answer in place of an exec plugin of EKS, GKE or AKS: where it is missing, always or never"},
-		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.context),
-			Help: "context of the kubeconfig; if not set its current one"},
+	return slices.Concat(s.Settings.Rows(), []setting.Row{
 		{Flag: "namespaces", Env: "NAMESPACES", Set: setting.List(&s.namespaces, "namespaces", validation.IsDNS1123Label),
 			Help: "namespaces to serve, separated by commas; if not set all. A list needs only Roles in these namespaces"},
 		{Flag: "exclude-namespaces", Env: "EXCLUDE_NAMESPACES",
@@ -166,6 +158,7 @@ type server struct {
 	stopping context.Context // done once no scrape is to wait any more
 	stop     context.CancelFunc
 	pages    map[string]*cached
+	receiver *series.Receiver // of what is pushed at the interval
 }
 
 func newServer(set *settings) *server {
@@ -177,9 +170,14 @@ func newServer(set *settings) *server {
 	s.self = s.registry.Scope("")
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
+	s.receiver = s.newReceiver(false)
 	s.clusters = []*cluster{{set: &set.source, userAgent: userAgent, self: s.self, pulse: s.pulse,
 		replace: s.replaced}}
 	return s
+}
+
+func (s *server) newReceiver(once bool) *series.Receiver {
+	return series.NewReceiver(families, s.set.pages, s.set.push.Target, s.set.maxAge, once)
 }
 
 // replaced drops the pages of a snapshot that is replaced, or all of a connection that ended: nothing is kept of it.
@@ -214,7 +212,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	if p := &s.set.push; p.URL != "" {
-		p.Page, p.UserAgent = s.writePage, userAgent
+		p.Page, p.Series, p.Ended, p.UserAgent = s.writePage, s.series, s.ended, userAgent
 		p.Register(s.self)
 		pushing.Go(func() { p.Run(ctx) })
 	}
@@ -263,11 +261,8 @@ func (s *server) metrics(name string) http.HandlerFunc {
 			return
 		}
 		s.pages[name].idle.Reset(maxIdle)
-		serve.Scrape(w, r, s.stopping, func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) },
-			func() string {
-				failures, _ := s.state()
-				return "no data yet\n" + strings.Join(failures, "\n")
-			})
+		current := func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) }
+		serve.Scrape(w, r, s.stopping, current, s.missing)
 	}
 }
 
@@ -278,6 +273,36 @@ func (s *server) writePage(ctx context.Context, w io.Writer, once bool) error {
 		return err
 	}
 	return page.WriteText(w)
+}
+
+// series adds all that is served to a push by remote write. Where there is nothing, once fails; else the receiver is
+// told so.
+func (s *server) series(ctx context.Context, o *push.Out, once bool) error {
+	r := s.receiver
+	if once {
+		r = s.newReceiver(true)
+	}
+	for c := s.clusters[0]; ; {
+		thaws := s.pulse.Thaws()
+		known := c.known(ctx)
+		p := r.Begin(ctx, o)
+		switch {
+		case once && !known.serves(""):
+			return errors.New(s.missing())
+		case s.pulse.Thaws() == thaws: // else it may be old again
+			rows := families.Rows(pods, s.set.pages, s.set.podLabels)
+			return known.push(p, s.set.scopes(), rows, &s.registry)
+		}
+	}
+}
+
+// ended adds that the series of all pushes at the interval have ended.
+func (s *server) ended(ctx context.Context, o *push.Out) error { return s.receiver.Begin(ctx, o).End() }
+
+// missing says why there is nothing to serve.
+func (s *server) missing() string {
+	failures, _ := s.state()
+	return "no data yet\n" + strings.Join(failures, "\n")
 }
 
 // state is a line for each thing that does not work, and one for each that is not as it should be but does no harm.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -290,14 +291,17 @@ type known struct {
 }
 
 // push adds all to a push, as scrapes of the pages would find it. The lists are those of nodes and of these namespaces.
-func (k known) push(p *series.Push, namespaces []string, rows []state.Row) error {
+func (k known) push(p *series.Push, namespaces []string, rows []state.Row, self *selfmetrics.Registry) error {
+	var text bytes.Buffer
+	self.Write(&text)
+	selfmetrics.WriteProcess(&text)
 	read := func(i int) func(func(*sample.Batch)) {
 		if k.snapshots != nil && k.snapshots[i].read != nil {
 			return k.snapshots[i].read
 		}
 		return series.Nothing
 	}
-	all := []error{p.Usage(nodes, nodes, read(0))}
+	all := []error{p.Self(text.Bytes()), p.Up(k.serves), p.Usage(nodes, nodes, read(0))}
 	for i, namespace := range namespaces {
 		all = append(all, p.Usage(pods+"/"+namespace, pods, read(i+1)))
 	}

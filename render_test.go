@@ -630,8 +630,8 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		flag, env, unset, value, want, wrong string // wrong is a value that is refused
 		get                                  func(*settings) string
 	}{
-		{"kubeconfig", "KUBECONFIG", "", "/k", "/k", "", got(func(s *settings) any { return s.kubeconfig })},
-		{"context", "KUBE_CONTEXT", "", "dev", "dev", "", got(func(s *settings) any { return s.context })},
+		{"kubeconfig", "KUBECONFIG", "", "/k", "/k", "", got(func(s *settings) any { return s.Kubeconfig })},
+		{"context", "KUBE_CONTEXT", "", "dev", "dev", "", got(func(s *settings) any { return s.Context })},
 		{"namespaces", "NAMESPACES", "[]", "a, b", "[a b]", "a b", got(func(s *settings) any { return s.namespaces })},
 		{"namespaces", "NAMESPACES", "", "a,b", "[a b]", "A", got(func(s *settings) any { return s.scopes() })},
 		{"exclude-namespaces", "EXCLUDE_NAMESPACES", "[]", "a", "[a]", "-", got(func(s *settings) any { return s.excludeNamespaces })},

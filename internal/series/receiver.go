@@ -1,6 +1,7 @@
 package series
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -18,16 +19,33 @@ import (
 
 // Receiver is what a receiver of remote write has of this process. It is for one push at a time.
 type Receiver struct {
-	Families family.Table
-	Targets  map[string]*remotewrite.Target // by page
-	Since    time.Time                      // up to which no reading is sent, see Usage
-	Once     bool                           // what this program counts is not sent: it would begin again with each process
+	families family.Table
+	targets  map[string]*remotewrite.Target // by page
+	since    int64                          // see Usage
+	maxAge   time.Duration
+	once     bool
 
 	usage  map[string]*Usage
 	pods   *Objects[sample.Text]
 	others map[string]*Objects[string]
 	self   map[string]struct{} // series, NAME{LABELS
 	up     bool                // was sent
+}
+
+// NewReceiver returns one that has nothing yet of these pages. target gives what the samples of a job go to; the job of
+// a page has its name, that of the page "" is the program's. once: the receiver is for one push, which has all readings
+// but nothing that this program counts itself, as that would begin again with each process.
+func NewReceiver(families family.Table, pages []string, target func(job string) *remotewrite.Target, maxAge time.Duration,
+	once bool) *Receiver {
+	r := &Receiver{families: families, targets: map[string]*remotewrite.Target{}, maxAge: maxAge, once: once,
+		usage: map[string]*Usage{}, others: map[string]*Objects[string]{}, self: map[string]struct{}{}}
+	if !once {
+		r.since = time.Now().Unix()
+	}
+	for _, page := range append([]string{""}, pages...) {
+		r.targets[page] = target(cmp.Or(page, "metrics-server-prom"))
+	}
+	return r
 }
 
 // Push is one push to a Receiver.
@@ -40,9 +58,6 @@ type Push struct {
 
 // Begin begins a push of what is known now.
 func (r *Receiver) Begin(ctx context.Context, out *push.Out) *Push {
-	if r.usage == nil {
-		r.usage, r.others, r.self = map[string]*Usage{}, map[string]*Objects[string]{}, map[string]struct{}{}
-	}
 	return &Push{r, ctx, out, time.Now()}
 }
 
@@ -53,10 +68,10 @@ func Nothing(f func(*sample.Batch)) { f(&sample.Batch{Ordered: true}) }
 func (p *Push) Usage(key, resource string, read func(func(*sample.Batch))) error {
 	u := p.usage[key]
 	if u == nil {
-		u = &Usage{Since: p.Since.Unix()}
-		for _, f := range p.Families {
-			target := p.Targets[f.Page]
-			if f.Source == resource && f.Labels != nil && target != nil && !(p.Once && f.Kind == "counter") {
+		u = &Usage{Since: p.since, MaxAge: p.maxAge}
+		for _, f := range p.families {
+			target := p.targets[f.Page]
+			if f.Source == resource && f.Labels != nil && target != nil && !(p.once && f.Kind == "counter") {
 				u.Rows = append(u.Rows, Row{f, target})
 			}
 		}
@@ -91,20 +106,20 @@ func (p *Push) Others(all map[string][]*store.Leaf[string]) error {
 }
 
 func objects[V comparable](p *Push, each func(store.Entry[V], func(uint8, []byte, float64))) *Objects[V] {
-	o := &Objects[V]{Each: each, Names: p.Families.Names()}
-	for _, f := range p.Families {
-		o.Targets = append(o.Targets, p.Targets[f.Page])
+	o := &Objects[V]{Each: each, Names: p.families.Names()}
+	for _, f := range p.families {
+		o.Targets = append(o.Targets, p.targets[f.Page])
 	}
 	return o
 }
 
 // Self pushes the exporter's metrics of itself, a text of the exposition format, and ends those that are not in it.
 func (p *Push) Self(text []byte) error {
-	target, at := p.Targets[""], p.now.UnixMilli()
+	target, at := p.targets[""], p.now.UnixMilli()
 	gone := p.self
 	p.self = map[string]struct{}{}
 	selfmetrics.Each(text, func(kind string, name, labels []byte, value float64) {
-		if p.Once && kind != "gauge" {
+		if p.once && kind != "gauge" {
 			return
 		}
 		series := string(name) + "{" + string(labels)
@@ -123,9 +138,11 @@ func (p *Push) Self(text []byte) error {
 	return err
 }
 
-// Up pushes whether there is what a page shows, as a scrape of the page would have found.
-func (p *Push) Up(page string, up bool) error {
-	p.out.Add(p.Targets[page], "up", nil, map[bool]float64{true: 1}[up], p.now.UnixMilli())
+// Up pushes whether there is what each page shows, as a scrape of it would have found.
+func (p *Push) Up(serves func(page string) bool) error {
+	for page, target := range p.targets {
+		p.out.Add(target, "up", nil, map[bool]float64{true: 1}[serves(page)], p.now.UnixMilli())
+	}
 	p.up = true
 	return p.out.Flush(p.ctx)
 }
@@ -143,7 +160,7 @@ func (p *Push) End() error {
 		all = append(all, o.Push(p.ctx, p.out, nil, p.now))
 	}
 	all = append(all, p.Self(nil))
-	for _, target := range p.Targets {
+	for _, target := range p.targets {
 		if p.up {
 			p.out.Add(target, "up", nil, remotewrite.Stale, p.now.UnixMilli())
 		}

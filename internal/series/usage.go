@@ -28,6 +28,9 @@ type Usage struct {
 	// Since is a moment in Unix seconds up to which no reading is sent: what a process before this one has sent is known
 	// to nobody, and a series must not go back in time.
 	Since int64
+	// MaxAge is the age from which on no reading is served. A series that has ended is remembered for as long, so that it
+	// does not begin again before its end.
+	MaxAge time.Duration
 
 	sent  records
 	names names
@@ -109,12 +112,12 @@ func (w *walk) fill(b *sample.Batch) (done bool) {
 		if order >= 0 {
 			w.rest = behind
 		}
-		if order <= 0 {
-			w.from, w.begun = key, true
-			if w.next++; w.order == nil {
-				w.next = end
-			}
+		if order > 0 {
+			key = w.keyOf(old[0])
+		} else if w.next++; w.order == nil {
+			w.next = end
 		}
+		w.from, w.begun = key, true
 	}
 	return false
 }
@@ -255,7 +258,7 @@ func (w *walk) add(i int, r record, known bool) {
 func (w *walk) end(r record) {
 	moment := w.moment(r)
 	if r.ended() {
-		if w.at < int64(r.at)*1000+forget.Milliseconds() {
+		if w.at < int64(r.at)*1000+w.MaxAge.Milliseconds() {
 			w.keep(r)
 		}
 		return
