@@ -27,7 +27,6 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"metrics-server-prom/internal/credentials"
 	"metrics-server-prom/internal/kube"
@@ -35,6 +34,7 @@ import (
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/scope"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/serve"
@@ -48,7 +48,7 @@ var (
 
 // settings is everything that can be set, except how to log.
 type settings struct {
-	source
+	scope.Settings
 	listenAddress, telemetryPath string
 	webConfig                    string
 	push                         push.Pusher
@@ -57,25 +57,7 @@ type settings struct {
 }
 
 func (s *settings) table() []setting.Row {
-	return slices.Concat(s.Settings.Rows(), []setting.Row{
-		{Flag: "namespaces", Env: "NAMESPACES", Set: setting.List(&s.namespaces, "namespaces", validation.IsDNS1123Label),
-			Help: "namespaces to serve, separated by commas; if not set all. A list needs only Roles in these namespaces"},
-		{Flag: "exclude-namespaces", Env: "EXCLUDE_NAMESPACES",
-			Set:  setting.List(&s.excludeNamespaces, "namespaces", validation.IsDNS1123Label),
-			Help: "namespaces not to serve, separated by commas"},
-		{Flag: "selector", Env: "LABEL_SELECTOR", Set: setting.LabelSelector(&s.selector),
-			Help: "label selector of the pods to serve, applied by the server"},
-		{Flag: "pod-labels", Env: "POD_LABELS", Set: setting.List(&s.podLabels, "label names", validation.IsQualifiedName),
-			Help: "labels of pods to add to their samples, separated by commas: app,team adds label_app and label_team"},
-		{Flag: "pages", Env: "PAGES", Set: setting.ListOf(&s.pages, "pages", cadvisor, kubeState),
-			Help: "pages to serve as well, separated by commas, with the names that dashboards know: cadvisor, " +
-				"kube-state-metrics. They need further rights, see README"},
-		{Flag: "refresh-interval", Env: "REFRESH_INTERVAL", Default: "15s",
-			Set: setting.Duration(&s.refreshInterval, time.Second, 10*time.Minute),
-			Help: "how often to read the usage, at least: 1s to 10m. Where metrics-server has new data less often, " +
-				"right after it has"},
-		{Flag: "max-age", Env: "MAX_AGE", Default: "5m", Set: setting.Duration(&s.maxAge, 10*time.Second, 24*time.Hour),
-			Help: "a sample older than this is not served: 10s to 24h"},
+	return slices.Concat(s.Settings.Rows(cadvisor, kubeState), []setting.Row{
 		{Flag: "web.listen-address", Env: "PORT", Default: ":9100",
 			Set: setting.ListenAddress(&s.listenAddress), FromEnv: func(port string) string { return ":" + port },
 			Help: "address to listen on; PORT is a port only"},
@@ -93,16 +75,10 @@ func (s *settings) table() []setting.Row {
 
 // check returns what contradicts what among settings that are valid each by itself.
 func (s *settings) check() error {
-	if s.refreshInterval >= s.maxAge {
-		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too "+
-			"old before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
+	if err := s.Settings.Check(); err != nil {
+		return err
 	}
-	served := func(namespace string) bool { return !slices.Contains(s.excludeNamespaces, namespace) }
-	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, served) {
-		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): " +
-			"nothing is left to serve; take one out of it")
-	}
-	return s.push.Check(append(label.Names(s.podLabels), sampleLabels...))
+	return s.push.Check(append(label.Names(s.PodLabels), sampleLabels...))
 }
 
 func main() {
@@ -122,7 +98,7 @@ func main() {
 		os.Exit(2)
 	}
 	kube.SetLog(os.Stderr, set.logLevel, set.logFormat == "json")
-	limitMemory(len(set.pages) > 0)
+	limitMemory(len(set.Pages) > 0)
 
 	listener, err := net.Listen("tcp", set.listenAddress)
 	if err != nil {
@@ -163,7 +139,7 @@ type server struct {
 
 func newServer(set *settings) *server {
 	s := &server{set: set, pulse: refresh.NewPulse(), pages: map[string]*cached{}}
-	for _, name := range append([]string{""}, set.pages...) {
+	for _, name := range append([]string{""}, set.Pages...) {
 		s.pages[name] = &cached{name: name, idle: time.AfterFunc(maxIdle, func() { s.release(name) })}
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
@@ -171,13 +147,13 @@ func newServer(set *settings) *server {
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
 	s.receiver = s.newReceiver(false)
-	s.clusters = []*cluster{{set: &set.source, userAgent: userAgent, self: s.self, pulse: s.pulse,
+	s.clusters = []*cluster{{set: &set.Settings, userAgent: userAgent, self: s.self, pulse: s.pulse,
 		replace: s.replaced}}
 	return s
 }
 
 func (s *server) newReceiver(once bool) *series.Receiver {
-	return series.NewReceiver(families, s.set.pages, s.set.push.Target, s.set.maxAge, once)
+	return series.NewReceiver(families, s.set.Pages, s.set.push.Target, s.set.MaxAge, once)
 }
 
 // replaced drops the pages of a snapshot that is replaced, or all of a connection that ended: nothing is kept of it.
@@ -290,8 +266,8 @@ func (s *server) series(ctx context.Context, o *push.Out, once bool) error {
 		case once && !known.serves(""):
 			return errors.New(s.missing())
 		case s.pulse.Thaws() == thaws: // else it may be old again
-			rows := families.Rows(pods, s.set.pages, s.set.podLabels)
-			return known.push(p, s.set.scopes(), rows, &s.registry)
+			rows := families.Rows(pods, s.set.Pages, s.set.PodLabels)
+			return known.push(p, s.set.Each(), rows, &s.registry)
 		}
 	}
 }
@@ -351,7 +327,7 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
 	}
 	links := []string{s.set.telemetryPath}
-	for _, name := range s.set.pages {
+	for _, name := range s.set.Pages {
 		links = append(links, path.Join(s.set.telemetryPath, name))
 	}
 	failures, notices := s.state()

@@ -35,8 +35,8 @@ type Receiver struct {
 // NewReceiver returns one that has nothing yet of these pages. target gives what the samples of a job go to; the job of
 // a page has its name, that of the page "" is the program's. once: the receiver is for one push, which has all readings
 // but nothing that this program counts itself, as that would begin again with each process.
-func NewReceiver(families family.Table, pages []string, target func(job string) *remotewrite.Target, maxAge time.Duration,
-	once bool) *Receiver {
+func NewReceiver(families family.Table, pages []string, target func(job string) *remotewrite.Target,
+	maxAge time.Duration, once bool) *Receiver {
 	r := &Receiver{families: families, targets: map[string]*remotewrite.Target{}, maxAge: maxAge, once: once,
 		usage: map[string]*Usage{}, others: map[string]*Objects[string]{}, self: map[string]struct{}{}}
 	if !once {

@@ -201,7 +201,8 @@ func TestUsage(t *testing.T) {
 	}{
 		"a reading is sent once, with its own timestamp": {
 			[]usage{{{a, "c", 1001, 1, 10}}, {{a, "c", 1001, 1, 10}}, {{known, "c", 1016, 2, 20}}},
-			map[string]string{series("cpu", "a", "1"): "[1001000:1 1016000:2]", series("mem", "a", "1"): "[1001000:10 1016000:20]"}},
+			map[string]string{series("cpu", "a", "1"): "[1001000:1 1016000:2]",
+				series("mem", "a", "1"): "[1001000:10 1016000:20]"}},
 		"an older reading, of another replica, is not sent": {
 			[]usage{{{a, "c", 1010, 1, none}}, {{a, "c", 1008, 2, none}}, {{a, "c", 1025, 3, none}}},
 			map[string]string{series("cpu", "a", "1"): "[1010000:1 1025000:3]"}},
@@ -210,7 +211,8 @@ func TestUsage(t *testing.T) {
 			map[string]string{series("cpu", "a", "1"): "[1015000:2]"}},
 		"a pod that is gone has ended": {
 			[]usage{{{a, "c", 1001, 1, none}, {b, "c", 1002, 2, none}}, {{b, "c", 1003, 3, none}}},
-			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale]", series("cpu", "b", "2"): "[1002000:2 1003000:3]"}},
+			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale]",
+				series("cpu", "b", "2"): "[1002000:2 1003000:3]"}},
 		"and the last of them": {
 			[]usage{{{a, "c", 1001, 1, none}}, {}},
 			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale]"}},
@@ -228,7 +230,8 @@ func TestUsage(t *testing.T) {
 			[]usage{{{a, "c", 1001, 1, none}}, {{moved, "c", 1016, 2, none}}, {{moved, "c", 2015, 3, none}}},
 			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale]", series("cpu", "a", "9"): "[2015000:3]"}},
 		"and the first again with its labels": {
-			[]usage{{{a, "c", 1001, 1, none}}, {{moved, "c", 1016, 2, none}}, {{a, "c", 1030, 3, none}}, {{a, "c", 2020, 4, none}}},
+			[]usage{{{a, "c", 1001, 1, none}}, {{moved, "c", 1016, 2, none}}, {{a, "c", 1030, 3, none}},
+				{{a, "c", 2020, 4, none}}},
 			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale 2020000:4]"}},
 		"a list may be in any order": {
 			[]usage{{{b, "c", 1001, 2, none}, {a, "c", 1001, 1, none}}, {{a, "c", 1016, 3, none}, {b, "c", 1016, 4, none}},
