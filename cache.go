@@ -21,6 +21,7 @@ import (
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/scope"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
@@ -133,12 +134,15 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 }
 
 // known waits as long as a scrape does until what there is to push is current. What is not is missing from it.
-func (c *cluster) known(ctx context.Context) (k known) {
+func (c *cluster) known(ctx context.Context) (k series.Known) {
 	ctx, cancel := context.WithTimeout(ctx, serve.Patience(nil))
 	defer cancel()
 	c.try(ctx, func(n *connection) error {
-		k.snapshots, _ = n.current(ctx)
-		k.Known = n.Known(ctx, c.set.Serves(kubeState))
+		k = series.Known{Known: n.Known(ctx, c.set.Serves(kubeState))}
+		snapshots, _ := n.current(ctx)
+		for _, s := range snapshots {
+			k.Lists = append(k.Lists, s.read)
+		}
 		return n.life.Err()
 	})
 	return k

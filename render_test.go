@@ -3523,7 +3523,7 @@ func BenchmarkSplit(b *testing.B) {
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{source: pods, rendered: newRendered()}
+			s := &snapshot{Shown: usage.Shown{Resource: pods}, rendered: newRendered()}
 			for i, f := range families {
 				if f.Source == pods && f.Page == "" {
 					s.rendered.parts[i], s.rendered.served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
