@@ -31,6 +31,7 @@ import (
 type cluster struct {
 	set       *scope.Settings
 	userAgent string // of its requests
+	once      bool   // everything is read once, and nothing is watched
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
@@ -168,7 +169,7 @@ type connection struct {
 func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) *connection {
 	set, labels := c.set, label.Pods{Keys: c.set.PodLabels, Names: label.Names(c.set.PodLabels)}
 	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.Each(),
-		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
+		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, ListOnly: c.once, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
 	n.life, n.end = context.WithCancel(context.Background())
 	// What is probed is what the shipped roles let it get.
 	n.ticks = usage.Ticks{Probed: nodes, Most: set.RefreshInterval, Pulse: c.pulse, Changed: &n.published}
@@ -226,7 +227,9 @@ func (n *connection) snapshots() (all []*snapshot) {
 func (n *connection) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { n.All.Run(ctx) })
-	wg.Go(func() { n.ticks.Follow(ctx) })
+	if !n.cluster.once {
+		wg.Go(func() { n.ticks.Follow(ctx) })
+	}
 	for _, l := range n.lists {
 		wg.Go(func() { l.Loop.Run(ctx) })
 	}

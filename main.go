@@ -152,7 +152,7 @@ func newServer(set *settings) *server {
 	s.self = s.registry.Scope("")
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
-	s.clusters = []*cluster{{set: &set.Settings, userAgent: userAgent, self: s.self, pulse: s.pulse,
+	s.clusters = []*cluster{{set: &set.Settings, userAgent: userAgent, once: set.push.JustOnce, self: s.self, pulse: s.pulse,
 		replace: s.replaced}}
 	return s
 }

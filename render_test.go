@@ -53,6 +53,7 @@ import (
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
 	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/usage"
 )
 
 // TestMain keeps client-go quiet, as the program does.
@@ -777,7 +778,7 @@ func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
 	s.clusters[0].requested("pods", "list", "200")
 	s.set.push.Format = push.RemoteWrite
 	s.set.push.Register(s.self)
-	if err := s.writePage(t.Context(), &page, false); err != nil {
+	if err := s.writePages(t.Context(), &page, false); err != nil {
 		t.Fatal(err)
 	}
 	names := map[string]bool{}
