@@ -258,7 +258,8 @@ function showView() {
     (where.length ? " of " + where.join(" / ") : ""));
   document.title = `${$("title").textContent} – metrics-server-prom`;
   const steps = [];
-  for (let above = outside(view); above; above = outside(above)) steps.unshift(above);
+  const narrowed = Object.values(scope).some((name) => view[name]);
+  for (let above = narrowed && outside(view); above; above = outside(above)) steps.unshift(above);
   $("path").replaceChildren(...steps.map((above) => element("a", { href: address(above) },
     above[scope[up[above.level]]] || above.node || titles[above.level])));
   for (const link of $("levels").children) {
