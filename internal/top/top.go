@@ -52,3 +52,6 @@ func (p *Page) json(w http.ResponseWriter, r *http.Request) {
 }
 
 var compressors = sync.Pool{New: func() any { return new(page.Compressor) }}
+
+// Observe is to be called after a list was read, for the history.
+func (p *Page) Observe(l *usage.List) {}
