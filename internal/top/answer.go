@@ -35,7 +35,7 @@ type answer struct {
 // answer answers a query.
 func (p *Page) answer(q query) *answer {
 	source, now := p.Source(), time.Now()
-	p.history.begin(source, now)
+	p.history.begin(&source, p.Interval)
 	a := &answer{query: q, version: p.Version, time: now, period: source.Period, watched: source.Watched}
 	a.failures, a.notices = p.State()
 	a.counts[nodes] = -1
@@ -243,7 +243,7 @@ func (a *answer) miss(source Source, h *history) {
 	if source.Lists != nil && source.Others.Missing("nodes") {
 		a.missing = append(a.missing, "nodes: what is allocatable needs the right to list and watch nodes, see deploy/")
 	}
-	a.missing = append(a.missing, h.missing()...)
+	a.missing = append(a.missing, h.missing(a.query.level)...)
 }
 
 // appendJSON appends the answer as it is documented in README.

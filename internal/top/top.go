@@ -53,5 +53,8 @@ func (p *Page) json(w http.ResponseWriter, r *http.Request) {
 
 var compressors = sync.Pool{New: func() any { return new(page.Compressor) }}
 
-// Observe is to be called after a list was read, for the history.
-func (p *Page) Observe(l *usage.List) {}
+// Observe is to be called when a list was read, for the history.
+func (p *Page) Observe(l *usage.List) {
+	source := p.Source()
+	p.history.observe(&source, p.Interval, l)
+}
