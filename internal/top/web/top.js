@@ -449,6 +449,7 @@ document.addEventListener("visibilitychange", () => {
 
 setInterval(showState, 1000);
 $("chooser").hidden = $("keys").hidden = false;
+$("show").hidden = true; // Enter still presses it
 showView();
 showState();
 load();
