@@ -288,12 +288,12 @@ function showState() {
   let says = "✔ Works";
   let age = "";
   if (answer) {
-    const { newest, period } = answer.data;
+    const { newest, period = 15 } = answer.data;
     if (!answer.state.ok) [state, says] = ["failed", "✖ Something does not work"];
     if (newest !== undefined) {
       const seconds = Math.max(0, Math.round(answer.time - newest + (performance.now() - answered) / 1000));
       age = `Data ${seconds < 120 ? seconds + " s" : Math.round(seconds / 60) + " min"} old`;
-      if (state === "ok" && seconds > Math.max(60, 4 * period)) [state, says] = ["old", "⚠ The data are old"];
+      if (state === "ok" && seconds > 2 * period + 30) [state, says] = ["old", "⚠ The data are old"];
     } else if (state === "ok") [state, says] = ["old", "… No data yet"];
   } else [state, says] = ["old", "… Loading"];
   if (unreachable) [state, says] = ["unreachable", "✖ " + unreachable];
@@ -315,10 +315,17 @@ let timer = 0;
 let asked = null; // the AbortController of the requests under way
 let late = 0; // how often in a row there was nothing new
 
-async function ask(query) {
-  const response = await fetch("top.json?" + query, { signal: asked.signal });
-  if (!response.ok) throw new Error(`The server answers ${response.status} ${response.statusText}`);
-  return response.json();
+async function ask(parameters) {
+  let response, body;
+  try {
+    const signal = AbortSignal.any([asked.signal, AbortSignal.timeout(20000)]);
+    response = await fetch("top.json?" + parameters, { signal });
+    body = await response.text();
+  } catch (error) {
+    throw new Error(error.name === "TimeoutError" ? "The server does not answer" : "The server cannot be reached");
+  }
+  if (!response.ok) throw new Error(`The server answers ${response.status}: ${body.trim().slice(0, 200)}`);
+  return JSON.parse(body);
 }
 
 // load asks for the view, shows it, and sees to it that it is asked for again. It ends the load before it.
@@ -327,31 +334,33 @@ async function load(change) {
   clearTimeout(timer);
   asked?.abort();
   const mine = (asked = new AbortController());
-  let wait = 5;
+  let rows, nodes, trouble;
   try {
-    const [rows, nodes] = await Promise.all([
+    [rows, nodes] = await Promise.all([
       ask(query({ ...view, limit: view.limit || String(someRows) })),
       ask(query({ ...defaults, level: "nodes", limit: String(fewNodes) })),
     ]);
-    if (asked !== mine) return;
-    // New data come once a period: some were there now, or they are late and will be there soon.
-    late = rows.data.newest === answer?.data.newest ? late + 1 : 0;
-    const { period = 15 } = rows.data;
-    wait = late === 0 ? period : Math.min(period, (period / 16) * 2 ** late);
+  } catch (error) {
+    trouble = error.message;
+  }
+  if (asked !== mine) return;
+  if (!document.hidden) timer = setTimeout(load, 1000 * (rows ? untilNext(rows.data) : 5));
+  if (rows) {
     [answer, answered, unreachable] = [rows, performance.now(), ""];
     showAnswer();
     showNodes(nodes);
     if (change?.from) arrive(change.from);
     if (change) text($("said"), `${$("title").textContent}: ${$("found").textContent}`);
-  } catch (error) {
-    if (asked !== mine) return;
-    if (!unreachable) {
-      const why = error instanceof TypeError ? "The server cannot be reached" : error.message;
-      unreachable = `${why}, since ${clock(Date.now() / 1000)}` + (answer ? "; what is below is older" : "");
-    }
+  } else if (!unreachable) {
+    unreachable = `${trouble}, since ${clock(Date.now() / 1000)}` + (answer ? "; what is below is older" : "");
   }
   showState();
-  if (!document.hidden) timer = setTimeout(load, wait * 1000);
+}
+
+// untilNext is the seconds until there is something new: a period if this is, else less, as it is late.
+function untilNext({ newest, period = 15 }) {
+  late = newest === answer?.data.newest ? late + 1 : 0;
+  return late === 0 ? period : Math.min(period, (period / 16) * 2 ** late);
 }
 
 // arrive puts the focus, where it was on something that is gone now, on the row that the user comes from, or else on
@@ -449,6 +458,7 @@ document.addEventListener("visibilitychange", () => {
 
 setInterval(showState, 1000);
 $("chooser").hidden = $("keys").hidden = false;
+$("show").hidden = true; // Enter still presses it
 showView();
 showState();
 load();
