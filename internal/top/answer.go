@@ -1,6 +1,7 @@
 package top
 
 import (
+	"context"
 	"encoding/json"
 	"math"
 	"slices"
@@ -32,8 +33,14 @@ type answer struct {
 	watched           int // pods
 }
 
+// patience is how long an answer waits for current data, such as the first ones.
+const patience = time.Second
+
 // answer answers a query.
-func (p *Page) answer(q query) *answer {
+func (p *Page) answer(ctx context.Context, q query) *answer {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	p.Wait(ctx)
 	source, now := p.Source(), time.Now()
 	p.history.begin(&source, p.Interval)
 	a := &answer{query: q, version: p.Version, time: now, period: source.Period, watched: source.Watched}

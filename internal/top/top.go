@@ -6,11 +6,10 @@ package top
 import (
 	"context"
 	"net/http"
-	"sync"
 	"time"
 
 	"metrics-server-prom/internal/objects"
-	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/usage"
 )
 
@@ -37,7 +36,10 @@ type Page struct {
 
 // Handlers returns what answers at which path.
 func (p *Page) Handlers() map[string]http.HandlerFunc {
-	return map[string]http.HandlerFunc{"/top.json": p.json}
+	handlers, frame := files()
+	handlers["/top.json"] = p.json
+	handlers["/"] = func(w http.ResponseWriter, r *http.Request) { p.html(w, r, frame) }
+	return handlers
 }
 
 func (p *Page) json(w http.ResponseWriter, r *http.Request) {
@@ -46,12 +48,8 @@ func (p *Page) json(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	a := p.answer(q)
-	w.Header().Set("Content-Type", "application/json")
-	w.Write(a.appendJSON(nil))
+	serve.Text(w, r, "application/json", p.answer(r.Context(), q).appendJSON(nil))
 }
-
-var compressors = sync.Pool{New: func() any { return new(page.Compressor) }}
 
 // Observe is to be called when a list was read, for the history.
 func (p *Page) Observe(l *usage.List) {
