@@ -21,6 +21,7 @@ import (
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/scope"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
@@ -30,6 +31,7 @@ import (
 type cluster struct {
 	set       *scope.Settings
 	userAgent string // of its requests
+	once      bool   // everything is read once, and nothing is watched
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
@@ -133,12 +135,15 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 }
 
 // known waits as long as a scrape does until what there is to push is current. What is not is missing from it.
-func (c *cluster) known(ctx context.Context) (k known) {
+func (c *cluster) known(ctx context.Context) (k series.Known) {
 	ctx, cancel := context.WithTimeout(ctx, serve.Patience(nil))
 	defer cancel()
 	c.try(ctx, func(n *connection) error {
-		k.snapshots, _ = n.current(ctx)
-		k.Known = n.Known(ctx, c.set.Serves(kubeState))
+		k = series.Known{Known: n.Known(ctx, c.set.Serves(kubeState))}
+		snapshots, _ := n.current(ctx)
+		for _, s := range snapshots {
+			k.Lists = append(k.Lists, s.read)
+		}
 		return n.life.Err()
 	})
 	return k
@@ -164,7 +169,7 @@ type connection struct {
 func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) *connection {
 	set, labels := c.set, label.Pods{Keys: c.set.PodLabels, Names: label.Names(c.set.PodLabels)}
 	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.Each(),
-		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
+		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, ListOnly: c.once, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
 	n.life, n.end = context.WithCancel(context.Background())
 	// What is probed is what the shipped roles let it get.
 	n.ticks = usage.Ticks{Probed: nodes, Most: set.RefreshInterval, Pulse: c.pulse, Changed: &n.published}
@@ -222,7 +227,9 @@ func (n *connection) snapshots() (all []*snapshot) {
 func (n *connection) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { n.All.Run(ctx) })
-	wg.Go(func() { n.ticks.Follow(ctx) })
+	if !n.cluster.once {
+		wg.Go(func() { n.ticks.Follow(ctx) })
+	}
 	for _, l := range n.lists {
 		wg.Go(func() { l.Loop.Run(ctx) })
 	}

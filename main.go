@@ -99,6 +99,15 @@ func main() {
 	}
 	kube.SetLog(os.Stderr, set.logLevel, set.logFormat == "json")
 	limitMemory(len(set.Pages) > 0)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if set.push.JustOnce {
+		if err := newServer(set).once(ctx, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "metrics-server-prom:", err)
+			os.Exit(1)
+		}
+		return
+	}
 
 	listener, err := net.Listen("tcp", set.listenAddress)
 	if err != nil {
@@ -106,8 +115,6 @@ func main() {
 			"set --web.listen-address (PORT) to a free address\n", err)
 		os.Exit(1)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	if err := newServer(set).serve(ctx, listener); err != nil {
 		slog.Error("cannot serve", "err", err)
 		os.Exit(1)
@@ -134,7 +141,6 @@ type server struct {
 	stopping context.Context // done once no scrape is to wait any more
 	stop     context.CancelFunc
 	pages    map[string]*cached
-	receiver *series.Receiver // of what is pushed at the interval
 }
 
 func newServer(set *settings) *server {
@@ -146,14 +152,9 @@ func newServer(set *settings) *server {
 	s.self = s.registry.Scope("")
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
-	s.receiver = s.newReceiver(false)
-	s.clusters = []*cluster{{set: &set.Settings, userAgent: userAgent, self: s.self, pulse: s.pulse,
+	s.clusters = []*cluster{{set: &set.Settings, userAgent: userAgent, once: set.push.JustOnce, self: s.self, pulse: s.pulse,
 		replace: s.replaced}}
 	return s
-}
-
-func (s *server) newReceiver(once bool) *series.Receiver {
-	return series.NewReceiver(families, s.set.Pages, s.set.push.Target, s.set.MaxAge, once)
 }
 
 // replaced drops the pages of a snapshot that is replaced, or all of a connection that ended: nothing is kept of it.
@@ -175,22 +176,43 @@ func (s *server) release(name string) {
 	}
 }
 
+// start keeps up to date what is known of the clusters, until ctx ends.
+func (s *server) start(ctx context.Context) {
+	go s.pulse.Run(ctx)
+	for _, c := range s.clusters {
+		go c.follow(ctx)
+	}
+	p := &s.set.push
+	feed := &series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Known: s.clusters[0].known,
+		Failed: s.failed, Pulse: s.pulse, Self: &s.registry}
+	feed.Begin()
+	p.Page, p.Series, p.Ended, p.UserAgent = s.writePages, feed.Push, feed.End, userAgent
+	p.Register(s.self)
+}
+
+// once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages.
+func (s *server) once(ctx context.Context, w io.Writer) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.start(ctx)
+	if s.set.push.URL == "" {
+		return s.writePages(ctx, w, true)
+	}
+	_, err = s.set.push.Once(ctx)
+	return err
+}
+
 // serve answers until ctx ends, and then until the running requests are answered.
 func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	background, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go s.pulse.Run(background)
-	for _, c := range s.clusters {
-		go c.follow(background)
-	}
+	s.start(background)
 	var pushing sync.WaitGroup
 	defer pushing.Wait() // until the receiver has been told the end
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	if p := &s.set.push; p.URL != "" {
-		p.Page, p.Series, p.Ended, p.UserAgent = s.writePage, s.series, s.ended, userAgent
-		p.Register(s.self)
-		pushing.Go(func() { p.Run(ctx) })
+	if s.set.push.URL != "" {
+		pushing.Go(func() { s.set.push.Run(ctx) })
 	}
 	return serve.Run(ctx, listener, s.handler(), s.set.webConfig, s.stop)
 }
@@ -242,38 +264,45 @@ func (s *server) metrics(name string) http.HandlerFunc {
 	}
 }
 
-// writePage writes the page's text once it is current.
-func (s *server) writePage(ctx context.Context, w io.Writer, once bool) error {
-	page, err := s.currentPage(ctx, "")
-	if err != nil {
-		return err
+// writePages writes the text of the telemetry path's page, where nowhere is set to push to of all pages. once: they are
+// without what this program counts itself.
+func (s *server) writePages(ctx context.Context, w io.Writer, once bool) error {
+	names := []string{""}
+	if s.set.push.URL == "" {
+		names = append(names, s.set.Pages...)
 	}
-	return page.WriteText(w)
-}
-
-// series adds all that is served to a push by remote write. Where there is nothing, once fails; else the receiver is
-// told so.
-func (s *server) series(ctx context.Context, o *push.Out, once bool) error {
-	r := s.receiver
-	if once {
-		r = s.newReceiver(true)
-	}
-	for c := s.clusters[0]; ; {
-		thaws := s.pulse.Thaws()
-		known := c.known(ctx)
-		p := r.Begin(ctx, o)
-		switch {
-		case once && !known.serves(""):
-			return errors.New(s.missing())
-		case s.pulse.Thaws() == thaws: // else it may be old again
-			rows := families.Rows(pods, s.set.Pages, s.set.PodLabels)
-			return known.push(p, s.set.Each(), rows, &s.registry)
+	for _, name := range names {
+		var current *page.Page
+		for current == nil {
+			wait, cancel := context.WithTimeout(ctx, serve.Patience(nil))
+			current, _ = s.currentPage(wait, name)
+			cancel()
+			if err := s.failed(ctx); err != nil && current == nil {
+				return err
+			}
+		}
+		to := w
+		if once && name != kubeState { // whose counters are the API's
+			to = &selfmetrics.Gauges{To: w}
+		}
+		if err := current.WriteText(to); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-// ended adds that the series of all pushes at the interval have ended.
-func (s *server) ended(ctx context.Context, o *push.Out) error { return s.receiver.Begin(ctx, o).End() }
+// failed is what has failed, or that ctx has ended.
+func (s *server) failed(ctx context.Context) error {
+	var all []string
+	for _, c := range s.clusters {
+		all = append(all, c.health.Failures()...)
+	}
+	if len(all) == 0 {
+		return ctx.Err()
+	}
+	return errors.New("no data: " + strings.Join(all, "; "))
+}
 
 // missing says why there is nothing to serve.
 func (s *server) missing() string {

@@ -53,6 +53,7 @@ import (
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
 	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/usage"
 )
 
 // TestMain keeps client-go quiet, as the program does.
@@ -777,7 +778,7 @@ func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
 	s.clusters[0].requested("pods", "list", "200")
 	s.set.push.Format = push.RemoteWrite
 	s.set.push.Register(s.self)
-	if err := s.writePage(t.Context(), &page, false); err != nil {
+	if err := s.writePages(t.Context(), &page, false); err != nil {
 		t.Fatal(err)
 	}
 	names := map[string]bool{}
@@ -3523,7 +3524,7 @@ func BenchmarkSplit(b *testing.B) {
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{source: pods, rendered: newRendered()}
+			s := &snapshot{Shown: usage.Shown{Resource: pods}, rendered: newRendered()}
 			for i, f := range families {
 				if f.Source == pods && f.Page == "" {
 					s.rendered.parts[i], s.rendered.served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
