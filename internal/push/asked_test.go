@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -127,34 +126,6 @@ func TestOnePushAtATimeAndOneASecond(t *testing.T) {
 		is("after a second", asked(p), 200, "pushed 1 samples\n")
 		cancel()
 		<-ended
-	})
-}
-
-// TestAPushThatIsAskedForTakesItsTime: the server's bound for reading a request would end it after 15 s.
-func TestAPushThatIsAskedForTakesItsTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := remote{answer: func(int, http.ResponseWriter, *http.Request) { time.Sleep(20 * time.Second) }}
-		m.start(t)
-		p, _ := writer(1)
-		listener := &pipes{make(chan net.Conn), make(chan struct{})}
-		server := &http.Server{Handler: p, ReadTimeout: 15 * time.Second}
-		go server.Serve(listener)
-		defer server.Close()
-		client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-			here, there := net.Pipe()
-			listener.connections <- there
-			return here, nil
-		}}}
-		defer client.CloseIdleConnections()
-		response, err := client.Post("http://exporter/-/push", "", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		if err != nil || !strings.HasPrefix(string(body), "pushed 1 samples\n") {
-			t.Errorf("%s, %v", body, err)
-		}
 	})
 }
 

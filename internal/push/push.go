@@ -185,8 +185,6 @@ func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.asked = time.Now()
-	// The server's bound is for requests that arrive slowly; a push may take longer.
-	http.NewResponseController(w).SetReadDeadline(time.Time{})
 	samples, err := p.push(r.Context(), true)
 	if err != nil {
 		status := http.StatusServiceUnavailable
