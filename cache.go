@@ -22,6 +22,7 @@ import (
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/state"
+	"metrics-server-prom/internal/top"
 	"metrics-server-prom/internal/usage"
 )
 
@@ -34,6 +35,7 @@ type source struct {
 	podLabels                     []string
 	refreshInterval, maxAge       time.Duration
 	pages                         []string // below the telemetry path
+	top                           bool     // whether the page for people is on
 }
 
 // serves tells whether a page is on.
@@ -54,6 +56,7 @@ type cluster struct {
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
+	observe   func(*usage.List)          // called when a list was read; nil for not
 	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
 	changed   refresh.Broadcast          // after each connect
@@ -98,6 +101,29 @@ func (c *cluster) leave(n *connection) {
 	c.present.CompareAndSwap(n, nil)
 	n.source.Self.Close()
 	c.replace(true)
+}
+
+// topSource is what the page for people is made of.
+func (c *cluster) topSource() (s top.Source) {
+	if n := c.present.Load(); n != nil {
+		for _, l := range n.lists {
+			s.Lists = append(s.Lists, l.List)
+		}
+		s.Others, s.Watched, s.Period = n.others, n.pods.Store.Len(), n.ticks.Fresh.Period()
+	}
+	return s
+}
+
+// rows are the families of the state of a resource's objects on all pages, and those which the page for people is made
+// of.
+func (s *source) rows(resource string) []state.Row {
+	rows := rows(resource, s.pages, nil)
+	for i, f := range families {
+		if s.top && f.source == resource && f.name == "kube_node_status_allocatable" && !s.serves(f.page) {
+			rows = append(rows, state.Row{Family: uint8(i), Add: f.state})
+		}
+	}
+	return rows
 }
 
 // snapshots is what there is to serve at this moment; nothing while no cluster is configured.
@@ -181,14 +207,14 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 	if len(set.namespaces) > 0 {
 		n.ticks.Probed = pods
 	}
-	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
+	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0, Workload: set.top,
 		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.scopes() {
 		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,
 			Excluded: set.excludeNamespaces})
 	}
-	n.others, n.things = objects.NewOthers(&n.source, func(r string) []state.Row { return rows(r, set.pages, nil) }, names)
+	n.others, n.things = objects.NewOthers(&n.source, set.rows, names)
 	for _, l := range n.lists {
 		n.things = append(n.things, l.What)
 	}
@@ -344,5 +370,8 @@ func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
 	l.present.Store(&next)
 	n.cluster.replace(false)
 	n.published.Send()
+	if n.cluster.observe != nil {
+		n.cluster.observe(l.List)
+	}
 	n.ticks.Shown(l.List, old.Status, status)
 }

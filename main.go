@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -37,6 +38,7 @@ import (
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
+	"metrics-server-prom/internal/top"
 )
 
 var (
@@ -88,6 +90,8 @@ func (s *settings) table() []setting.Row {
 			Help: "address to listen on; PORT is a port only"},
 		{Flag: "web.telemetry-path", Env: "WEB_TELEMETRY_PATH", Default: "/metrics", Set: setting.Path(&s.telemetryPath),
 			Help: "path of the metrics"},
+		{Flag: "web.page", Env: "WEB_PAGE", Default: "true", Set: setting.Bool(&s.source.top),
+			Help: "whether to serve the page for people at /, and /top.json"},
 		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
 			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
 		{Flag: "push.url", Env: "PUSH_URL", Set: s.push.SetURL, Secret: true,
@@ -174,6 +178,7 @@ type server struct {
 	stopping context.Context // done once no scrape is to wait any more
 	stop     context.CancelFunc
 	pages    map[string]*cached
+	top      top.Page
 }
 
 func newServer(set *settings) *server {
@@ -187,6 +192,11 @@ func newServer(set *settings) *server {
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
 	s.clusters = []*cluster{{set: &set.source, userAgent: userAgent, self: s.self, pulse: s.pulse,
 		replace: s.replaced}}
+	if set.source.top {
+		s.top = top.Page{Version: version, Links: s.links(), Source: s.clusters[0].topSource, State: s.state,
+			Interval: set.refreshInterval, Wait: func(ctx context.Context) { s.clusters[0].current(ctx, "") }}
+		s.clusters[0].observe = s.top.Observe
+	}
 	return s
 }
 
@@ -239,6 +249,9 @@ func (s *server) handler() http.Handler {
 	}
 	for _, name := range []string{cadvisor, kubeState} {
 		pages[path.Join(s.set.telemetryPath, name)] = s.metrics(name)
+	}
+	if s.set.source.top {
+		maps.Copy(pages, s.top.Handlers())
 	}
 	return serve.Pages(pages)
 }
@@ -324,6 +337,15 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
+// links are the paths of the pages.
+func (s *server) links() []string {
+	links := []string{s.set.telemetryPath}
+	for _, name := range s.set.pages {
+		links = append(links, path.Join(s.set.telemetryPath, name))
+	}
+	return append(links, "/healthz", "/-/healthy", "/-/ready")
+}
+
 func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	pods, newest := 0, int64(0)
 	for _, c := range s.clusters {
@@ -338,13 +360,9 @@ func (s *server) index(w http.ResponseWriter, _ *http.Request) {
 	if newest != 0 {
 		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
 	}
-	links := []string{s.set.telemetryPath}
-	for _, name := range s.set.pages {
-		links = append(links, path.Join(s.set.telemetryPath, name))
-	}
 	failures, notices := s.state()
 	serve.Landing(w, "metrics-server-prom", fmt.Sprintf("Version %s (revision %s)", version, revision),
-		append(links, "/healthz", "/-/healthy", "/-/ready"),
+		s.links(),
 		fmt.Sprintf("Watched pods: %d\nAge of the newest sample: %s\nFailures:\n%s", pods, age,
 			cmp.Or(strings.Join(append(failures, notices...), "\n"), "none")))
 }

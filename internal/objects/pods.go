@@ -15,7 +15,8 @@ import (
 type Pods struct {
 	Labels   label.Pods
 	Selector string // of labels
-	Whole    bool   // whether more than label text is kept
+	Whole    bool   // whether more than label text is kept:
+	Workload bool   // or else of that no more than state.KeepWorkload
 	Counted  bool   // whether their containers' CPU time is counted
 	// Rows are the families of their state, none for no parts of that; Names are those of all families.
 	Rows    []state.Row
@@ -32,12 +33,15 @@ const podLeafLen = 64
 func NewPods(c *Cluster, pods Pods) *Source[sample.Text] {
 	o := For[sample.Text](c, kube.Core, "pods")
 	o.LabelSelector, o.Changed = pods.Selector, pods.Changed
-	o.New = func() slim.Object { return &slim.Pod{Whole: pods.Whole} }
+	o.New = func() slim.Object { return &slim.Pod{Whole: pods.Whole, Workload: pods.Workload} }
 	o.Keep = func(object slim.Object) store.Entry[sample.Text] {
 		p := object.(*slim.Pod)
 		text, name := pods.Labels.Text(p)
-		if pods.Whole {
+		switch {
+		case pods.Whole:
 			text.Shared, text.Own = state.Keep(p).Pack()
+		case pods.Workload:
+			text.Shared, _ = state.KeepWorkload(p).Pack()
 		}
 		e := store.NewEntry(object, name, text)
 		if pods.Counted {

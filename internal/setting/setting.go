@@ -182,6 +182,16 @@ func unquoted(err string) string {
 	return err
 }
 
+// Bool sets p to true or false.
+func Bool(p *bool) func(string) string {
+	return func(v string) string {
+		if *p = v == "true"; *p || v == "false" {
+			return ""
+		}
+		return "true or false"
+	}
+}
+
 // OneOf sets p to one of the values.
 func OneOf(p *string, values ...string) func(string) string {
 	return setter(p, "one of "+strings.Join(values, ", "), func(v string) bool { return slices.Contains(values, v) })

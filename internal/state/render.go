@@ -1,8 +1,6 @@
 package state
 
 import (
-	"encoding/binary"
-	"math"
 	"unsafe"
 
 	"metrics-server-prom/internal/label"
@@ -37,12 +35,6 @@ type Renderer struct {
 	sample  []byte
 }
 
-// line is a sample, in pieces of what Samples holds.
-type line struct {
-	common, labels []byte
-	value          float64
-}
-
 // Pods renders the rows of pods, of which whole ones were kept.
 func (r *Renderer) Pods(c *page.Compressor, rows []Row, entries []store.Entry[sample.Text]) []*page.Part {
 	r.samples.reset()
@@ -67,21 +59,7 @@ func (r *Renderer) render(c *page.Compressor) []*page.Part {
 	if r.lines == nil {
 		r.lines = make([][]line, len(r.Names))
 	}
-	text := func(b []byte) (text, rest []byte) {
-		n, size := binary.Uvarint(b)
-		return b[size : size+int(n)], b[size+int(n):]
-	}
-	var common, labels []byte
-	for rest := r.samples.buf; len(rest) > 0; {
-		if family := rest[0]; family == newObject {
-			common, rest = text(rest[1:])
-		} else {
-			labels, rest = text(rest[1:])
-			value := math.Float64frombits(binary.LittleEndian.Uint64(rest))
-			r.lines[family] = append(r.lines[family], line{common, labels, value})
-			rest = rest[8:]
-		}
-	}
+	each(r.samples.buf, func(family uint8, l line) { r.lines[family] = append(r.lines[family], l) })
 	parts := make([]*page.Part, len(r.Names))
 	for family, lines := range r.lines {
 		r.sample = append(append(r.sample[:0], r.Names[family]...), '{')

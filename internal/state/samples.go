@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/binary"
 	"math"
+	"unsafe"
 
 	"metrics-server-prom/internal/label"
 )
@@ -46,6 +47,39 @@ func (s *Samples) Bool(value bool, labels ...string) {
 	} else {
 		s.Add(0, labels...)
 	}
+}
+
+// line is a sample, in pieces of what Samples holds.
+type line struct {
+	common, labels []byte
+	value          float64
+}
+
+// each calls f with each sample that was collected, and the number of its family.
+func each(samples []byte, f func(family uint8, l line)) {
+	text := func(b []byte) (text, rest []byte) {
+		n, size := binary.Uvarint(b)
+		return b[size : size+int(n)], b[size+int(n):]
+	}
+	var l line
+	for rest := samples; len(rest) > 0; {
+		family := rest[0]
+		if family == newObject {
+			l.common, rest = text(rest[1:])
+			continue
+		}
+		l.labels, rest = text(rest[1:])
+		l.value, rest = math.Float64frombits(binary.LittleEndian.Uint64(rest)), rest[8:]
+		f(family, l)
+	}
+}
+
+// Read calls f with each sample that String has returned: the number of its family, its value, and the labels that it
+// has beside those of its object.
+func Read(samples string, f func(family uint8, labels string, value float64)) {
+	each(unsafe.Slice(unsafe.StringData(samples), len(samples)), func(family uint8, l line) {
+		f(family, unsafe.String(unsafe.SliceData(l.labels), len(l.labels)), l.value)
+	})
 }
 
 func (s *Samples) labels(pairs []string) {
