@@ -17,6 +17,7 @@ import (
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/objects"
 	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/scope"
@@ -28,24 +29,27 @@ import (
 	"metrics-server-prom/internal/usage"
 )
 
-// cluster is one cluster, as long as the process lives. Its connection changes with its kubeconfig.
+// cluster is one cluster, as long as it is configured. Its connection changes with what its kubeconfig says of it.
 type cluster struct {
+	name      string // "" where there is only one
 	set       *scope.Settings
 	userAgent string // of its requests
 	once      bool   // everything is read once, and nothing is watched
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
+	pages     pages.Set                  // of this cluster alone, where there are several
 	observe   func(*usage.List)          // called when a list was read
 	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
 	changed   refresh.Broadcast          // after each connect
+	gone      chan struct{}              // closed when it is not configured any more
 }
 
-// follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
-func (c *cluster) follow(ctx context.Context) {
-	from := kube.Cluster{
-		Settings:  c.set.Settings,
+// source is how the cluster is connected to. Nothing of one connection is served after another.
+func (c *cluster) source() *kube.Cluster {
+	return &kube.Cluster{
+		Name:      c.name,
 		UserAgent: c.userAgent,
 		Report:    c.requested,
 		Failed:    func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
@@ -59,7 +63,6 @@ func (c *cluster) follow(ctx context.Context) {
 			c.health.SetUnknown(n.things...)
 		},
 	}
-	from.Follow(ctx)
 }
 
 func (c *cluster) requested(resource, verb, code string) {
@@ -95,11 +98,19 @@ func (c *cluster) topSource() (s top.Source) {
 }
 
 // snapshots is what there is to serve at this moment; nothing while no cluster is configured.
-func (c *cluster) snapshots() (all []*snapshot) {
+func (c *cluster) snapshots() (all []*pages.Snapshot) {
 	if n := c.present.Load(); n != nil {
 		return n.snapshots()
 	}
 	return nil
+}
+
+// state is a line for each thing that does not work, and one for each that is not as it should be but does no harm.
+func (c *cluster) state() (failures, notices []string) {
+	if failures = c.health.Failures(); len(failures) == 0 && !c.hasData() {
+		failures = []string{c.health.Line("pods, nodes: not read yet")}
+	}
+	return failures, c.health.Notices()
 }
 
 // hasData tells whether there are first snapshots.
@@ -112,21 +123,24 @@ func (c *cluster) hasData() bool {
 }
 
 // current waits until what there is to serve on the page of that name is current: for the first snapshots and lists of
-// objects, and after a time in which the process did not run for the next ones. Regularly it does not wait at all. The
-// parts of objects are by source and family. All is of one connection.
-func (c *cluster) current(ctx context.Context, name string) (all []*snapshot, objects [][][]*page.Part, err error) {
-	err = c.try(ctx, func(n *connection) (err error) {
+// objects, and after a time in which the process did not run for the next ones. Regularly it does not wait at all. All
+// is of one connection.
+func (c *cluster) current(ctx context.Context, name string) (s pages.Shown) {
+	s.Failed = c.try(ctx, func(n *connection) (err error) {
 		if name != kubeState {
-			if all, err = n.current(ctx); err != nil {
+			if s.Snapshots, err = n.current(ctx); err != nil {
 				return err
 			}
 		}
 		if name != "" {
-			objects, err = n.objects(ctx, name)
+			s.Objects, err = n.objects(ctx, name)
 		}
 		return err
 	})
-	return all, objects, err
+	if s.Failed != nil {
+		return pages.Shown{Failed: s.Failed}
+	}
+	return s
 }
 
 // try calls f with the present connection and, where that ends, with its successors until ctx ends.
@@ -141,11 +155,15 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 		}
 		select {
 		case <-changed:
+		case <-c.gone:
+			return errGone
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
+
+var errGone = errors.New("the cluster is not configured any more")
 
 // known waits as long as a scrape does until what there is to push is current. What is not is missing from it.
 func (c *cluster) known(ctx context.Context) (k series.Known) {
@@ -155,7 +173,7 @@ func (c *cluster) known(ctx context.Context) (k series.Known) {
 		k = series.Known{Known: n.Known(ctx, c.set.Serves(kubeState))}
 		snapshots, _ := n.current(ctx)
 		for _, s := range snapshots {
-			k.Lists = append(k.Lists, s.read)
+			k.Lists = append(k.Lists, s.Read)
 		}
 		return n.life.Err()
 	})
@@ -174,16 +192,13 @@ type connection struct {
 	life      context.Context // done when the connection has ended
 	end       context.CancelFunc
 	published refresh.Broadcast // after each change of a snapshot
-
-	mu         sync.Mutex
-	compressor page.Compressor // of all lists
 }
 
 func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) *connection {
 	set, labels := c.set, label.Pods{Keys: c.set.PodLabels, Names: label.Names(c.set.PodLabels)}
 	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.Each(),
 		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, ListOnly: c.once, Pulse: c.pulse, Health: &c.health,
-		Self: c.self.Scope()}}
+		Self: c.self.Scope(), Label: label.Cluster(c.name)}}
 	n.life, n.end = context.WithCancel(context.Background())
 	n.ticks = usage.Ticks{Probed: nodes, Most: set.RefreshInterval, Pulse: c.pulse, Changed: &n.published}
 	if len(set.Namespaces) > 0 { // what the shipped roles let it get
@@ -228,7 +243,7 @@ func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.
 	return all, cmp.Or(n.life.Err(), err) // what has ended the waiting
 }
 
-func (n *connection) snapshots() (all []*snapshot) {
+func (n *connection) snapshots() (all []*pages.Snapshot) {
 	for _, l := range n.lists {
 		all = append(all, l.present.Load())
 	}
@@ -250,7 +265,7 @@ func (n *connection) run(ctx context.Context) {
 
 // current is cluster.current for this connection's snapshots, see usage.Current. It fails when ctx ends, or when the
 // connection does.
-func (n *connection) current(ctx context.Context) (all []*snapshot, err error) {
+func (n *connection) current(ctx context.Context) (all []*pages.Snapshot, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.life, cancel)()
@@ -269,7 +284,7 @@ func (n *connection) current(ctx context.Context) (all []*snapshot, err error) {
 // list is a list of metrics.k8s.io and what scrapes see of it.
 type list struct {
 	*usage.List
-	present atomic.Pointer[snapshot]
+	present atomic.Pointer[pages.Snapshot]
 }
 
 // newList adds a list to the connection.
@@ -295,7 +310,7 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	}
 	l.List = usage.New(o, n.source.Self)
 	l.Loop.Interval = n.ticks.Interval
-	l.Loop.Pulse = n.cluster.pulse
+	l.Loop.Pulse, l.Loop.Spread = n.cluster.pulse, n.cluster.name != ""
 	l.Loop.Cutoff = min(max(set.RefreshInterval, 10*time.Second), time.Minute)
 	n.lists = append(n.lists, l)
 	n.ticks.Lists = append(n.ticks.Lists, l.List)
@@ -306,10 +321,8 @@ func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
 	old := l.present.Load()
 	next := *old
 	if b != nil {
-		n.mu.Lock()
-		next = *newSnapshot(&n.compressor, l.Resource, b)
-		n.mu.Unlock()
-		next.read = l.Read
+		next = *pages.NewSnapshot(families, n.source.Label, l.Resource, b)
+		next.Read = l.Read
 	}
 	next.Status = status
 	l.present.Store(&next)

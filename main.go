@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,19 +18,18 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"path"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"metrics-server-prom/internal/credentials"
+	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/heap"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
-	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/scope"
@@ -42,33 +42,16 @@ import (
 
 var version, revision = "dev", "unknown" // set by the linker, see Dockerfile
 
-// settings is everything that can be set, except how to log.
+// settings is everything that can be set.
 type settings struct {
 	scope.Settings
-	listenAddress, telemetryPath string
-	webConfig                    string
-	push                         push.Pusher
-	logLevel                     slog.Level
-	logFormat                    string
+	web  serve.Settings
+	push push.Pusher
+	log  kube.Log
 }
 
 func (s *settings) table() []setting.Row {
-	return slices.Concat(s.Settings.Rows(cadvisor, kubeState), []setting.Row{
-		{Flag: "web.listen-address", Env: "PORT", Default: ":9100",
-			Set: setting.ListenAddress(&s.listenAddress), FromEnv: func(port string) string { return ":" + port },
-			Help: "address to listen on; PORT is a port only"},
-		{Flag: "web.telemetry-path", Env: "WEB_TELEMETRY_PATH", Default: "/metrics", Set: setting.Path(&s.telemetryPath),
-			Help: "path of the metrics"},
-		{Flag: "web.page", Env: "WEB_PAGE", Default: "true", Set: setting.Bool(&s.Top),
-			Help: "whether to serve the page for people at /, and /top.json"},
-		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
-			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
-	}, s.push.Rows(), []setting.Row{
-		{Flag: "log.level", Env: "LOG_LEVEL", Default: "info", Set: setting.LogLevel(&s.logLevel),
-			Help: "debug, info, warn or error"},
-		{Flag: "log.format", Env: "LOG_FORMAT", Default: "text", Set: setting.OneOf(&s.logFormat, "text", "json"),
-			Help: "text or json"},
-	})
+	return slices.Concat(s.Settings.Rows(cadvisor, kubeState), s.web.Rows(&s.Top), s.push.Rows(), s.log.Rows())
 }
 
 // check returns what contradicts what among settings that are valid each by itself.
@@ -76,7 +59,11 @@ func (s *settings) check() error {
 	if err := s.Settings.Check(); err != nil {
 		return err
 	}
-	return s.push.Check(append(label.Names(s.PodLabels), sampleLabels...))
+	labels := append(label.Names(s.PodLabels), sampleLabels...)
+	if s.Several() {
+		labels = append(labels, "cluster")
+	}
+	return s.push.Check(labels)
 }
 
 func main() {
@@ -95,7 +82,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "metrics-server-prom:", err)
 		os.Exit(2)
 	}
-	kube.SetLog(os.Stderr, set.logLevel, set.logFormat == "json")
+	kube.SetLog(os.Stderr, set.log.Level, set.log.Format == "json")
 	heap.Limit(len(set.Pages) > 0)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -107,7 +94,7 @@ func main() {
 		return
 	}
 
-	listener, err := net.Listen("tcp", set.listenAddress)
+	listener, err := net.Listen("tcp", set.web.Address)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "metrics-server-prom: cannot listen: %v; "+
 			"set --web.listen-address (PORT) to a free address\n", err)
@@ -122,64 +109,122 @@ func main() {
 // server is the program: its clusters, and the pages that show them.
 type server struct {
 	set      *settings
+	several  bool // there may be several clusters, which have names
 	registry selfmetrics.Registry
 	self     *selfmetrics.Scope
+	health   health.Tracker // of what is no cluster's
 	pulse    *refresh.Pulse
-	clusters []*cluster
 	stopping context.Context // done once no scrape is to wait any more
 	stop     context.CancelFunc
-	pages    map[string]*cached
+	pages    pages.Set
 	top      top.Page
+	looked   chan struct{} // closed when the clusters that are configured were looked for first
+
+	mu       sync.Mutex
+	clusters []*cluster        // in order of their names; a slice that was made never changes
+	changed  refresh.Broadcast // after each change of clusters
 }
 
 func newServer(set *settings) *server {
-	s := &server{set: set, pulse: refresh.NewPulse(), pages: map[string]*cached{}}
-	for _, name := range append([]string{""}, set.Pages...) {
-		s.pages[name] = &cached{name: name, idle: time.AfterFunc(maxIdle, func() { s.release(name) })}
-	}
+	s := &server{set: set, several: set.Several(), pulse: refresh.NewPulse(), looked: make(chan struct{})}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
-	s.clusters = []*cluster{{set: &set.Settings, userAgent: "metrics-server-prom/" + version,
-		once: set.push.JustOnce, self: s.self, pulse: s.pulse, replace: s.replaced}}
-	s.top = top.Page{Version: version, Revision: revision, Source: s.clusters[0].topSource, State: s.state,
-		Interval: set.RefreshInterval, Wait: func(ctx context.Context) { s.clusters[0].current(ctx, "") }}
-	s.clusters[0].observe = s.top.Observe
+	s.pages = s.newPages(s.all, func(w io.Writer) { s.registry.Write(w); selfmetrics.WriteProcess(w) })
+	s.top = top.Page{Version: version, Revision: revision, Source: s.topSource, State: s.allState,
+		Links: s.links(), Interval: set.RefreshInterval, Wait: func(ctx context.Context) { gather(ctx, "", s.all(), !s.several, nil) }}
+	if !s.several {
+		s.open("")
+	}
 	return s
 }
 
-// replaced drops the pages of a snapshot that is replaced, or all of a connection that ended: nothing is kept of it.
-func (s *server) replaced(ended bool) {
-	for name, p := range s.pages {
-		if ended || name != kubeState {
-			p.forget()
-		}
-	}
+// all is the clusters that are configured now, in order of their names.
+func (s *server) all() []*cluster {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clusters
 }
 
-// release gives back what a page has in memory until it is asked for again.
-func (s *server) release(name string) {
-	s.pages[name].forget()
-	for _, c := range s.clusters {
-		if n := c.present.Load(); n != nil {
-			n.Release(name == kubeState, families.WantedBy(name))
-		}
+// open makes a cluster one of those that are served.
+func (s *server) open(name string) *cluster {
+	c := &cluster{name: name, set: &s.set.Settings, userAgent: "metrics-server-prom/" + version, once: s.set.push.JustOnce,
+		self: s.self, health: health.Tracker{Cluster: label.Escape(name)}, pulse: s.pulse, observe: s.top.Observe,
+		gone: make(chan struct{})}
+	c.replace = func(ended bool) { s.pages.Replaced(ended); c.pages.Replaced(ended) }
+	if s.several {
+		c.self = s.registry.Scope(label.Cluster(name)[1:])
+		c.pages = s.newPages(func() []*cluster { return []*cluster{c} }, c.self.Write)
 	}
+	s.change(func(all []*cluster) []*cluster {
+		i, _ := slices.BinarySearchFunc(all, name, func(c *cluster, name string) int { return cmp.Compare(c.name, name) })
+		return slices.Insert(all, i, c)
+	})
+	return c
+}
+
+// drop takes a cluster out of those that are served.
+func (s *server) drop(c *cluster) {
+	s.change(func(all []*cluster) []*cluster {
+		return slices.DeleteFunc(all, func(o *cluster) bool { return o == c })
+	})
+	close(c.gone)
+	c.pages.Close()
+	s.pages.Replaced(true)
+}
+
+func (s *server) change(f func(all []*cluster) []*cluster) {
+	s.mu.Lock()
+	s.clusters = f(slices.Clone(s.clusters))
+	s.mu.Unlock()
+	s.changed.Send()
+}
+
+// topSource is what the page for people is made of.
+func (s *server) topSource() (source top.Source) {
+	for _, c := range s.all() {
+		return c.topSource()
+	}
+	return source
 }
 
 // start keeps up to date what is known of the clusters, until ctx ends.
 func (s *server) start(ctx context.Context) {
 	go s.pulse.Run(ctx)
-	for _, c := range s.clusters {
-		go c.follow(ctx)
-	}
+	clusters := &kube.Clusters{Settings: s.set.Settings.Settings, Several: s.several, Open: s.source, Looked: s.look}
+	go clusters.Follow(ctx)
 	p := &s.set.push
 	feed := &series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Known: s.clusters[0].known,
 		Failed: s.failed, Pulse: s.pulse, Self: &s.registry}
 	feed.Begin()
-	p.Page, p.Series, p.Ended, p.UserAgent = s.writePages, feed.Push, feed.End, s.clusters[0].userAgent
+	p.Page, p.Series, p.Ended, p.UserAgent = s.writePages, feed.Push, feed.End, "metrics-server-prom/"+version
 	p.Register(s.self)
+}
+
+// source is how a cluster is connected to that has come.
+func (s *server) source(name string) *kube.Cluster {
+	if !s.several {
+		return s.clusters[0].source()
+	}
+	c := s.open(name)
+	from := c.source()
+	from.Gone, from.Ended = func() { s.drop(c) }, c.self.Close
+	return from
+}
+
+// look is called after each look for the clusters that are configured.
+func (s *server) look(failure *kube.Failure) {
+	if failure != nil {
+		s.health.SetUnhealthy("clusters", failure, "")
+	} else {
+		s.health.SetHealthy("clusters")
+	}
+	select {
+	case <-s.looked:
+	default:
+		close(s.looked)
+	}
 }
 
 // once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages.
@@ -211,91 +256,49 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	if s.set.push.URL != "" {
 		pushing.Go(func() { s.set.push.Run(ctx) })
 	}
-	return serve.Run(ctx, listener, s.handler(), s.set.webConfig, s.stop)
+	return serve.Run(ctx, listener, s.handler(), s.set.web.Config, s.stop)
 }
 
 // handler routes the program's pages.
 func (s *server) handler() http.Handler {
-	pages := map[string]http.HandlerFunc{
-		s.set.telemetryPath: s.metrics(""),
-		"/healthz":          func(w http.ResponseWriter, _ *http.Request) { serve.Health(w, s.state) },
-		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
-		"/-/ready":          s.ready,
-		"/":                 s.top.Landing,
+	at := map[string]http.HandlerFunc{
+		"/healthz": s.about(func(w http.ResponseWriter, _ *http.Request, of *cluster) {
+			serve.Health(w, func() (failures, notices []string) { return s.state(of) })
+		}),
+		"/-/healthy": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
+		"/-/ready":   s.about(s.ready),
+		"/":          s.top.Landing,
 	}
-	links := []string{s.set.telemetryPath}
-	for _, name := range []string{cadvisor, kubeState} {
-		at := path.Join(s.set.telemetryPath, name)
-		if pages[at] = s.metrics(name); s.pages[name] != nil {
-			links = append(links, at)
-		}
+	if s.several {
+		at["/sd"] = func(w http.ResponseWriter, r *http.Request) { serve.Discovery(w, r, namesOf(s.all())) }
 	}
-	s.top.Links = append(links, "/healthz", "/-/healthy", "/-/ready")
+	for _, name := range []string{"", cadvisor, kubeState} {
+		at[s.set.web.Path(name)] = s.about(s.metrics(name))
+	}
 	if s.set.Top {
-		maps.Copy(pages, s.top.Handlers())
+		maps.Copy(at, s.top.Handlers())
 	}
-	return serve.Pages(pages, map[string]http.HandlerFunc{"/-/push": s.set.push.ServeHTTP})
+	return serve.Pages(at, map[string]http.HandlerFunc{"/-/push": s.set.push.ServeHTTP})
 }
 
-// currentPage waits until what there is to serve on the page of that name is current.
-func (s *server) currentPage(ctx context.Context, name string) (*page.Page, error) {
-	for {
-		thaws := s.pulse.Thaws()
-		var all []*snapshot
-		var objects [][][]*page.Part
-		for _, c := range s.clusters {
-			snapshots, parts, err := c.current(ctx, name)
-			if err != nil {
-				return nil, err
-			}
-			all, objects = append(all, snapshots...), append(objects, parts...)
-		}
-		if page := s.pages[name].page(all, objects, &s.registry); s.pulse.Thaws() == thaws {
-			return page, nil
-		} // else what the first cluster had may be old again
-	}
-}
-
-// metrics answers with the page of that name.
-func (s *server) metrics(name string) http.HandlerFunc {
+// about has a page answered for the cluster that is asked for, nil for all.
+func (s *server) about(page func(http.ResponseWriter, *http.Request, *cluster)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if s.pages[name] == nil {
-			http.Error(w, "this page is off; --pages "+name+" (PAGES) turns it on", http.StatusNotFound)
+		if !s.several {
+			page(w, r, nil)
 			return
 		}
-		s.pages[name].idle.Reset(maxIdle)
-		current := func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) }
-		serve.Scrape(w, r, s.stopping, current, s.missing)
-	}
-}
-
-// writePages writes the text of the telemetry path's page, where nowhere is set to push to of all pages. once: they are
-// without what this program counts itself.
-func (s *server) writePages(ctx context.Context, w io.Writer, once bool) error {
-	names := []string{""}
-	if s.set.push.URL == "" {
-		names = append(names, s.set.Pages...)
-	}
-	for _, name := range names {
-		current, err := s.currentPage(ctx, name)
-		if err != nil {
-			return err
-		}
-		to := w
-		if once && name != kubeState { // whose counters are the API's
-			to = &selfmetrics.Gauges{To: w}
-		}
-		if err := current.WriteText(to); err != nil {
-			return err
+		clusters := append([]*cluster{nil}, s.all()...)
+		if i, ok := serve.Asked(w, r, namesOf(clusters[1:])); ok {
+			page(w, r, clusters[i+1])
 		}
 	}
-	return nil
 }
 
 // failed is what has failed, or that ctx has ended.
 func (s *server) failed(ctx context.Context) error {
 	var all []string
-	for _, c := range s.clusters {
+	for _, c := range s.all() {
 		all = append(all, c.health.Failures()...)
 	}
 	if len(all) == 0 {
@@ -304,32 +307,32 @@ func (s *server) failed(ctx context.Context) error {
 	return errors.New("no data: " + strings.Join(all, "; "))
 }
 
-// missing says why there is nothing to serve.
-func (s *server) missing() string {
-	failures, _ := s.state()
-	return "no data yet\n" + strings.Join(failures, "\n")
-}
+func (s *server) allState() (failures, notices []string) { return s.state(nil) }
 
-// state is a line for each thing that does not work, and one for each that is not as it should be but does no harm.
-func (s *server) state() (failures, notices []string) {
-	for _, c := range s.clusters {
-		failures, notices = append(failures, c.health.Failures()...), append(notices, c.health.Notices()...)
+// state is a line for each thing that does not work, and one for each that is not as it should be but does no harm, of
+// a cluster or, for nil, of all.
+func (s *server) state(of *cluster) (failures, notices []string) {
+	if of != nil {
+		return of.state()
 	}
-	if len(failures) == 0 && !s.hasData() {
-		failures = []string{"pods, nodes: not read yet"}
+	failures = s.health.Failures()
+	for _, c := range s.all() {
+		f, n := c.state()
+		failures, notices = append(failures, f...), append(notices, n...)
 	}
 	return failures, notices
 }
 
-func (s *server) hasData() bool {
-	return !slices.ContainsFunc(s.clusters, func(c *cluster) bool { return !c.hasData() })
-}
-
-func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
+// ready answers whether there is anything to serve.
+func (s *server) ready(w http.ResponseWriter, _ *http.Request, of *cluster) {
+	clusters := s.all()
+	if of != nil {
+		clusters = []*cluster{of}
+	}
 	switch {
 	case s.stopping.Err() != nil:
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
-	case !s.hasData():
+	case !slices.ContainsFunc(clusters, (*cluster).hasData):
 		http.Error(w, "no data yet", http.StatusServiceUnavailable)
 	default:
 		io.WriteString(w, "ready\n")

@@ -1,22 +1,26 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
-	"slices"
-	"sync"
-	"time"
+	"io"
+	"net/http"
+	"strings"
 
 	"metrics-server-prom/internal/family"
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/page"
-	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
 )
 
 // The pages below the telemetry path.
-const cadvisor, kubeState = "cadvisor", "kube-state-metrics"
+const cadvisor, kubeState = family.Cadvisor, family.KubeState
 
 // The resources.
 const nodes, pods, namespaces, quotas = "nodes", "pods", "namespaces", "resourcequotas"
@@ -100,39 +104,18 @@ func cpu(u *label.Usage, i int) float64     { return u.Samples[i].CPU }
 func memory(u *label.Usage, i int) float64  { return u.Samples[i].Memory }
 func seconds(u *label.Usage, i int) float64 { return u.Seconds[i] }
 
-// snapshot is what a scrape sees of a list. It never changes; each attempt to refresh publishes a new one.
-type snapshot struct {
-	usage.Shown
-	rendered *family.Rendered          // for the telemetry path's page, and for another once it was asked for
-	read     func(func(*sample.Batch)) // gives the batch, for pages that are rendered when they are asked for
-}
-
 // none is the snapshot of a list that is not shown.
-var none = &snapshot{rendered: families.Rendered()}
-
-// newSnapshot renders a batch of the source.
-func newSnapshot(c *page.Compressor, source string, b *sample.Batch) *snapshot {
-	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest}, rendered: families.Rendered()}
-	s.rendered.Add(c, "", source, &label.Usage{Batch: b})
-	return s
-}
-
-// render renders what the page cadvisor has of the batch, if that was not done yet. It is for one goroutine at a time.
-func (s *snapshot) render(c *page.Compressor) {
-	if s.read != nil && s.rendered.Page != cadvisor {
-		s.read(func(b *sample.Batch) { s.rendered.Add(c, cadvisor, s.Resource, &label.Usage{Batch: b}) })
-	}
-}
+var none = &pages.Snapshot{Rendered: families.Rendered()}
 
 // registerServed registers the metrics of what is served, which is asked for whenever they are written.
-func registerServed(self *selfmetrics.Scope, present func() []*snapshot) {
+func registerServed(self *selfmetrics.Scope, present func() []*pages.Snapshot) {
 	for i, f := range families {
 		if f.Page != "" {
 			continue
 		}
 		self.Gauge("samples_served", "Samples on this page.", fmt.Sprintf("family=%q", f.Name), func() (sum float64) {
 			for _, s := range present() {
-				sum += float64(s.rendered.Served[i])
+				sum += float64(s.Rendered.Served[i])
 			}
 			return sum
 		})
@@ -149,81 +132,128 @@ func registerServed(self *selfmetrics.Scope, present func() []*snapshot) {
 var sampleLabels = []string{"node", "pod", "ip", "container", "namespace", "resource", "reason", "family", "verb",
 	"code", "result", "version", "revision", "goversion", "le", "quantile"}
 
-// assemble makes the page of that name: of each family that has samples the header and its parts, those of snapshots
-// and of objects, which are by family, and then self, the exporter's metrics of itself.
-func assemble(name string, snapshots []*snapshot, objects [][][]*page.Part, self *page.Part) *page.Page {
-	var parts []*page.Part
-	var header *page.Part // the last
-	add := func(f *family.Family, more []*page.Part) {
-		if len(more) > 0 && header != f.Header {
-			header = f.Header
-			parts = append(parts, header)
-		}
-		parts = append(parts, more...)
-	}
-	for i, f := range families {
-		if f.Page != name {
-			continue
-		}
-		for _, s := range snapshots {
-			if s.rendered.Served[i] > 0 {
-				add(f, s.rendered.Parts[i])
+// newPages are the pages of some clusters, of which self writes the exporter's metrics of itself.
+func (s *server) newPages(of func() []*cluster, self func(io.Writer)) pages.Set {
+	return pages.NewSet(families, append([]string{""}, s.set.Pages...), self, func(name string) {
+		for _, c := range of() {
+			if n := c.present.Load(); n != nil {
+				n.Release(name == kubeState, families.WantedBy(name))
 			}
 		}
-		for _, of := range objects {
-			add(f, of[i])
+	})
+}
+
+// links are the paths of the pages that are on, but for the one that shows them.
+func (s *server) links() (all []string) {
+	for _, name := range []string{"", cadvisor, kubeState} {
+		if s.pages[name] != nil {
+			all = append(all, s.set.web.Path(name))
 		}
 	}
-	return page.New(append(parts, self)...)
-}
-
-// cached is a page as scrapes are answered with it, made anew where it is not current.
-type cached struct {
-	name string      // "" for the page of the telemetry path
-	idle *time.Timer // runs out when nobody has asked for the page for long
-
-	mu         sync.Mutex // held while the page is made
-	compressor page.Compressor
-	last       *page.Page       // nil once a snapshot was replaced
-	snapshots  []*snapshot      // what it shows
-	objects    [][][]*page.Part // what it shows, by source and family
-	at         time.Time
-}
-
-// selfAge is how old the exporter's metrics of itself may be. Reading those of the process means some files below /proc
-// and a stop of the world.
-const selfAge = time.Second
-
-// maxIdle is after how long a page is given up that nobody asks for.
-const maxIdle = 10 * time.Minute
-
-// page returns the page of these snapshots and objects. It is made anew where they have changed or, with metrics of the
-// exporter itself, a second has passed.
-func (p *cached) page(snapshots []*snapshot, objects [][][]*page.Part, self *selfmetrics.Registry) *page.Page {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	same := func(a, b [][]*page.Part) bool { return &a[0] == &b[0] }
-	if p.last != nil && (p.name != "" || time.Since(p.at) < selfAge) && slices.Equal(p.snapshots, snapshots) &&
-		slices.EqualFunc(p.objects, objects, same) {
-		return p.last
+	if s.several {
+		all = append(all, "/sd")
 	}
-	p.last = nil // so that it is not kept while its successor is made
-	if p.name == "" {
-		self.Write(&p.compressor)
-		selfmetrics.WriteProcess(&p.compressor)
-	} else {
-		for _, s := range snapshots {
-			s.render(&p.compressor)
+	return append(all, "/healthz", "/-/healthy", "/-/ready")
+}
+
+// metrics answers with the page of that name.
+func (s *server) metrics(name string) func(http.ResponseWriter, *http.Request, *cluster) {
+	return func(w http.ResponseWriter, r *http.Request, of *cluster) {
+		set := s.pages
+		if of != nil {
+			set = of.pages
+		}
+		if set[name] == nil {
+			http.Error(w, "this page is off; --pages "+name+" (PAGES) turns it on", http.StatusNotFound)
+			return
+		}
+		set[name].Unused.Reset(pages.MaxUnused)
+		current := func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name, of) }
+		serve.Scrape(w, r, s.stopping, current, func() string {
+			failures, _ := s.state(of)
+			return "no data yet\n" + strings.Join(failures, "\n")
+		})
+	}
+}
+
+// currentPage waits until what there is to serve on the page of that name is current, of a cluster or, for nil, of any
+// of all.
+func (s *server) currentPage(ctx context.Context, name string, of *cluster) (*page.Page, error) {
+	for {
+		thaws, changed := s.pulse.Thaws(), s.changed.Wait()
+		clusters, p := s.all(), s.pages[name]
+		if of != nil {
+			clusters, p = []*cluster{of}, of.pages[name]
+		}
+		all := gather(ctx, name, clusters, of != nil || !s.several, changed)
+		missing, ready, failed := "", false, ctx.Err()
+		for i, c := range clusters {
+			if all[i].Failed == nil {
+				ready = true
+				continue
+			}
+			failed = all[i].Failed
+			missing += fmt.Sprintf("# cluster %s is missing: %s\n", label.Escape(c.name), cmp.Or(c.health.Why(), "no data yet"))
+		}
+		switch {
+		case !ready && isClosed(changed): // other clusters have come
+			continue
+		case !ready:
+			return nil, failed
+		case of != nil && name != kubeState && pages.AreLost(all[0].Snapshots):
+			return nil, errors.New("nothing is left of what was read")
+		}
+		if page := p.Page(all, missing); s.pulse.Thaws() == thaws {
+			return page, nil
+		} // else what the first cluster had may be old again
+	}
+}
+
+func namesOf(clusters []*cluster) (all []string) {
+	for _, c := range clusters {
+		all = append(all, c.name)
+	}
+	return all
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// gather returns what there is to serve of clusters on the page of that name: of the only one, or of several as
+// pages.Gather does.
+func gather(ctx context.Context, name string, clusters []*cluster, alone bool, changed <-chan struct{}) []pages.Shown {
+	current := func(ctx context.Context, i int) pages.Shown { return clusters[i].current(ctx, name) }
+	if alone {
+		return []pages.Shown{current(ctx, 0)}
+	}
+	return pages.Gather(ctx, len(clusters), current, changed)
+}
+
+// writePages writes the text of the telemetry path's page, where nowhere is set to push to of all pages. once: they are
+// without what this program counts itself.
+func (s *server) writePages(ctx context.Context, w io.Writer, once bool) error {
+	names := []string{""}
+	if s.set.push.URL == "" {
+		names = append(names, s.set.Pages...)
+	}
+	for _, name := range names {
+		current, err := s.currentPage(ctx, name, nil)
+		if err != nil {
+			return err
+		}
+		to := w
+		if once && name != kubeState { // whose counters are the API's
+			to = &selfmetrics.Gauges{To: w}
+		}
+		if err := current.WriteText(to); err != nil {
+			return err
 		}
 	}
-	p.last = assemble(p.name, snapshots, objects, p.compressor.Part())
-	p.snapshots, p.objects, p.at = snapshots, objects, time.Now()
-	return p.last
-}
-
-// forget drops the page of something that is replaced, so that nobody keeps its memory.
-func (p *cached) forget() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.last, p.snapshots, p.objects = nil, nil, nil
+	return nil
 }

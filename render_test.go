@@ -46,6 +46,7 @@ import (
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/scope"
@@ -112,7 +113,7 @@ func newTestServer(t testing.TB, set scope.Settings) (*server, *connection) {
 		set.MaxAge = 5 * time.Minute
 	}
 	set.RefreshInterval = 15 * time.Second
-	s := newServer(&settings{Settings: set, telemetryPath: "/metrics"})
+	s := newServer(&settings{Settings: set, web: serve.Settings{TelemetryPath: "/metrics"}})
 	return s, s.clusters[0].connect(func(schema.GroupVersion) rest.Interface { return nil })
 }
 
@@ -485,9 +486,9 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, n := newTestServer(t, scope.Settings{})
 		run(t, n, input{})
-		now := func() *page.Page { return s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry) }
+		now := func() *page.Page { return s.pages[""].Page([]pages.Shown{{Snapshots: s.clusters[0].snapshots()}}, "") }
 		first := now()
-		if time.Sleep(selfAge - 1); now() != first {
+		if time.Sleep(pages.SelfAge - 1); now() != first {
 			t.Error("two scrapes of one second are rendered twice")
 		}
 		self := s.self
@@ -497,7 +498,7 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 		}{
 			{"a request", `api_requests_total{code="200"} 1`, func() {
 				self.Counter("api_requests_total", "Requests.", `code="200"`).Inc()
-				time.Sleep(selfAge)
+				time.Sleep(pages.SelfAge)
 			}},
 			{"a failure", `up{resource="pods"} 0`, func() {
 				n.lists[1].Loop.Publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Network, Text: "gone"})
@@ -509,11 +510,11 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 			{"a new pod", `watched_objects{resource="pods"} 1`, func() {
 				p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
 				n.Pods.Store.Put(n.Pods.Watch.Keep(&p))
-				time.Sleep(selfAge)
+				time.Sleep(pages.SelfAge)
 			}},
 			{"a tick", `source_period_seconds 15`, func() {
 				n.ticks.Fresh.Tick(time.Time{}, 15*time.Second)
-				time.Sleep(selfAge)
+				time.Sleep(pages.SelfAge)
 			}},
 		} {
 			before := now()
@@ -544,8 +545,8 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, n := newTestServer(t, scope.Settings{})
 			run(t, n, bigCluster(50, 2))
-			page := weak.Make(s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry))
-			part := weak.Make(n.lists[1].present.Load().rendered.Parts[2][0])
+			page := weak.Make(s.pages[""].Page([]pages.Shown{{Snapshots: s.clusters[0].snapshots()}}, ""))
+			part := weak.Make(n.lists[1].present.Load().Rendered.Parts[2][0])
 			former := weak.Make(n.Pods.Store)
 			replace(s, n)
 			if runtime.GC(); page.Value() != nil || part.Value() != nil {
@@ -643,9 +644,9 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		{"refresh-interval", "REFRESH_INTERVAL", "15s", "1s", "1s", "999ms", got(func(s *settings) any { return s.RefreshInterval })},
 		{"refresh-interval", "REFRESH_INTERVAL", "15s", "10m", "10m0s", "10m1s", got(func(s *settings) any { return s.RefreshInterval })},
 		{"max-age", "MAX_AGE", "5m0s", "1m", "1m0s", "5", got(func(s *settings) any { return s.MaxAge })},
-		{"web.listen-address", "PORT", ":9100", "8080", ":8080", "70000", got(func(s *settings) any { return s.listenAddress })},
-		{"web.telemetry-path", "WEB_TELEMETRY_PATH", "/metrics", "/usage", "/usage", "/-/ready", got(func(s *settings) any { return s.telemetryPath })},
-		{"web.config.file", "WEB_CONFIG_FILE", "", "", "", "/does/not/exist", got(func(s *settings) any { return s.webConfig })},
+		{"web.listen-address", "PORT", ":9100", "8080", ":8080", "70000", got(func(s *settings) any { return s.web.Address })},
+		{"web.telemetry-path", "WEB_TELEMETRY_PATH", "/metrics", "/usage", "/usage", "/-/ready", got(func(s *settings) any { return s.web.TelemetryPath })},
+		{"web.config.file", "WEB_CONFIG_FILE", "", "", "", "/does/not/exist", got(func(s *settings) any { return s.web.Config })},
 		{"push.url", "PUSH_URL", "", "http://h/p", "http://h/p", "h:1", got(func(s *settings) any { return s.push.URL })},
 		{"push.interval", "PUSH_INTERVAL", "30s", "5s", "5s", "999ms", got(func(s *settings) any { return s.push.Interval })},
 		{"push.interval", "PUSH_INTERVAL", "30s", "0", "0s", "-1s", got(func(s *settings) any { return s.push.Interval })},
@@ -653,8 +654,8 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		{"push.instance", "PUSH_INSTANCE", "", "h", "h", "a\tb", got(func(s *settings) any { return s.push.Instance })},
 		{"push.extra-labels", "PUSH_EXTRA_LABELS", "", `a="b"`, `a="b"`, "", got(func(s *settings) any { return s.push.ExtraLabels })},
 		{"push.header", "PUSH_HEADER", "map[]", "A: b\nC: d", "map[A:[b] C:[d]]", "MARKED-SECRET", got(func(s *settings) any { return s.push.Headers })},
-		{"log.level", "LOG_LEVEL", "INFO", "debug", "DEBUG", "loud", got(func(s *settings) any { return s.logLevel })},
-		{"log.format", "LOG_FORMAT", "text", "json", "json", "xml", got(func(s *settings) any { return s.logFormat })},
+		{"log.level", "LOG_LEVEL", "INFO", "debug", "DEBUG", "loud", got(func(s *settings) any { return s.log.Level })},
+		{"log.format", "LOG_FORMAT", "text", "json", "json", "xml", got(func(s *settings) any { return s.log.Format })},
 	} {
 		t.Run(c.flag+" "+c.value, func(t *testing.T) {
 			parse := func(args []string, env string) (*settings, error) {
@@ -2146,7 +2147,7 @@ func TestPagesThatThereAreNot(t *testing.T) {
 // TestPathsOfPages has the further pages below the telemetry path, which stays as it was set.
 func TestPathsOfPages(t *testing.T) {
 	for path, below := range map[string]string{"/metrics": "/metrics/cadvisor", "/a/b/": "/a/b/cadvisor"} {
-		s := newServer(&settings{telemetryPath: path, Settings: scope.Settings{MaxAge: time.Minute}})
+		s := newServer(&settings{web: serve.Settings{TelemetryPath: path}, Settings: scope.Settings{MaxAge: time.Minute}})
 		s.stop() // or there would be waited for data
 		for of, want := range map[string]int{path: http.StatusServiceUnavailable, below: http.StatusNotFound} {
 			resp := get(t, s, of)
@@ -2681,7 +2682,7 @@ func (b *bubble) pageOf(name string, within time.Duration) string {
 // tells is an error where the page of the telemetry path does not have these lines of metrics of the exporter itself.
 func (b *bubble) tells(lines ...string) {
 	b.t.Helper()
-	time.Sleep(selfAge)
+	time.Sleep(pages.SelfAge)
 	text := b.pageOf("", 0)
 	for _, line := range lines {
 		if !strings.Contains(text, "\n"+selfmetrics.Prefix+line+"\n") {
@@ -3147,7 +3148,7 @@ func (b *bubble) rendered() (pods, others int64) {
 // statePage is the page, which is ready at once.
 func (b *bubble) statePage() *page.Page {
 	b.t.Helper()
-	p, err := b.currentPage(b.t.Context(), kubeState)
+	p, err := b.currentPage(b.t.Context(), kubeState, nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -3276,20 +3277,20 @@ func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
 				scrape := func() {
 					for _, name := range furtherPages {
 						texts[name] = b.pageOf(name, 0)
-						_, parts, err := b.clusters[0].current(t.Context(), name)
+						shown := b.clusters[0].current(t.Context(), name)
+						if shown.Failed != nil {
+							t.Fatal(shown.Failed)
+						}
+						p, err := b.currentPage(t.Context(), name, nil)
 						if err != nil {
 							t.Fatal(err)
 						}
-						p, err := b.currentPage(t.Context(), name)
-						if err != nil {
-							t.Fatal(err)
-						}
-						keep(name, p, parts)
+						keep(name, p, shown.Objects)
 					}
 				}
 				scrape()
 				leaf := weak.Make(b.connection.Pods.Store.Leaves()[0])
-				time.Sleep(maxIdle - time.Second)
+				time.Sleep(pages.MaxUnused - time.Second)
 				if runtime.GC(); leaf.Value() == nil || len(all) < 20 || all[len(all)-1].gone() {
 					t.Error("given up before ten minutes have passed")
 				}
@@ -3420,9 +3421,9 @@ func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 		refreshFrom(t, n.lists[1], &in.usage, "PodMetricsList")
 		switch i % 20 {
 		case 5:
-			s.release(cadvisor)
+			s.pages[cadvisor].Release()
 		case 10:
-			s.release(kubeState)
+			s.pages[kubeState].Release()
 		case 15:
 			for _, o := range n.Others {
 				o.Watch.Resync()
@@ -3507,7 +3508,7 @@ func BenchmarkRenderAndGzip(b *testing.B) {
 	eachSize(b, func(b *testing.B, _ *server, n *connection, in input) func() {
 		refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
 		batch := n.lists[1].Joiner.Expire(time.Time{})
-		return func() { newSnapshot(&n.compressor, pods, batch) }
+		return func() { pages.NewSnapshot(families, "", pods, batch) }
 	})
 }
 
@@ -3524,15 +3525,15 @@ func BenchmarkSplit(b *testing.B) {
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{Shown: usage.Shown{Resource: pods}, rendered: families.Rendered()}
+			s := &pages.Snapshot{Shown: usage.Shown{Resource: pods}, Rendered: families.Rendered()}
 			for i, f := range families {
 				if f.Source == pods && f.Page == "" {
-					s.rendered.Parts[i], s.rendered.Served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
+					s.Rendered.Parts[i], s.Rendered.Served[i] = f.Render(new(page.Compressor), &label.Usage{Batch: batch}, partLen)
 				}
 			}
 			var whole *page.Page
 			for b.Loop() {
-				whole = assemble("", []*snapshot{s}, nil, nil)
+				whole = pages.Assemble(families, "", []pages.Shown{{Snapshots: []*pages.Snapshot{s}}}, nil)
 			}
 			b.ReportMetric(float64(whole.GzipLen())/size, "bytes/pod")
 		})
@@ -3557,7 +3558,7 @@ func bigServer(b testing.TB, size int, answers map[string]answerer) (*server, *c
 		}
 		api.have[pods] = append(api.have[pods], whole)
 	}
-	s := newServer(&settings{telemetryPath: "/metrics",
+	s := newServer(&settings{web: serve.Settings{TelemetryPath: "/metrics"},
 		Settings: scope.Settings{Pages: furtherPages, MaxAge: 5 * time.Minute, RefreshInterval: 15 * time.Second}})
 	n := s.clusters[0].connect(api.client)
 	var running sync.WaitGroup
@@ -3588,10 +3589,10 @@ func BenchmarkFurtherPages(b *testing.B) {
 			before := cpuTime(b)
 			var whole *page.Page
 			for b.Loop() {
-				s.release(name)
-				n.lists[1].present.Load().rendered.Page = ""
+				s.pages[name].Release()
+				n.lists[1].present.Load().Rendered.Page = ""
 				var err error
-				if whole, err = s.currentPage(b.Context(), name); err != nil {
+				if whole, err = s.currentPage(b.Context(), name, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

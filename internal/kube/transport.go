@@ -37,6 +37,7 @@ type transport struct {
 	client      *http.Client
 	connections *connrotation.Dialer
 	end         context.CancelFunc // of a plugin that runs
+	exec        *plugin            // nil where there is none
 }
 
 // newTransport makes the HTTP client for a cluster. Each request that is sent is reported, see Cluster.Report.
@@ -82,7 +83,7 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 		if err != nil {
 			return nil, misconfigured("cannot use the kubeconfig's exec plugin: %s; correct it there", err)
 		}
-		certificate = &clienttransport.GetCertHolder{GetCert: p.clientCertificate}
+		t.exec, certificate = p, &clienttransport.GetCertHolder{GetCert: p.clientCertificate}
 		c.Wrap(func(next http.RoundTripper) http.RoundTripper { p.below = next; return p })
 	}
 	c.ExecProvider = nil
@@ -97,6 +98,7 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 	}
 	// client-go authorizes every request, and so the one to another server that a redirect leads to.
 	t.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	sent.begin(1)
 	return t, nil
 }
 
@@ -122,6 +124,7 @@ func limit(rt http.RoundTripper) {
 func (t *transport) close() {
 	t.end()
 	t.disconnect()
+	sent.begin(-1)
 }
 
 // disconnect closes all connections, those in use as well.

@@ -49,6 +49,14 @@ type Compressor struct {
 	out     bytes.Buffer // the part's deflate blocks
 }
 
+var compressors = sync.Pool{New: func() any { return new(Compressor) }}
+
+// Borrow returns a compressor for a while. All share a few, which are left to the garbage collector in between.
+func Borrow() *Compressor { return compressors.Get().(*Compressor) }
+
+// Return gives a borrowed compressor back. All text written has become Parts.
+func (c *Compressor) Return() { compressors.Put(c) }
+
 // bufLen is how much text is handed to the deflate writer at once.
 const bufLen = 32 << 10
 
