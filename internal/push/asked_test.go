@@ -77,8 +77,9 @@ func TestPushesThatAreAskedFor(t *testing.T) {
 				}
 				var w *httptest.ResponseRecorder
 				log := logged(func() { w = asked(p) })
-				if w.Code != c.status || !strings.HasPrefix(w.Body.String(), c.says) || strings.Contains(w.Body.String(), "MARKED") {
-					t.Errorf("%d %s, want %d %s", w.Code, w.Body, c.status, c.says)
+				says := w.Body.String()
+				if w.Code != c.status || !strings.HasPrefix(says, c.says) || strings.Contains(says, "MARKED") {
+					t.Errorf("%d %s, want %d %s", w.Code, says, c.status, c.says)
 				}
 				if got := counted(registry); got != c.counted || (log != "") != strings.Contains(got, "error") {
 					t.Errorf("counted %s, want %s; log: %s", got, c.counted, log)

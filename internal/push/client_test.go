@@ -68,8 +68,8 @@ func pushed(t *testing.T, p *Pusher) string {
 // tried makes one request, which a push would make again where it fails, and returns what went wrong.
 func tried(t *testing.T, p *Pusher) string {
 	t.Helper()
-	header := http.Header{"Content-Type": {"application/x-protobuf"}, "Content-Encoding": {"snappy"}, versionHeader: {"0.1.0"}}
-	f := p.send(t.Context(), http.MethodPost, header, &batchBody{batch: []byte{0}})
+	snappy := http.Header{"Content-Encoding": {"snappy"}}
+	f := p.send(t.Context(), http.MethodPost, snappy, &batchBody{batch: []byte{0}})
 	p.client.renew()
 	if f == nil {
 		return ""
@@ -203,6 +203,8 @@ func TestOAuth2(t *testing.T) {
 		_, secret, _ := r.BasicAuth()
 		r.ParseForm()
 		switch secret = cmp.Or(secret, r.Form.Get("client_secret")); { // the library finds out how it is to be sent
+		case r.Form.Get("scope") != "write":
+			w.WriteHeader(http.StatusBadRequest)
 		case secret == "MARKED-HANG":
 			<-hang
 		case secret != "MARKED-SECRET" && secret != "MARKED-OTHER":
@@ -212,7 +214,7 @@ func TestOAuth2(t *testing.T) {
 		default:
 			given++
 			w.Header().Set("Content-Type", "application/json")
-			fmt.Fprintf(w, `{"access_token":"MARKED-%d","token_type":"Bearer","expires_in":3600,"scope":%q}`, given, r.Form.Get("scope"))
+			fmt.Fprintf(w, `{"access_token":"MARKED-%d","token_type":"Bearer","expires_in":3600}`, given)
 		}
 	})
 	var got string
@@ -347,8 +349,8 @@ func wrongSignature(r *http.Request, body []byte, key, secret, scope string, unh
 		headers[strings.ToLower(name)] = strings.Join(values, ",")
 	}
 	s := standin.Signature{Method: r.Method, Path: r.URL.EscapedPath(), Headers: headers,
-		SignedHeaders: field("SignedHeaders"), Payload: fmt.Sprintf("%x", sha256.Sum256(body)), Date: r.Header.Get("X-Amz-Date"),
-		Credential: field("Credential")}
+		SignedHeaders: field("SignedHeaders"), Payload: fmt.Sprintf("%x", sha256.Sum256(body)),
+		Date: r.Header.Get("X-Amz-Date"), Credential: field("Credential")}
 	if unhashed {
 		s.Payload = "UNSIGNED-PAYLOAD"
 	}
