@@ -24,6 +24,7 @@ import (
 	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/state"
+	"metrics-server-prom/internal/top"
 	"metrics-server-prom/internal/usage"
 )
 
@@ -35,6 +36,7 @@ type cluster struct {
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
+	observe   func(*usage.List)          // called when a list was read
 	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
 	changed   refresh.Broadcast          // after each connect
@@ -79,6 +81,17 @@ func (c *cluster) leave(n *connection) {
 	c.present.CompareAndSwap(n, nil)
 	n.source.Self.Close()
 	c.replace(true)
+}
+
+// topSource is what the page for people is made of.
+func (c *cluster) topSource() (s top.Source) {
+	if n := c.present.Load(); n != nil {
+		for _, l := range n.lists {
+			s.Lists = append(s.Lists, l.List)
+		}
+		s.Others, s.Watched, s.Period = n.Others, n.Pods.Store.Len(), n.ticks.Fresh.Period()
+	}
+	return s
 }
 
 // snapshots is what there is to serve at this moment; nothing while no cluster is configured.
@@ -169,29 +182,28 @@ type connection struct {
 func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) *connection {
 	set, labels := c.set, label.Pods{Keys: c.set.PodLabels, Names: label.Names(c.set.PodLabels)}
 	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.Each(),
-		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, ListOnly: c.once, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
+		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, ListOnly: c.once, Pulse: c.pulse, Health: &c.health,
+		Self: c.self.Scope()}}
 	n.life, n.end = context.WithCancel(context.Background())
-	// What is probed is what the shipped roles let it get.
 	n.ticks = usage.Ticks{Probed: nodes, Most: set.RefreshInterval, Pulse: c.pulse, Changed: &n.published}
-	if len(set.Namespaces) > 0 {
+	if len(set.Namespaces) > 0 { // what the shipped roles let it get
 		n.ticks.Probed = pods
 	}
 	n.Pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.Selector, Whole: len(set.Pages) > 0,
-		Counted: set.Serves(cadvisor), Rows: families.Rows(pods, set.Pages, set.PodLabels), Names: names, Changed: n.watched})
+		Workload: set.Top, Counted: set.Serves(cadvisor), Rows: families.Rows(pods, set.Pages, set.PodLabels),
+		Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.Each() {
 		n.newList(pods, namespace, sample.Joiner{Store: n.Pods.Store, Unknown: labels.Unknown,
 			Excluded: set.ExcludeNamespaces})
 	}
 	n.Others, n.things = objects.NewOthers(&n.source, func(resource string) []state.Row {
-		return families.Rows(resource, set.Pages, nil)
+		return families.Needed(resource, set.Pages, set.Top)
 	}, names)
 	for _, l := range n.lists {
 		n.things = append(n.things, l.What)
 	}
 	n.things = append(n.things, n.Pods.Keys()...)
-	n.source.Self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
-		func() float64 { return float64(n.Pods.Store.Len()) })
 	registerServed(n.source.Self, n.snapshots)
 	n.ticks.Fresh.Register(n.source.Self)
 	return n
@@ -333,5 +345,6 @@ func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
 	l.present.Store(&next)
 	n.cluster.replace(false)
 	n.published.Send()
+	n.cluster.observe(l.List)
 	n.ticks.Shown(l.List, old.Status, status)
 }

@@ -7,12 +7,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -39,12 +39,10 @@ import (
 	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
+	"metrics-server-prom/internal/top"
 )
 
-var (
-	version, revision = "dev", "unknown" // set by the linker, see Dockerfile
-	userAgent         = "metrics-server-prom/" + version
-)
+var version, revision = "dev", "unknown" // set by the linker, see Dockerfile
 
 // settings is everything that can be set, except how to log.
 type settings struct {
@@ -63,6 +61,8 @@ func (s *settings) table() []setting.Row {
 			Help: "address to listen on; PORT is a port only"},
 		{Flag: "web.telemetry-path", Env: "WEB_TELEMETRY_PATH", Default: "/metrics", Set: setting.Path(&s.telemetryPath),
 			Help: "path of the metrics"},
+		{Flag: "web.page", Env: "WEB_PAGE", Default: "true", Set: setting.Bool(&s.Top),
+			Help: "whether to serve the page for people at /, and /top.json"},
 		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
 			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
 	}, s.push.Rows(), []setting.Row{
@@ -141,6 +141,7 @@ type server struct {
 	stopping context.Context // done once no scrape is to wait any more
 	stop     context.CancelFunc
 	pages    map[string]*cached
+	top      top.Page
 }
 
 func newServer(set *settings) *server {
@@ -152,8 +153,11 @@ func newServer(set *settings) *server {
 	s.self = s.registry.Scope("")
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
-	s.clusters = []*cluster{{set: &set.Settings, userAgent: userAgent, once: set.push.JustOnce, self: s.self, pulse: s.pulse,
-		replace: s.replaced}}
+	s.clusters = []*cluster{{set: &set.Settings, userAgent: "metrics-server-prom/" + version,
+		once: set.push.JustOnce, self: s.self, pulse: s.pulse, replace: s.replaced}}
+	s.top = top.Page{Version: version, Revision: revision, Source: s.clusters[0].topSource, State: s.state,
+		Interval: set.RefreshInterval, Wait: func(ctx context.Context) { s.clusters[0].current(ctx, "") }}
+	s.clusters[0].observe = s.top.Observe
 	return s
 }
 
@@ -186,7 +190,7 @@ func (s *server) start(ctx context.Context) {
 	feed := &series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Known: s.clusters[0].known,
 		Failed: s.failed, Pulse: s.pulse, Self: &s.registry}
 	feed.Begin()
-	p.Page, p.Series, p.Ended, p.UserAgent = s.writePages, feed.Push, feed.End, userAgent
+	p.Page, p.Series, p.Ended, p.UserAgent = s.writePages, feed.Push, feed.End, s.clusters[0].userAgent
 	p.Register(s.self)
 }
 
@@ -195,6 +199,11 @@ func (s *server) once(ctx context.Context, w io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.start(ctx)
+	for len(s.clusters[0].known(ctx).Lists) == 0 {
+		if err := s.failed(ctx); err != nil {
+			return err
+		}
+	}
 	if s.set.push.URL == "" {
 		return s.writePages(ctx, w, true)
 	}
@@ -221,13 +230,21 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 func (s *server) handler() http.Handler {
 	pages := map[string]http.HandlerFunc{
 		s.set.telemetryPath: s.metrics(""),
-		"/healthz":          s.healthz,
+		"/healthz":          func(w http.ResponseWriter, _ *http.Request) { serve.Health(w, s.state) },
 		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
 		"/-/ready":          s.ready,
-		"/":                 s.index,
+		"/":                 s.top.Landing,
 	}
+	links := []string{s.set.telemetryPath}
 	for _, name := range []string{cadvisor, kubeState} {
-		pages[path.Join(s.set.telemetryPath, name)] = s.metrics(name)
+		at := path.Join(s.set.telemetryPath, name)
+		if pages[at] = s.metrics(name); s.pages[name] != nil {
+			links = append(links, at)
+		}
+	}
+	s.top.Links = append(links, "/healthz", "/-/healthy", "/-/ready")
+	if s.set.Top {
+		maps.Copy(pages, s.top.Handlers())
 	}
 	return serve.Pages(pages, map[string]http.HandlerFunc{"/-/push": s.set.push.ServeHTTP})
 }
@@ -272,14 +289,9 @@ func (s *server) writePages(ctx context.Context, w io.Writer, once bool) error {
 		names = append(names, s.set.Pages...)
 	}
 	for _, name := range names {
-		var current *page.Page
-		for current == nil {
-			wait, cancel := context.WithTimeout(ctx, serve.Patience(nil))
-			current, _ = s.currentPage(wait, name)
-			cancel()
-			if err := s.failed(ctx); err != nil && current == nil {
-				return err
-			}
+		current, err := s.currentPage(ctx, name)
+		if err != nil {
+			return err
 		}
 		to := w
 		if once && name != kubeState { // whose counters are the API's
@@ -325,11 +337,6 @@ func (s *server) hasData() bool {
 	return !slices.ContainsFunc(s.clusters, func(c *cluster) bool { return !c.hasData() })
 }
 
-func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
-	failures, notices := s.state()
-	serve.Health(w, failures, notices)
-}
-
 func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 	switch {
 	case s.stopping.Err() != nil:
@@ -339,29 +346,4 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 	default:
 		io.WriteString(w, "ready\n")
 	}
-}
-
-func (s *server) index(w http.ResponseWriter, _ *http.Request) {
-	pods, newest := 0, int64(0)
-	for _, c := range s.clusters {
-		if n := c.present.Load(); n != nil {
-			pods += n.Pods.Store.Len()
-		}
-		for _, snapshot := range c.snapshots() {
-			newest = max(newest, snapshot.Newest)
-		}
-	}
-	age := "no data yet"
-	if newest != 0 {
-		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
-	}
-	links := []string{s.set.telemetryPath}
-	for _, name := range s.set.Pages {
-		links = append(links, path.Join(s.set.telemetryPath, name))
-	}
-	failures, notices := s.state()
-	serve.Landing(w, "metrics-server-prom", fmt.Sprintf("Version %s (revision %s)", version, revision),
-		append(links, "/healthz", "/-/healthy", "/-/ready"),
-		fmt.Sprintf("Watched pods: %d\nAge of the newest sample: %s\nFailures:\n%s", pods, age,
-			cmp.Or(strings.Join(append(failures, notices...), "\n"), "none")))
 }

@@ -76,6 +76,7 @@ type Harness struct {
 
 	pushToken      string    // file with the token that the exporter pushes with
 	caused, mended time.Time // when a fault of the receiver began, and when its cause was taken away
+	refused        bool      // the receiver has refused samples for good
 }
 
 // Options of a harness.

@@ -55,6 +55,7 @@ type Pusher struct {
 
 	mu      sync.Mutex // held by a push
 	asked   time.Time  // for the last push that was
+	resting time.Time  // until when the receiver has asked to be left alone
 	failing bool
 	out     Out
 }

@@ -20,6 +20,7 @@ type Settings struct {
 	Selector                      string // of pods' labels
 	PodLabels                     []string
 	Pages                         []string // below the telemetry path
+	Top                           bool     // the page for people
 	RefreshInterval, MaxAge       time.Duration
 }
 

@@ -122,6 +122,9 @@ func New(o Options, scope *selfmetrics.Scope) *List {
 // Working tells whether the last attempt worked.
 func (l *List) Working() bool { return l.status.Load().Failure == nil }
 
+// Status is how the attempts to read the list have ended so far.
+func (l *List) Status() Status { return *l.status.Load() }
+
 // failed counts refreshes that failed.
 func (l *List) failed(reason string) *metrics.Counter {
 	return l.Self.Counter("refresh_errors_total", "Refreshes that failed.",
