@@ -94,15 +94,17 @@ func (p *Pusher) send(ctx context.Context, method string, header http.Header, bo
 	}
 	request.Header.Set("User-Agent", p.UserAgent)
 	maps.Copy(request.Header, header)
-	hash := unsigned
-	if b, ok := body.(*batchBody); ok {
+	b, inMemory := body.(*batchBody)
+	if inMemory {
 		if request.ContentLength = int64(len(b.batch)); len(b.batch) == 0 {
 			request.Body = http.NoBody
 		}
-		hash = fmt.Sprintf("%x", sha256.Sum256(b.batch))
 	}
-	if c.sign != nil {
-		request.Header.Set(hashHeader, hash)
+	switch {
+	case c.sign != nil && inMemory:
+		request.Header.Set(hashHeader, fmt.Sprintf("%x", sha256.Sum256(b.batch)))
+	case c.sign != nil:
+		request.Header.Set(hashHeader, unsigned)
 	}
 	if user := request.URL.User; user != nil {
 		password, _ := user.Password()
