@@ -439,6 +439,27 @@ func TestFilesThatAreNotValid(t *testing.T) {
 	}
 }
 
+// FuzzFile has any text as a file: it makes a client or an error.
+func FuzzFile(f *testing.F) {
+	for _, seed := range []string{"", "basic_auth: {username: MARKED, password: MARKED}", "sigv4: {region: a}",
+		"oauth2: {client_id: a, client_secret: b, token_url: c, tls_config: {ca: MARKED}}", "tls_config: {ca_file: a}",
+		"http_headers: {a: {values: [MARKED], files: [b]}}", "proxy_url: http://MARKED@h\nproxy_connect_header: {a: [b]}",
+		"authorization:", "http_headers:", "tls_config:\n  min_version: MARKED", "{MARKED", "a: &a [*a]"} {
+		f.Add(seed)
+	}
+	file := filepath.Join(f.TempDir(), "http.yml")
+	f.Fuzz(func(t *testing.T, text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var p Pusher
+		must := p.SetHTTPConfig(file)
+		if (must == "") != (p.client != nil) {
+			t.Errorf("%q", must)
+		}
+	})
+}
+
 var quiet = log.New(io.Discard, "", 0)
 
 // certificate is one that signs itself, and its key.

@@ -146,8 +146,8 @@ func (p *Pusher) send(ctx context.Context, method string, header http.Header, bo
 // longestRest is how long a receiver that asks to wait is left alone at most.
 const longestRest = 5 * time.Minute
 
-// rest waits as long as the receiver has asked for, maybe at an earlier push. It fails at once where that is longer than
-// ctx.
+// rest waits as long as the receiver has asked for, maybe at an earlier push. It fails at once where that is longer
+// than ctx.
 func (p *Pusher) rest(ctx context.Context) *failure {
 	wait := time.Until(p.resting)
 	if end, ok := ctx.Deadline(); wait > 0 && ok && time.Until(end) <= wait {
