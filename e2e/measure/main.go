@@ -44,6 +44,7 @@ var (
 	scrapes      = flag.Int("scrapes", 1000, "scrapes of an unchanged page of a real cluster")
 	ticks        = flag.Int("ticks", 12, "readings of a real metrics-server over which the age added is measured")
 	pagesFlag    = flag.Bool("pages", false, "measure the extra pages of a simulated cluster, and not the first one")
+	pushFlag     = flag.Bool("push", false, "measure remote write, and not the first page")
 	baselineFlag = flag.String("baseline", "", "exporter built from another commit: its memory, without the extra pages, "+
 		"is compared with this one's on a simulated cluster")
 	exporterFlag = flag.String("exporter", "", "exporter to measure; it is built from this checkout if not given")

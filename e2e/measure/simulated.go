@@ -77,7 +77,7 @@ func measureSimulated(ctx context.Context, nodes, pods int) (title string, resul
 	}
 	parts := []func(context.Context, int) ([]result, error){
 		func(ctx context.Context, _ int) ([]result, error) { return s.start(ctx) }, s.measure}
-	if *baselineFlag != "" || *pagesFlag {
+	if *baselineFlag != "" || *pagesFlag || *pushFlag {
 		parts = nil
 	}
 	if *baselineFlag != "" {
@@ -85,6 +85,9 @@ func measureSimulated(ctx context.Context, nodes, pods int) (title string, resul
 	}
 	if *pagesFlag {
 		parts = append(parts, s.pages)
+	}
+	if *pushFlag {
+		parts = append(parts, s.push)
 	}
 	for _, part := range parts {
 		rows, err := part(ctx, pods)
