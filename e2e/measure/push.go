@@ -1,252 +1,289 @@
 package main
 
 import (
-	"cmp"
+	"bufio"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
-	"math"
+	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
-	"unique"
 
-	"github.com/klauspost/compress/snappy"
-	"google.golang.org/protobuf/encoding/protowire"
-
-	"metrics-server-prom/e2e/controlplane"
 	"metrics-server-prom/e2e/exporter"
 	"metrics-server-prom/e2e/process"
-	"metrics-server-prom/internal/remotewrite"
+	"metrics-server-prom/e2e/receiver"
 )
 
-// sent is a series with one sample, as a receiver of remote write sees it.
-type sent struct {
-	labels []string // names and values
-	value  float64
-	at     int64 // Unix ms
+const (
+	pushRounds   = 3 // starts of each exporter, of which the medians count
+	pushedBefore = 2 // ticks before the CPU is measured: the first push has all series, and the first refreshes all pods
+	pushedFor    = 5 // ticks over which it is
+)
+
+// pushing is one of the exporters that are compared: they run at the same time, on the same cluster.
+type pushing struct {
+	name, format string // format is empty for the one that does not push
+	to           *sink
+	exporter     *exporter.Exporter
+	cgroup       *process.Cgroup
+
+	peaks []int64
+	kind  string          // of the peaks
+	cpu   []time.Duration // over pushedFor ticks
+
+	samples, bytes []int64 // that arrived meanwhile
 }
 
-func (s *sent) label(name string) string {
-	for i := 0; i < len(s.labels); i += 2 {
-		if s.labels[i] == name {
-			return s.labels[i+1]
-		}
-	}
-	return ""
-}
-
-// receiver takes remote write, of which it keeps one whole scrape.
-type receiver struct {
-	mu       sync.Mutex
-	bytes, n int // of requests with samples, as they were sent, and of samples, until the scrape is whole
-	scrapes  map[int64][]*sent
-	whole    []*sent
-	err      error // the first
-}
-
-func (r *receiver) ServeHTTP(_ http.ResponseWriter, request *http.Request) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	body, err := io.ReadAll(request.Body)
-	if r.err != nil || r.whole != nil {
-		return
-	}
-	var all []*sent
-	if err == nil {
-		all, err = decode(body)
-	}
-	if r.err = err; len(all) == 0 { // Prometheus sends the families' metadata in requests of their own
-		return
-	}
-	r.bytes, r.n = r.bytes+len(body), r.n+len(all)
-	for _, s := range all {
-		r.scrapes[s.at] = append(r.scrapes[s.at], s)
-	}
-	// Prometheus adds to the samples of each scrape how many they are, and four others.
-	for _, scrape := range r.scrapes {
-		for _, s := range scrape {
-			if s.label("__name__") == "scrape_samples_scraped" && len(scrape) == int(s.value)+5 {
-				r.whole = scrape
-			}
-		}
-	}
-}
-
-// decode reads a request of the protocol's version 1.0.
-func decode(body []byte) (all []*sent, err error) {
-	message, err := snappy.DecodeStrict(nil, body)
-	if err != nil {
-		return nil, err
-	}
-	err = fields(message, func(number protowire.Number, series []byte, _ uint64) error {
-		if number != 1 {
-			return nil
-		}
-		s := &sent{}
-		all = append(all, s)
-		return fields(series, func(number protowire.Number, content []byte, _ uint64) error {
-			if number == 1 {
-				return fields(content, func(_ protowire.Number, text []byte, _ uint64) error {
-					s.labels = append(s.labels, unique.Make(string(text)).Value())
-					return nil
-				})
-			}
-			return fields(content, func(number protowire.Number, _ []byte, bits uint64) error {
-				if number == 1 {
-					s.value = math.Float64frombits(bits)
-				} else {
-					s.at = int64(bits)
-				}
-				return nil
-			})
-		})
-	})
-	return all, err
-}
-
-// fields calls f for each field of a message, with its content or, of a number, its bits.
-func fields(message []byte, f func(number protowire.Number, content []byte, bits uint64) error) error {
-	for len(message) > 0 {
-		number, kind, n := protowire.ConsumeTag(message)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		message = message[n:]
-		var content []byte
-		var bits uint64
-		switch kind {
-		case protowire.BytesType:
-			content, n = protowire.ConsumeBytes(message)
-		case protowire.Fixed64Type:
-			bits, n = protowire.ConsumeFixed64(message)
-		default:
-			bits, n = protowire.ConsumeVarint(message)
-		}
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		if err := f(number, content, bits); err != nil {
-			return err
-		}
-		message = message[n:]
-	}
-	return nil
-}
-
-// push compares the bytes of remote write with those that Prometheus sends when it scrapes the same pages.
+// push compares exporters that push with one that does not: their memory, and their CPU over the same ticks.
 func (s *simulated) push(ctx context.Context, pods int) ([]result, error) {
-	e, _, _, err := s.launch(ctx, exporter.Options{Args: []string{withPages}})
-	if err != nil {
-		return nil, err
-	}
-	defer e.Close()
-	s.exporter = e
-	if _, err := s.sizes(ctx); err != nil {
-		return nil, err
-	}
-	config, writes := "global: {scrape_interval: 15s}\nscrape_configs:\n", "remote_write:\n"
-	receivers := map[string]*receiver{}
-	for job, path := range map[string]string{"metrics-server-prom": "/metrics", "cadvisor": usagePage,
-		"kube-state-metrics": statePage} {
-		receivers[job] = &receiver{scrapes: map[int64][]*sent{}}
-		server := httptest.NewServer(receivers[job])
-		defer server.Close()
-		config += fmt.Sprintf("- {job_name: %s, metrics_path: %s, honor_labels: true, static_configs: [{targets: [%q]}]}\n",
-			job, path, strings.TrimPrefix(e.URL, "http://"))
-		writes += fmt.Sprintf("- {url: %q, write_relabel_configs: [{source_labels: [job], regex: %s, action: keep}]}\n",
-			server.URL, job)
-	}
-	progress("Prometheus scrapes the same pages")
-	prometheus, err := s.prometheus(config + writes)
-	if err != nil {
-		return nil, err
-	}
-	defer prometheus.Kill()
-	var rows []result
-	limited, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("no whole scrape within five minutes"))
-	defer cancel()
-	for job, r := range receivers {
-		if err := prometheus.Await(limited, func(context.Context) error {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			if r.whole == nil && r.err == nil {
-				return fmt.Errorf("job %s: %d samples", job, r.n)
-			}
-			return nil
-		}); err != nil {
+	all := []*pushing{{name: "not pushing"}, {name: "remote write", format: "remote-write"},
+		{name: "text", format: "text"}}
+	for round := range pushRounds {
+		if err := s.pushRound(ctx, round, all); err != nil {
 			return nil, err
 		}
-		if r.err != nil {
-			return nil, r.err
+	}
+	none, rows := all[0], []result(nil)
+	for _, p := range all {
+		rows = append(rows, fact(fmt.Sprintf("peak of memory, %s (%s)", p.name, p.kind), "%s", size(median(p.peaks))))
+	}
+	for _, p := range all[1:] {
+		above := median(p.peaks) - median(none.peaks)
+		row := fact("memory above not pushing, "+p.name, "%s", size(above))
+		row.goal, row.reached = "≤ 8 MiB", above <= 8<<20
+		var cpu []time.Duration
+		samples, bytes := int64(0), int64(0)
+		for i := range p.cpu {
+			const goal = 600_000
+			cpu = append(cpu, time.Duration(float64(p.cpu[i]-none.cpu[i])/float64(max(1, p.samples[i]))*goal))
+			samples, bytes = samples+p.samples[i], bytes+p.bytes[i]
 		}
-		theirs, ours := float64(r.bytes)/float64(r.n), bytesBySample(job, r.whole)
-		rows = append(rows, result{fmt.Sprintf("bytes by sample of remote write, job %s, %d samples", job, len(r.whole)),
-			fmt.Sprintf("≤ Prometheus' %.1f", theirs), fmt.Sprintf("%.1f", ours), ours <= theirs})
+		of := fact("CPU above not pushing for 600,000 samples, "+p.name, "%s", short(median(cpu)))
+		if pods >= 100_000 { // else the noise of everything else is multiplied
+			of.goal, of.reached = "≤ 1 s", median(cpu) <= time.Second
+		}
+		rows = append(rows, row, of, fact("bytes on the wire for a sample, "+p.name, "%.2f, of %d samples a tick",
+			float64(bytes)/float64(max(1, samples)), samples/int64(len(p.cpu)*pushedFor)))
 	}
 	return rows, nil
 }
 
-// prometheus starts a real Prometheus.
-func (s *simulated) prometheus(config string) (*process.Process, error) {
-	path, err := controlplane.Tool("prometheus")
+// pushRound starts all exporters, and measures them.
+func (s *simulated) pushRound(ctx context.Context, round int, all []*pushing) error {
+	original, err := exporterPath()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	port, err := process.FreePort()
-	if err != nil {
-		return nil, err
-	}
-	file := filepath.Join(s.dir, "prometheus.yml")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		return nil, err
-	}
-	return process.Start(process.Command{Name: "prometheus", Path: path, Log: filepath.Join(s.dir, "prometheus.log"),
-		Args: []string{"--config.file=" + file, "--storage.tsdb.path=" + filepath.Join(s.dir, "prometheus"),
-			fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port)}})
-}
-
-// bytesBySample encodes a scrape as the exporter does: pod after pod, and usage with timestamps of its own.
-func bytesBySample(job string, scrape []*sent) float64 {
-	target, err := remotewrite.NewTarget(fmt.Sprintf("job=%q,instance=%q", job, scrape[0].label("instance")))
-	if err != nil {
-		panic(err) // made here
-	}
-	slices.SortStableFunc(scrape, func(a, b *sent) int {
-		of := func(name string) int { return strings.Compare(a.label(name), b.label(name)) }
-		return cmp.Or(of("namespace"), of("pod"), of("container"))
-	})
-	var e remotewrite.Encoder
-	bytes := 0
-	for batch := range slices.Chunk(scrape, batchLen) {
-		for _, s := range batch {
-			if strings.HasPrefix(s.label("__name__"), "kube_metrics_server_") || job == "cadvisor" {
-				s.at -= s.at%1000 + int64(maphash.String(seed, s.label("node")+s.label("pod"))%15)*1000
+	for i, p := range all {
+		progress("round %d of %d: %s", round+1, pushRounds, p.name)
+		path, err := s.freshCopy(original, fmt.Sprint("metrics-server-prom-", i))
+		if err != nil {
+			return err
+		}
+		o := exporter.Options{Path: path}
+		if *pagesFlag {
+			o.Args = append(o.Args, withPages)
+		}
+		if p.format != "" {
+			if p.to, err = newSink(); err != nil {
+				return err
 			}
-			var text []byte
-			for i := 0; i < len(s.labels); i += 2 {
-				if name := s.labels[i]; name != "__name__" && name != "job" && name != "instance" {
-					text = fmt.Appendf(text, "%s=%q,", name, s.labels[i+1])
-				}
+			defer p.to.Close()
+			o.Args = append(o.Args, "--push.url="+p.to.url, "--push.format="+p.format,
+				"--push.interval="+s.resolution.String())
+		}
+		var without error
+		if p.cgroup, without = process.NewCgroup(); p.cgroup == nil {
+			p.kind = "resident memory, as no cgroup can be made: " + strings.ReplaceAll(without.Error(), "\n", "; ")
+		} else {
+			p.kind = p.cgroup.Kind
+			defer p.cgroup.Remove()
+		}
+		o.Cgroup = p.cgroup
+		if p.exporter, _, _, err = s.launch(ctx, o); err != nil {
+			return err
+		}
+		defer p.exporter.Close()
+	}
+	if err := s.ticks(ctx, pushedBefore, all); err != nil {
+		return err
+	}
+	type reading struct {
+		cpu            time.Duration
+		samples, bytes int64
+	}
+	read := func() (readings []reading, err error) {
+		if err := atRest(ctx, s.resolution, all); err != nil {
+			return nil, err
+		}
+		for _, p := range all {
+			r := reading{}
+			if r.cpu, err = process.ExactCPUOf(p.exporter.PID()); err != nil {
+				return nil, err
 			}
-			if !e.Add(target, s.label("__name__"), text, s.value, s.at) {
-				panic(string(text))
+			if p.to != nil {
+				r.samples, r.bytes = p.to.samples.Load(), p.to.bytes.Load()
+			}
+			readings = append(readings, r)
+		}
+		return readings, nil
+	}
+	before, err := read()
+	if err != nil {
+		return err
+	}
+	if err := s.ticks(ctx, pushedFor, all); err != nil {
+		return err
+	}
+	now, err := read()
+	if err != nil {
+		return err
+	}
+	for i, p := range all {
+		p.cpu = append(p.cpu, now[i].cpu-before[i].cpu)
+		p.samples = append(p.samples, now[i].samples-before[i].samples)
+		p.bytes = append(p.bytes, now[i].bytes-before[i].bytes)
+		if p.to != nil {
+			if err := p.to.failed.Load(); err != nil {
+				return *err
+			}
+			if least := int64(s.samples * (pushedFor - 1)); p.samples[round] < least {
+				return fmt.Errorf("%s: %d samples arrived in %d ticks, not %d\n%s", p.name, p.samples[round], pushedFor, least,
+					process.Tail(p.exporter.Log(), 10))
 			}
 		}
-		bytes += len(e.Body())
-		e.Reset()
+		peak, err := p.peak()
+		if err != nil {
+			return err
+		}
+		p.peaks = append(p.peaks, peak)
+		progress("%s: peak %s, CPU %s, %d samples", p.name, size(peak), short(p.cpu[round]), p.samples[round])
 	}
-	return float64(bytes) / float64(len(scrape))
+	return nil
 }
 
-// batchLen is of how many samples the exporter's requests are.
-const batchLen = 2000
+func (p *pushing) peak() (int64, error) {
+	if p.cgroup != nil {
+		return p.cgroup.Peak()
+	}
+	memory, err := p.exporter.Memory()
+	return memory.Peak, err
+}
 
-var seed = maphash.MakeSeed()
+// ticks waits for so many ticks of the cluster.
+func (s *simulated) ticks(ctx context.Context, n int, all []*pushing) error {
+	select {
+	case <-time.After(time.Until(s.api.NextTick()) + time.Duration(n-1)*s.resolution + time.Second):
+		for _, p := range all {
+			select {
+			case <-p.exporter.Done():
+				return fmt.Errorf("%s: the exporter has ended:\n%s", p.name, process.Tail(p.exporter.Log(), 10))
+			default:
+			}
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// atRest waits until none of the exporters uses CPU.
+func atRest(ctx context.Context, limit time.Duration, all []*pushing) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, max(limit, 30*time.Second),
+		errors.New("the exporters do not come to rest"))
+	defer cancel()
+	last, since := make([]time.Duration, len(all)), time.Now()
+	return process.Await(ctx, idleTime/10, func(context.Context) error {
+		for i, p := range all {
+			now, err := process.CPUOf(p.exporter.PID())
+			if err != nil {
+				return err
+			}
+			if now != last[i] {
+				last[i], since = now, time.Now()
+			}
+		}
+		if time.Since(since) < idleTime {
+			return errors.New("one is busy")
+		}
+		return nil
+	})
+}
+
+// sink takes pushes in both formats and counts what arrives.
+type sink struct {
+	url            string
+	server         *http.Server
+	samples, bytes atomic.Int64
+	failed         atomic.Pointer[error]
+}
+
+func newSink() (*sink, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	k := &sink{url: fmt.Sprintf("http://%s/push", listener.Addr())}
+	k.server = &http.Server{Handler: k}
+	go func() { _ = k.server.Serve(listener) }() // ends with Close
+	return k, nil
+}
+
+// Close ends it.
+func (k *sink) Close() { k.server.Close() }
+
+// ServeHTTP takes a push.
+func (k *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	wire := &countingReader{from: r.Body}
+	samples, err := countPushed(r.Header, wire)
+	k.bytes.Add(wire.n)
+	k.samples.Add(samples)
+	if err != nil && r.Context().Err() == nil {
+		k.failed.Store(&err)
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// countPushed counts the samples of a push.
+func countPushed(header http.Header, body io.Reader) (n int64, err error) {
+	if header.Get("Content-Encoding") == "snappy" {
+		message, err := io.ReadAll(body)
+		if err != nil {
+			return 0, err
+		}
+		series, err := receiver.Decode(header, message)
+		for _, s := range series {
+			n += int64(len(s.Samples))
+		}
+		return n, err
+	}
+	text, err := gzip.NewReader(body)
+	if err != nil {
+		return 0, err
+	}
+	lines := bufio.NewScanner(text)
+	for lines.Scan() {
+		if line := lines.Bytes(); len(line) > 0 && line[0] != '#' {
+			n++
+		}
+	}
+	return n, lines.Err()
+}
+
+// countingReader counts what is read.
+type countingReader struct {
+	from io.Reader
+	n    int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	c.n += int64(n)
+	return n, err
+}

@@ -132,7 +132,9 @@ func TestExtraLabelsAreAddedAsTheLibraryDoes(t *testing.T) {
 func TestMetricsOfTheProcessAreLeftOut(t *testing.T) {
 	page := "# HELP go_a b\n# TYPE go_a gauge\ngo_a 1\ngo_a{b=\"c\"} 1\n" +
 		"# HELP process_a b\nprocess_a 2\n# HELP gone b\ngone 3\n"
-	if got := string(appendLines(nil, []byte(page), "")); got != "# HELP gone b\ngone 3\n" {
+	var l lineWriter
+	l.appendLines([]byte(page))
+	if got := string(l.out); got != "# HELP gone b\ngone 3\n" {
 		t.Errorf("%q", got)
 	}
 }

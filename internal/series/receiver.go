@@ -1,6 +1,7 @@
 package series
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -16,12 +17,13 @@ import (
 	"metrics-server-prom/internal/store"
 )
 
-// Receiver is what a receiver of remote write has of this process. It is for one push at a time.
-type Receiver struct {
-	Families family.Table
-	Targets  map[string]*remotewrite.Target // by page
-	Since    time.Time                      // up to which no reading is sent, see Usage
-	Once     bool                           // what this program counts is not sent: it would begin again with each process
+// receiver is what a receiver of remote write has of this process. It is for one push at a time.
+type receiver struct {
+	families family.Table
+	targets  map[string]*remotewrite.Target // by page
+	since    int64                          // see Usage
+	maxAge   time.Duration
+	once     bool
 
 	usage  map[string]*Usage
 	pods   *Objects[sample.Text]
@@ -30,33 +32,45 @@ type Receiver struct {
 	up     bool                // was sent
 }
 
-// Push is one push to a Receiver.
-type Push struct {
-	*Receiver
+// newReceiver returns one that has nothing yet. The job of a page has its name, that of the page "" is the program's.
+// once: the receiver is for one push, which has all readings but nothing that this program counts itself, as that would
+// begin again with each process.
+func newReceiver(f *Feed, once bool) *receiver {
+	r := &receiver{families: f.Families, targets: map[string]*remotewrite.Target{}, maxAge: f.Scope.MaxAge, once: once,
+		usage: map[string]*Usage{}, others: map[string]*Objects[string]{}, self: map[string]struct{}{}}
+	if !once {
+		r.since = time.Now().Unix()
+	}
+	for _, page := range append([]string{""}, f.Scope.Pages...) {
+		r.targets[page] = f.Target(cmp.Or(page, "metrics-server-prom"))
+	}
+	return r
+}
+
+// pushed is one push to a receiver.
+type pushed struct {
+	*receiver
 	ctx context.Context
 	out *push.Out
 	now time.Time
 }
 
-// Begin begins a push of what is known now.
-func (r *Receiver) Begin(ctx context.Context, out *push.Out) *Push {
-	if r.usage == nil {
-		r.usage, r.others, r.self = map[string]*Usage{}, map[string]*Objects[string]{}, map[string]struct{}{}
-	}
-	return &Push{r, ctx, out, time.Now()}
+// begin begins a push of what is known now.
+func (r *receiver) begin(ctx context.Context, out *push.Out) *pushed {
+	return &pushed{r, ctx, out, time.Now()}
 }
 
-// Nothing is a batch of which nothing is left.
-func Nothing(f func(*sample.Batch)) { f(&sample.Batch{Ordered: true}) }
+// nothing is a batch of which nothing is left.
+func nothing(f func(*sample.Batch)) { f(&sample.Batch{Ordered: true}) }
 
-// Usage pushes what a list of the resource has, which read gives. key tells the lists apart.
-func (p *Push) Usage(key, resource string, read func(func(*sample.Batch))) error {
+// addUsage addes what a list of the resource has, which read gives. key tells the lists apart.
+func (p *pushed) addUsage(key, resource string, read func(func(*sample.Batch))) error {
 	u := p.usage[key]
 	if u == nil {
-		u = &Usage{Since: p.Since.Unix()}
-		for _, f := range p.Families {
-			target := p.Targets[f.Page]
-			if f.Source == resource && f.Labels != nil && target != nil && !(p.Once && f.Kind == "counter") {
+		u = &Usage{Since: p.since, MaxAge: p.maxAge}
+		for _, f := range p.families {
+			target := p.targets[f.Page]
+			if f.Source == resource && f.Labels != nil && target != nil && !(p.once && f.Kind == "counter") {
 				u.Rows = append(u.Rows, Row{f, target})
 			}
 		}
@@ -65,40 +79,46 @@ func (p *Push) Usage(key, resource string, read func(func(*sample.Batch))) error
 	return u.Push(p.ctx, p.out, read, p.now)
 }
 
-// Pods pushes the state of pods, the families of rows.
-func (p *Push) Pods(rows []state.Row, leaves []*store.Leaf[sample.Text]) error {
+// addPods addes the state of pods, the families of rows.
+func (p *pushed) addPods(rows []state.Row, leaves []*store.Leaf[sample.Text]) error {
 	if p.pods == nil {
 		renderer := &state.Renderer{}
-		p.pods = objects(p, func(e store.Entry[sample.Text], f func(uint8, []byte, float64)) {
+		p.pods = objectsOf(p, func(e store.Entry[sample.Text], f func(uint8, []byte, float64)) {
 			renderer.EachPod(rows, e, f)
 		})
 	}
 	return p.pods.Push(p.ctx, p.out, leaves, p.now)
 }
 
-// Others pushes the state of objects of another resource.
-func (p *Push) Others(resource string, leaves []*store.Leaf[string]) error {
-	if p.others[resource] == nil {
-		p.others[resource] = objects(p, (&state.Renderer{}).EachKept)
+// addOthers addes the state of objects, by resource. One that was there before and is missing now has ended.
+func (p *pushed) addOthers(all map[string][]*store.Leaf[string]) error {
+	for resource := range all {
+		if p.others[resource] == nil {
+			p.others[resource] = objectsOf(p, (&state.Renderer{}).EachKept)
+		}
 	}
-	return p.others[resource].Push(p.ctx, p.out, leaves, p.now)
+	var failed []error
+	for resource, o := range p.others {
+		failed = append(failed, o.Push(p.ctx, p.out, all[resource], p.now))
+	}
+	return errors.Join(failed...)
 }
 
-func objects[V comparable](p *Push, each func(store.Entry[V], func(uint8, []byte, float64))) *Objects[V] {
-	o := &Objects[V]{Each: each, Names: p.Families.Names()}
-	for _, f := range p.Families {
-		o.Targets = append(o.Targets, p.Targets[f.Page])
+func objectsOf[V comparable](p *pushed, each func(store.Entry[V], func(uint8, []byte, float64))) *Objects[V] {
+	o := &Objects[V]{Each: each, Names: p.families.Names()}
+	for _, f := range p.families {
+		o.Targets = append(o.Targets, p.targets[f.Page])
 	}
 	return o
 }
 
-// Self pushes the exporter's metrics of itself, a text of the exposition format, and ends those that are not in it.
-func (p *Push) Self(text []byte) error {
-	target, at := p.Targets[""], p.now.UnixMilli()
+// addSelf addes the exporter's metrics of itself, a text of the exposition format, and ends those that are not in it.
+func (p *pushed) addSelf(text []byte) error {
+	target, at := p.targets[""], p.now.UnixMilli()
 	gone := p.self
 	p.self = map[string]struct{}{}
 	selfmetrics.Each(text, func(kind string, name, labels []byte, value float64) {
-		if p.Once && kind != "gauge" {
+		if p.once && kind != "gauge" {
 			return
 		}
 		series := string(name) + "{" + string(labels)
@@ -117,18 +137,20 @@ func (p *Push) Self(text []byte) error {
 	return err
 }
 
-// Up pushes whether there is what a page shows, as a scrape of the page would have found.
-func (p *Push) Up(page string, up bool) error {
-	p.out.Add(p.Targets[page], "up", nil, map[bool]float64{true: 1}[up], p.now.UnixMilli())
+// addUp addes whether there is what each page shows, as a scrape of it would have found.
+func (p *pushed) addUp(serves func(page string) bool) error {
+	for page, target := range p.targets {
+		p.out.Add(target, "up", nil, map[bool]float64{true: 1}[serves(page)], p.now.UnixMilli())
+	}
 	p.up = true
 	return p.out.Flush(p.ctx)
 }
 
-// End ends all series that the receiver has.
-func (p *Push) End() error {
+// end ends all series that the receiver has.
+func (p *pushed) end() error {
 	var all []error
 	for _, u := range p.usage {
-		all = append(all, u.Push(p.ctx, p.out, Nothing, p.now))
+		all = append(all, u.Push(p.ctx, p.out, nothing, p.now))
 	}
 	if p.pods != nil {
 		all = append(all, p.pods.Push(p.ctx, p.out, nil, p.now))
@@ -136,8 +158,8 @@ func (p *Push) End() error {
 	for _, o := range p.others {
 		all = append(all, o.Push(p.ctx, p.out, nil, p.now))
 	}
-	all = append(all, p.Self(nil))
-	for _, target := range p.Targets {
+	all = append(all, p.addSelf(nil))
+	for _, target := range p.targets {
 		if p.up {
 			p.out.Add(target, "up", nil, remotewrite.Stale, p.now.UnixMilli())
 		}

@@ -1,8 +1,6 @@
 package series
 
 import (
-	"time"
-
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/store"
 )
@@ -18,9 +16,6 @@ const (
 	maxRows  = 8
 	nameBits = 32 - maxRows
 )
-
-// forget is how long a series that has ended is remembered, so that it does not begin again before its end.
-const forget = 5 * time.Minute
 
 func (r record) index() uint32    { return r.name & (1<<nameBits - 1) }
 func (r record) has(row int) bool { return r.name>>(nameBits+row)&1 != 0 }

@@ -28,6 +28,9 @@ type Usage struct {
 	// Since is a moment in Unix seconds up to which no reading is sent: what a process before this one has sent is known
 	// to nobody, and a series must not go back in time.
 	Since int64
+	// MaxAge is the age from which on no reading is served. A series that has ended is remembered for as long, so that it
+	// does not begin again before its end.
+	MaxAge time.Duration
 
 	sent  records
 	names names
@@ -109,12 +112,12 @@ func (w *walk) fill(b *sample.Batch) (done bool) {
 		if order >= 0 {
 			w.rest = behind
 		}
-		if order <= 0 {
-			w.from, w.begun = key, true
-			if w.next++; w.order == nil {
-				w.next = end
-			}
+		if order > 0 {
+			key = w.keyOf(old[0])
+		} else if w.next++; w.order == nil {
+			w.next = end
 		}
+		w.from, w.begun = key, true
 	}
 	return false
 }
@@ -220,15 +223,16 @@ func (w *walk) add(i int, r record, known bool) {
 		return
 	}
 	is := r
+	changed := false
 	for row, f := range w.Rows {
-		text := w.labels(f, &w.now, i)
-		had, begins := r.has(row), isNew
+		text, had := w.labels(f, &w.now, i), r.has(row)
 		if had && moved && !bytes.Equal(text, w.oldLabels(f, r)) {
 			w.mark(f, r, w.moment(r))
 			is.set(row, false)
-			had, begins = false, at > w.Since // another series, of which the receiver may not have this reading
+			changed = true
+			continue
 		}
-		if !begins && !(had && isNew) {
+		if !isNew {
 			continue
 		}
 		if value := f.Value(&w.now, i); text != nil && !math.IsNaN(value) {
@@ -242,6 +246,9 @@ func (w *walk) add(i int, r record, known bool) {
 	if is.pod = s.Pod; isNew {
 		is.at = uint32(at)
 	}
+	if changed { // the labels may have been these before: what has them now goes on behind that
+		is.at = seconds(w.moment(r))
+	}
 	if known || !is.ended() {
 		w.keep(is)
 	}
@@ -251,7 +258,7 @@ func (w *walk) add(i int, r record, known bool) {
 func (w *walk) end(r record) {
 	moment := w.moment(r)
 	if r.ended() {
-		if w.at < int64(r.at)*1000+forget.Milliseconds() {
+		if w.at < int64(r.at)*1000+w.MaxAge.Milliseconds() {
 			w.keep(r)
 		}
 		return
@@ -262,9 +269,12 @@ func (w *walk) end(r record) {
 			r.set(row, false)
 		}
 	}
-	r.at = uint32((moment + 999) / 1000)
+	r.at = seconds(moment)
 	w.keep(r)
 }
+
+// seconds is the second in which a moment in Unix milliseconds is over.
+func seconds(moment int64) uint32 { return uint32((moment + 999) / 1000) }
 
 func (w *walk) keep(r record) { w.pending = append(w.pending, r) }
 
