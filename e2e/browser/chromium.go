@@ -13,10 +13,12 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"metrics-server-prom/e2e/process"
 )
@@ -140,8 +142,26 @@ func (t *Tab) Do(actions ...chromedp.Action[chromedp.Void]) error {
 // Go goes to a URL and returns once it is loaded.
 func (t *Tab) Go(url string) error { return t.Do(chromedp.Navigate(url)) }
 
-// Press presses keys, see package kb of chromedp.
-func (t *Tab) Press(keys string) error { return t.Do(chromedp.KeyEvent(keys)) }
+// Press presses keys, see package kb of chromedp. A key and its character are one event, as from a keyboard: a page that
+// prevents the one prevents the other.
+func (t *Tab) Press(keys string) error {
+	for _, key := range keys {
+		var down *input.DispatchKeyEventParams
+		for _, event := range kb.Encode(key) {
+			switch event.Type {
+			case kb.KeyChar:
+				down.Type, down.Text, down.UnmodifiedText = kb.KeyDown, event.Text, event.UnmodifiedText
+			case kb.KeyUp:
+				if err := t.Do(call(input.DispatchKeyEvent, *down), call(input.DispatchKeyEvent, *event)); err != nil {
+					return err
+				}
+			default:
+				down = event
+			}
+		}
+	}
+	return nil
+}
 
 // Click clicks on the first element of a CSS selector.
 func (t *Tab) Click(selector string) error { return t.Do(chromedp.Click(chromedp.CSS(selector))) }
