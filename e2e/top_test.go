@@ -88,7 +88,8 @@ func createPeople(t *testing.T) {
 
 // quantities are a container's requests or limits; 0 is none.
 func quantities(cpu, memory string) corev1.ResourceList {
-	list := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	list := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu),
+		corev1.ResourceMemory: resource.MustParse(memory)}
 	maps.DeleteFunc(list, func(_ corev1.ResourceName, q resource.Quantity) bool { return q.IsZero() })
 	return list
 }
@@ -100,7 +101,8 @@ func accountWithNodes(t *testing.T) (kubeconfig string) {
 	ctx := within(t, 30*time.Second)
 	role := must(plane.Admin.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Rules:      []rbacv1.PolicyRule{{Verbs: []string{"list", "watch"}, APIGroups: []string{""}, Resources: []string{"nodes"}}},
+		Rules: []rbacv1.PolicyRule{{Verbs: []string{"list", "watch"}, APIGroups: []string{""},
+			Resources: []string{"nodes"}}},
 	}, metav1.CreateOptions{}))(t)
 	kubeconfig = account(t, people, name)
 	for _, role := range []string{role.Name, "metrics-server-prom"} {
@@ -111,7 +113,7 @@ func accountWithNodes(t *testing.T) (kubeconfig string) {
 	return kubeconfig
 }
 
-// byMemory is the query of a view whose order does not change: CPU is what it was over the seconds between two readings.
+// byMemory is the query of a view whose order does not change: CPU is what it was in the seconds between two readings.
 const byMemory = "?sort=memory"
 
 // TestPageForPeople uses the page at / as people do.
@@ -388,7 +390,9 @@ func wantedRows(ctx context.Context, name func(*corev1.Pod, string) string, of f
 	return rows, nil
 }
 
-func location(tab *browser.Tab) (href string, err error) { return href, tab.Eval("location.href", &href) }
+func location(tab *browser.Tab) (href string, err error) {
+	return href, tab.Eval("location.href", &href)
+}
 
 // sortPeople sorts by each column, in both directions.
 func sortPeople(t *testing.T, tab *browser.Tab) {

@@ -142,8 +142,8 @@ func (t *Tab) Do(actions ...chromedp.Action[chromedp.Void]) error {
 // Go goes to a URL and returns once it is loaded.
 func (t *Tab) Go(url string) error { return t.Do(chromedp.Navigate(url)) }
 
-// Press presses keys, see package kb of chromedp. A key and its character are one event, as from a keyboard: a page that
-// prevents the one prevents the other.
+// Press presses keys, see package kb of chromedp. A key and its character are one event, as from a keyboard: a page
+// that prevents the one prevents the other.
 func (t *Tab) Press(keys string) error {
 	for _, key := range keys {
 		var down *input.DispatchKeyEventParams

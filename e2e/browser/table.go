@@ -38,7 +38,8 @@ func Rows(page evaluator) (rows []Row, err error) {
 		const [name, namespace, ...rest] = tr.cells;
 		const link = name.querySelector("a");
 		return {
-			Name: text(link || name.firstChild), About: text(name.querySelector("small")), Namespace: text(namespace), Link: link?.search ?? "",
+			Name: text(link || name.firstChild), Link: link?.search ?? "", About: text(name.querySelector("small")),
+			Namespace: text(namespace),
 			CPU: figures(rest.slice(0, 4)), Memory: figures(rest.slice(4)),
 		};
 	})`, &rows)
