@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,8 +121,7 @@ const byMemory = "?sort=memory"
 func TestPageForPeople(t *testing.T) {
 	t.Parallel()
 	createPeople(t)
-	chromium := must(browser.StartChromium())(t)
-	t.Cleanup(chromium.Close)
+	chromium := startChromium(t)
 	e := startReady(t, accountWithNodes(t))
 
 	t.Run("each figure is the API's", func(t *testing.T) { comparePeople(t, open(t, chromium, e.URL, "")) })
@@ -166,6 +166,20 @@ func TestPageForPeople(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// startChromium starts a Chromium for this test.
+func startChromium(t *testing.T) *browser.Chromium {
+	t.Helper()
+	chromium, err := browser.StartChromium()
+	if errors.Is(err, browser.ErrMissing) && os.Getenv("CI") == "" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(chromium.Close)
+	return chromium
 }
 
 // open opens the page in a tab and waits for its rows. At the test's end nothing must be in the console, and nobody but
@@ -578,8 +592,7 @@ func TestPageForPeopleSaysWhatIsGone(t *testing.T) {
 	e := startReady(t, kubeconfig)
 	server := newLine(t, strings.TrimPrefix(e.URL, "http://"))
 
-	chromium := must(browser.StartChromium())(t)
-	t.Cleanup(chromium.Close)
+	chromium := startChromium(t)
 	tab := must(chromium.Open(1280, 900))(t)
 	visit(t, tab, "http://"+server.address(), "")
 	says := func(limit time.Duration, expression string) {

@@ -5,6 +5,7 @@ package browser
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -50,6 +51,9 @@ func StartChromium() (*Chromium, error) {
 // Close ends it and all its tabs.
 func (c *Chromium) Close() { c.stop() }
 
+// ErrMissing says that a browser is not installed.
+var ErrMissing = errors.New("not installed; .ci/browsers.sh installs it")
+
 // find is the path of the first of these programs that there is.
 func find(names ...string) (string, error) {
 	for _, name := range names {
@@ -57,7 +61,7 @@ func find(names ...string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("none of %s is installed; .ci/browsers.sh does so", strings.Join(names, ", "))
+	return "", fmt.Errorf("%s: %w", strings.Join(names, ", "), ErrMissing)
 }
 
 // Tab is a tab of Chromium that shares nothing with others.

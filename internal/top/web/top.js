@@ -62,8 +62,8 @@ function nameOf(view, row) {
 
 let view = parse(location.search);
 
-// go shows another view, and tells whether it is another; how says what becomes of the browser's history: push, replace,
-// or nothing. Once the rows are there, the first gets the focus if that is wanted.
+// go shows another view, and tells whether it is another; how says what becomes of the browser's history: push,
+// replace, or nothing. Once the rows are there, the first gets the focus if that is wanted.
 function go(next, how = "push", first = false) {
   if (query(next) === query(view)) return false;
   const moved = next.level !== view.level || Object.values(scope).some((name) => next[name] !== view[name]);
