@@ -15,7 +15,7 @@ type Objects[V comparable] struct {
 	// Each calls f for each sample of an object; family is its number.
 	Each    func(e store.Entry[V], f func(family uint8, labels []byte, value float64))
 	Names   []string              // of the families
-	Targets []*remotewrite.Target // that the families' samples go to
+	Targets []*remotewrite.Target // that the families' samples go to; nil for a family that is on no page that is pushed
 
 	sent []*store.Leaf[V]
 	gone map[string]struct{} // scratch
@@ -55,7 +55,7 @@ func (o *Objects[V]) Push(ctx context.Context, out *push.Out, leaves []*store.Le
 			o.remember(before)
 		}
 		if order <= 0 {
-			o.Each(entry, func(family uint8, labels []byte, value float64) {
+			o.each(entry, func(family uint8, labels []byte, value float64) {
 				out.Add(o.Targets[family], o.Names[family], labels, value, at)
 				if len(o.gone) > 0 {
 					delete(o.gone, string(o.series(family, labels)))
@@ -77,12 +77,21 @@ func (o *Objects[V]) Push(ctx context.Context, out *push.Out, leaves []*store.Le
 	return failed
 }
 
+// each is Each for the families that are pushed: the page for people needs some that are not.
+func (o *Objects[V]) each(e store.Entry[V], f func(family uint8, labels []byte, value float64)) {
+	o.Each(e, func(family uint8, labels []byte, value float64) {
+		if o.Targets[family] != nil {
+			f(family, labels, value)
+		}
+	})
+}
+
 // remember puts the series of an object down as gone.
 func (o *Objects[V]) remember(e store.Entry[V]) {
 	if o.gone == nil {
 		o.gone = map[string]struct{}{}
 	}
-	o.Each(e, func(family uint8, labels []byte, _ float64) { o.gone[string(o.series(family, labels))] = struct{}{} })
+	o.each(e, func(family uint8, labels []byte, _ float64) { o.gone[string(o.series(family, labels))] = struct{}{} })
 }
 
 // series is a family's number and a label text.

@@ -349,7 +349,7 @@ func TestUsageOfManyPods(t *testing.T) {
 	}
 }
 
-// things are objects whose value is their samples: NAME=VALUE, of family 0.
+// things are objects whose value is their series.
 func things(values map[string]string) []*store.Leaf[string] {
 	leaf := &store.Leaf[string]{}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -374,15 +374,18 @@ func TestObjects(t *testing.T) {
 			map[string]string{"x": "[1000:1 2000:1]", "y": "[2000:1]", "z": "[1000:1 2000:1]"}},
 		"one that is gone while the receiver is away": {[]map[string]string{{"a": "x", "b": "y"}, {"b": "y"}, {"b": "y"}}, 1,
 			map[string]string{"x": "[1000:1 3000:stale]", "y": "[1000:1 3000:1]"}},
+		"a family of no page that is pushed": {[]map[string]string{{"a": "x !y"}, {"a": "x"}}, -1,
+			map[string]string{"x": "[1000:1 2000:1]"}},
 		"all are gone": {[]map[string]string{{"a": "x", "b": "y"}, {}}, -1,
 			map[string]string{"x": "[1000:1 2000:stale]", "y": "[1000:1 2000:stale]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newTaker(t)
-			o := &Objects[string]{Names: []string{"f"}, Targets: []*remotewrite.Target{r.pusher.Target("job")},
+			o := &Objects[string]{Names: []string{"f", "g"}, Targets: []*remotewrite.Target{r.pusher.Target("job"), nil},
 				Each: func(e store.Entry[string], f func(uint8, []byte, float64)) {
 					for _, series := range strings.Fields(e.Value) {
-						f(0, label.Append(nil, "l", series), 1)
+						family := map[bool]uint8{true: 1}[strings.HasPrefix(series, "!")]
+						f(family, label.Append(nil, "l", series), 1)
 					}
 				}}
 			for i, values := range test.pushes {
