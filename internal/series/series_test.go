@@ -209,6 +209,12 @@ func TestUsage(t *testing.T) {
 		"a reading from before the start is not sent": {
 			[]usage{{{a, "c", 1000, 1, none}}, {{a, "c", 1015, 2, none}}},
 			map[string]string{series("cpu", "a", "1"): "[1015000:2]"}},
+		"nor is its series ended before it has: a process before this one may have begun it": {
+			[]usage{{{a, "c", 1000, 1, none}}, {{a, "c", 1000, 1, none}}, {}},
+			map[string]string{series("cpu", "a", "1"): "[2002000:stale]"}},
+		"and it ends with its labels": {
+			[]usage{{{a, "c", 1000, 1, none}}, {{moved, "c", 1000, 1, none}}, {{moved, "c", 2015, 3, none}}},
+			map[string]string{series("cpu", "a", "1"): "[2001000:stale]", series("cpu", "a", "9"): "[2015000:3]"}},
 		"a pod that is gone has ended": {
 			[]usage{{{a, "c", 1001, 1, none}, {b, "c", 1002, 2, none}}, {{b, "c", 1003, 3, none}}},
 			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale]",

@@ -211,10 +211,26 @@ func (w *walk) compare(begin, end int, old []record) {
 	}
 }
 
+// inherit takes a reading from before the start for one that was sent: a process before this one may have done so, and
+// cannot end its series any more.
+func (w *walk) inherit(i int, r record) {
+	s := &w.now.Samples[i]
+	for row, f := range w.Rows {
+		r.set(row, w.labels(f, &w.now, i) != nil && !math.IsNaN(f.Value(&w.now, i)))
+	}
+	if r.pod, r.at = s.Pod, uint32(s.At()); !r.ended() {
+		w.keep(r)
+	}
+}
+
 // add adds what is new of a sample. r is what the receiver has of it, if that is known.
 func (w *walk) add(i int, r record, known bool) {
 	s := &w.now.Samples[i]
 	at, moved := s.At(), known && s.Pod != r.pod
+	if !known && at <= w.Since {
+		w.inherit(i, r)
+		return
+	}
 	isNew := at > w.Since && (!known || at > int64(r.at))
 	if !isNew && !moved {
 		if known {
