@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"image/png"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +34,10 @@ func run(m *testing.M) int {
 	var err error
 	if _, err = exporter.Binary(); err == nil {
 		chromium, err = StartChromium()
+	}
+	if errors.Is(err, ErrMissing) && os.Getenv("CI") == "" {
+		fmt.Fprintln(os.Stderr, "skipped:", err)
+		return 0
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -119,14 +124,18 @@ func await(t *testing.T, limit time.Duration, tab *Tab, expression string) {
 	}
 }
 
-// hostile is what a page must not make markup of. Kubernetes takes no such names; what speaks its API may have them.
-const hostile = `<script>window.broken=1</script><img src=x onerror="window.broken=1">"'&amp;`
+// hostile is what a page must not make markup of. Kubernetes takes no such names; what speaks its API may have them,
+// but for the slash.
+const (
+	hostile = `<img src=x onerror=window.broken=1><script>window.broken=1<!--"'&amp;`
+	script  = "<script>window.broken=1</script>"
+)
 
 // TestNamesAreText has a pod with such a namespace, name, node, container and label.
 func TestNamesAreText(t *testing.T) {
 	t.Parallel()
 	_, e := simulate(t, standin.Options{Pods: 3, Resolution: time.Second}, standin.Pod{Namespace: hostile, Name: hostile,
-		Node: hostile, Labels: map[string]string{"app": hostile}, Containers: []string{hostile}})
+		Node: hostile, Labels: map[string]string{"app": script}, Containers: []string{hostile}})
 	for _, javascript := range []bool{true, false} {
 		t.Run(fmt.Sprintf("JavaScript %t", javascript), func(t *testing.T) {
 			tab := open(t, 1280, 900)
@@ -135,13 +144,16 @@ func TestNamesAreText(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for _, query := range []string{"", "?level=workloads", "?level=pods", "?level=containers", "?level=pods&node=x" + hostile,
-				"?q=" + hostile, "?level=" + hostile, "?sort=" + hostile} {
-				if err := tab.Go(e.URL + "/" + strings.NewReplacer("&amp;", "%26amp%3B", "<", "%3C", "'", "%27").Replace(query)); err != nil {
+			for _, query := range []string{"level=namespaces", "level=workloads", "level=pods", "level=containers", "q=",
+				"level=pods&node=", "level=", "sort="} {
+				named := !strings.HasSuffix(query, "=")
+				if !named {
+					query += url.QueryEscape(hostile)
+				}
+				if err := tab.Go(e.URL + "/?" + query); err != nil {
 					t.Fatal(err)
 				}
-				switch query {
-				case "", "?level=workloads", "?level=pods", "?level=containers":
+				if named {
 					rows := must(AwaitRows(within(t, 10*time.Second), tab, func(rows []Row) error {
 						if !slices.ContainsFunc(rows, func(r Row) bool { return strings.Contains(r.Name, hostile) }) {
 							return errors.New("no row with the name")
@@ -188,7 +200,8 @@ func TestWithoutJavaScript(t *testing.T) {
 	if where := must(title(tab))(t); !strings.Contains(name, strings.Fields(where)[len(strings.Fields(where))-1]) {
 		t.Errorf("%s leads to %s", name, where)
 	}
-	if urls, _ := tab.Requests(); slices.ContainsFunc(urls, func(url string) bool { return strings.Contains(url, "top.json") }) {
+	urls, _ := tab.Requests()
+	if slices.ContainsFunc(urls, func(url string) bool { return strings.Contains(url, "top.json") }) {
 		t.Errorf("a script has run: %q", urls)
 	}
 }
@@ -248,7 +261,13 @@ func TestEverybodyCanUseIt(t *testing.T) {
 func TestFirefox(t *testing.T) {
 	t.Parallel()
 	_, e := simulate(t, standin.Options{Pods: 30, Resolution: time.Second})
-	f := must(StartFirefox(within(t, time.Minute)))(t)
+	f, err := StartFirefox(within(t, time.Minute))
+	if errors.Is(err, ErrMissing) && os.Getenv("CI") == "" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(f.Close)
 	if err := f.Go(e.URL + "/?level=pods"); err != nil {
 		t.Fatal(err)
