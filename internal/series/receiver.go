@@ -90,7 +90,7 @@ type pushed struct {
 	at  int64 // its moment, Unix ms
 }
 
-// maxAhead is how far ahead of its own clock a receiver takes a sample, in milliseconds: Prometheus and Mimir 10 minutes.
+// maxAhead is how far ahead of its own clock a receiver takes samples, in milliseconds: 10 minutes, as Prometheus does.
 const maxAhead = 600_000
 
 // begin begins a push of what is known now. A clock that was set back does not take series back in time, unless it was
@@ -100,7 +100,6 @@ func (r *receiver) begin(ctx context.Context, out *push.Out) *pushed {
 	if ahead := r.last - at; ahead >= 0 && ahead <= maxAhead {
 		at = r.last + 1
 	}
-	r.last = at
 	return &pushed{r, ctx, out, at}
 }
 
@@ -162,7 +161,7 @@ func (p *pushed) addUp(serves func(page string) bool) error {
 	for page, target := range p.targets {
 		p.out.Add(target, "up", nil, map[bool]float64{true: 1}[serves(page)], p.at)
 	}
-	p.up = true
+	p.up, p.last = true, p.at
 	return p.out.Flush(p.ctx)
 }
 
@@ -178,5 +177,7 @@ func (p *pushed) end() error {
 			p.out.Add(target, "up", nil, remotewrite.Stale, p.at)
 		}
 	}
-	return errors.Join(append(all, p.out.Flush(p.ctx))...)
+	failed := errors.Join(append(all, p.out.Flush(p.ctx))...)
+	p.up = p.up && failed != nil
+	return failed
 }

@@ -37,6 +37,7 @@ type taker struct {
 	t      testing.TB
 	pusher push.Pusher
 	self   selfmetrics.Registry
+	epoch  int64 // Unix ms, of feeder
 }
 
 // newTaker has the pusher send batches of so many series; 0 is its standard.
