@@ -96,16 +96,21 @@ func (w *walk) fill(b *sample.Batch) (done bool) {
 		w.find()
 	}
 	for !w.out.Full() && len(w.pending) < maxPending {
-		old, behind := w.oldGroup()
+		old, key, behind := w.oldGroup()
 		begin, end := w.group()
 		if begin == end && len(old) == 0 {
 			return true
 		}
 		order := 1 // of the sample's pod against that of the records
-		var key store.Key
-		if begin < end {
-			if key, order = w.key(begin), -1; len(old) > 0 {
-				order = key.Compare(w.keyOf(*old[0]))
+		if begin < end && len(old) > 0 && old[0].pod == w.now.Samples[begin].Pod && !isNode(old[0].pod) {
+			order = 0 // the usual case, in which no second key is needed
+		} else if begin < end {
+			of := w.key(begin)
+			if order = of.Compare(key); len(old) == 0 {
+				order = -1
+			}
+			if order < 0 {
+				key = of
 			}
 		}
 		switch {
@@ -121,10 +126,10 @@ func (w *walk) fill(b *sample.Batch) (done bool) {
 		if order >= 0 {
 			w.rest = behind
 		}
-		if order > 0 {
-			key = w.keyOf(*old[0])
-		} else if w.next++; w.order == nil {
-			w.next = end
+		if order <= 0 {
+			if w.next++; w.order == nil {
+				w.next = end
+			}
 		}
 		w.from, w.begun = key, true
 	}
@@ -183,14 +188,13 @@ func keyOf(pod *store.Object[sample.Text], name string) store.Key {
 	return label.KeyOf(pod.Value)
 }
 
-// oldGroup returns the next records that are of one pod or node, and the position behind them.
-func (w *walk) oldGroup() (group []*record, behind position) {
+// oldGroup returns the next records that are of one pod or node, its key, and the position behind them.
+func (w *walk) oldGroup() (group []*record, key store.Key, behind position) {
 	w.old = w.old[:0]
-	var key store.Key
 	for at := w.rest; ; at = behind {
 		r, next := w.sent.at(at)
 		if r == nil || len(w.old) > 0 && (r.pod != w.old[0].pod || isNode(r.pod)) && w.keyOf(*r) != key {
-			return w.old, at
+			return w.old, key, at
 		}
 		if len(w.old) == 0 {
 			key = w.keyOf(*r)
