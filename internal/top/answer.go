@@ -477,8 +477,10 @@ func (w *writer) figures(r *row) {
 	for i, name := range figureNames {
 		switch value := r.figure(i); {
 		case math.IsNaN(value):
-		default:
+		case math.Abs(value) < 1<<53/1e9:
 			w.number(name, math.Round(value*1e9)/1e9)
+		default:
+			w.number(name, value)
 		}
 	}
 }

@@ -131,16 +131,26 @@ func (s *scan) release() {
 // memory: to wait for one after the other takes several times as long as for some at once (BenchmarkAnswer).
 const ahead = 64
 
-// touch has the pods of samples brought near, and their names.
+// touch has the pods of samples brought near, and their texts.
 func (s *scan) touch(samples []sample.Sample) {
 	for i := range samples {
-		t := &samples[i].Pod.Value
-		if t.Node == t.Shared {
+		if t := &samples[i].Pod.Value; t.Node == t.Shared {
 			s.touched++
 		}
 	}
+	var texts [ahead]string
+	last := unique.Handle[string]{}
 	for i := range samples {
-		s.touched += int(samples[i].Pod.Value.Head[0])
+		t := &samples[i].Pod.Value
+		s.touched += int(t.Head[0])
+		if nothing := (unique.Handle[string]{}); t.Shared != last && t.Shared != nothing {
+			last, texts[i] = t.Shared, t.Shared.Value()
+		}
+	}
+	for _, text := range texts {
+		if text != "" {
+			s.touched += int(text[0])
+		}
 	}
 }
 
