@@ -34,8 +34,8 @@ func TestPushesThatAreAskedFor(t *testing.T) {
 		says    string
 		counted string
 	}{
-		"remote write": {nil, nil, 200, "pushed 3 samples\nWhat this program counts itself ", "_samples_total ok 3, es_total ok 1"},
-		"text": {func(p *Pusher) { p.Format = Text }, nil, 200, "pushed 3 samples\nWhat this program counts itself ",
+		"remote write": {nil, nil, 200, "pushed 3 samples\nWhat this program counts itself, such as ", "_samples_total ok 3, es_total ok 1"},
+		"text": {func(p *Pusher) { p.Format = Text }, nil, 200, "pushed 3 samples\nWhat this program counts itself, such as ",
 			"es_total ok 1"},
 		"a receiver that refuses": {nil, answers(400), 502,
 			"cannot push to http://receiver: the receiver answered 400 Bad Request: … is wrong; check --push.url, ",

@@ -306,7 +306,7 @@ func TestSignatures(t *testing.T) {
 				body, _ := io.ReadAll(r.Body)
 				requests++
 				problem = wrongSignature(r, body, c.key, c.secret, c.scope, c.format == Text)
-				if strings.Contains(c.file, "X-Extra") && !strings.Contains(r.Header.Get("Authorization"), ";x-extra;") {
+				if strings.Contains(c.file, "X-Extra") && !strings.Contains(r.Header.Get("Authorization"), ";x-extra") {
 					problem += ", the header is not signed"
 				}
 				http.Error(w, fmt.Sprint(r.Header), http.StatusForbidden)
@@ -437,6 +437,27 @@ func TestFilesThatAreNotValid(t *testing.T) {
 	if must := p.SetHTTPConfig(""); must != "" || p.client != nil {
 		t.Error(must)
 	}
+}
+
+// FuzzFile has any text as a file: it makes a client or an error.
+func FuzzFile(f *testing.F) {
+	for _, seed := range []string{"", "basic_auth: {username: MARKED, password: MARKED}", "sigv4: {region: a}",
+		"oauth2: {client_id: a, client_secret: b, token_url: c, tls_config: {ca: MARKED}}", "tls_config: {ca_file: a}",
+		"http_headers: {a: {values: [MARKED], files: [b]}}", "proxy_url: http://MARKED@h\nproxy_connect_header: {a: [b]}",
+		"authorization:", "http_headers:", "tls_config:\n  min_version: MARKED", "{MARKED", "a: &a [*a]"} {
+		f.Add(seed)
+	}
+	file := filepath.Join(f.TempDir(), "http.yml")
+	f.Fuzz(func(t *testing.T, text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var p Pusher
+		must := p.SetHTTPConfig(file)
+		if (must == "") != (p.client != nil) {
+			t.Errorf("%q", must)
+		}
+	})
 }
 
 var quiet = log.New(io.Discard, "", 0)

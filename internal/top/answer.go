@@ -12,7 +12,6 @@ import (
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/sample"
-	"metrics-server-prom/internal/store"
 )
 
 // answer is what there is to a query at a moment.
@@ -23,9 +22,9 @@ type answer struct {
 	failures, notices []string
 	newest, oldest    int64 // of the readings, Unix seconds; 0 for none
 	period            time.Duration
-	totals            row
-	counts            [levels]int
-	found             int
+	totals            *row
+	counts            [levels]int // of all there is; -1 for what is not known
+	found             int         // rows of the query, of which there are the first
 	rows              []*row
 	step              time.Duration // of the history
 	recorded, since   time.Time     // its newest and its first value; zero for none
@@ -41,87 +40,90 @@ func (p *Page) answer(ctx context.Context, q query) *answer {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	p.Wait(ctx)
-	source, now := p.Source(), time.Now()
+	source := p.Source()
 	p.history.begin(&source, p.Interval)
-	a := &answer{query: q, version: p.Version, time: now, period: source.Period, watched: source.Watched}
+	a := &answer{query: q, version: p.Version, time: time.Now(), period: source.Period, watched: source.Watched}
 	a.failures, a.notices = p.State()
-	a.counts[nodes] = -1
-	h := &p.history
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := newScan(source.Others, &a.query)
+	p.history.mu.Lock()
+	defer p.history.mu.Unlock()
+	s := newScan(source.Others, &q)
 	defer s.release()
-	b := best{query: &a.query}
-	offer := func(r *row) {
-		if q.sort.ofPeak() {
-			h.look(q.level, r, now, false)
-		}
-		if r.key = q.sort.keyOf(&r.sum); q.sort.ofPeak() {
-			r.key = r.more[cpuPeak-summed+int(q.sort-byCPUPeak)]
-		}
-		b.offer(r)
-	}
-	all := noSum()
-	var ofNodes []*row
-	onNode := map[unique.Handle[string]]*row{}
-	for _, l := range source.Lists {
-		l.Read(func(batch *sample.Batch) {
-			a.stamp(batch)
-			if l.Resource == "nodes" {
-				ofNodes = append(ofNodes, nodeRows(batch)...)
-				return
-			}
-			s.pods(batch, func(pod *pod) {
-				all.add(&pod.sum)
-				switch q.level {
-				case nodes:
-					on := onNode[pod.object.Value.Node]
-					if on == nil {
-						none := noSum()
-						on = newRow("", label.NodeName(pod.object.Value), &none)
-						onNode[pod.object.Value.Node] = on
-					}
-					on.add(&pod.sum)
-					on.chosen = on.chosen || pod.chosen
-				case workloads:
-					if pod.chosen && pod.group.workload == "" {
-						if name := bareName(pod.name()); q.matches(name, pod.group.namespace) {
-							offer(newRow(pod.group.namespace, name, &pod.sum))
-						}
-					}
-				case pods:
-					if pod.chosen {
-						s.offerPod(&b, pod, offer)
-					}
-				case containers:
-					if pod.chosen {
-						s.offerContainers(&b, pod, offer)
-					}
-				}
-			})
-		})
-	}
-	spaces, loads := s.roll()
-	a.counts[namespaces], a.counts[workloads] = len(spaces), len(loads)+s.bare
-	a.counts[pods], a.counts[containers] = all.pods, all.containers
-	rows := map[level][]*row{namespaces: spaces, workloads: loads, nodes: joinNodes(ofNodes, onNode, q)}[q.level]
-	for _, r := range rows {
-		if r.chosen && q.matches(r.name, r.namespace) {
-			offer(r)
-		}
-	}
-	a.total(source, &all, ofNodes)
-	slices.SortFunc(b.rows, b.compare)
-	a.rows, a.found = b.rows, b.found
-	for _, r := range a.rows {
-		if q.level == nodes {
-			r.more[0], r.more[1] = source.Others.Allocatable(r.name)
-		}
-		h.look(q.level, r, now, true)
-	}
-	a.step, a.recorded, a.since = h.step, h.opened, h.since
-	a.miss(source, h)
+	look := &look{answer: a, source: &source, scan: s, history: &p.history, best: best{query: &q}}
+	look.look()
+	a.step, a.recorded, a.since = p.history.step, p.history.opened, p.history.since
+	a.missing = append(missingRights(&source), p.history.missing(q.level)...)
 	return a
+}
+
+// look is how an answer comes about.
+type look struct {
+	*answer
+	source  *Source
+	scan    *scan
+	history *history
+	best    best
+	onNodes map[unique.Handle[string]]*onNode // by label text
+	byNode  map[string]*onNode                // the same by name
+}
+
+// onNode is the pods on a node.
+type onNode struct {
+	sum
+	chosen bool
+}
+
+func (l *look) look() {
+	q := l.best.query
+	visit := func(*pod) {}
+	switch q.level {
+	case nodes:
+		l.onNodes, l.byNode = map[unique.Handle[string]]*onNode{}, map[string]*onNode{}
+		visit = l.onNode
+	case workloads:
+		visit = l.bare
+	case pods:
+		visit = l.pod
+	case containers:
+		visit = l.containers
+	}
+	for _, list := range l.source.Lists {
+		if list.Resource != "nodes" {
+			list.Read(func(b *sample.Batch) {
+				l.stamp(b)
+				l.scan.pods(b, visit)
+			})
+		}
+	}
+	l.scan.roll()
+	all := noSum()
+	for i := range l.scan.spaces {
+		t := &l.scan.spaces[i]
+		all.add(&t.sum)
+		if q.level == namespaces && t.chosen && q.matches(t.namespace) {
+			l.offer(place{name: t.namespace}, &t.sum, t.hash)
+		}
+	}
+	for i := range l.scan.loads {
+		t := &l.scan.loads[i]
+		if q.level == workloads && t.chosen && (q.q == "" || q.matches(t.namespace) || q.matches(l.scan.nameOf(t))) {
+			l.load(t)
+		}
+	}
+	l.counts = [levels]int{-1, len(l.scan.spaces), len(l.scan.loads) + l.scan.bare, all.pods, all.containers}
+	l.totals = newRow(place{}, &all, 0)
+	for _, list := range l.source.Lists {
+		if list.Resource == "nodes" {
+			list.Read(l.nodes)
+		}
+	}
+	slices.SortFunc(l.best.rows, func(x, y *row) int { return l.best.compare(&x.place, &y.place) })
+	l.rows = l.best.rows
+	for _, r := range l.rows {
+		if q.level == nodes {
+			r.more[0], r.more[1] = l.source.Others.Allocatable(r.name)
+		}
+		l.history.show(q.level, r, l.time)
+	}
 }
 
 // stamp takes in the age of a batch. The clock of a node that is ahead makes nothing newer than now.
@@ -136,121 +138,141 @@ func (a *answer) stamp(b *sample.Batch) {
 	}
 }
 
-// nodeRows is the rows of a batch of nodes.
-func nodeRows(b *sample.Batch) (rows []*row) {
-	for i := range b.Samples {
-		s := noSum()
-		s.of[cpu], s.of[memory] = b.Samples[i].CPU, b.Samples[i].Memory
-		rows = append(rows, newRow("", label.Unescape(b.Names[b.Samples[i].Name]), &s))
+// key is what a row of the level that is asked for is sorted by.
+func (l *look) key(s *sum, hash func() uint64) float64 {
+	if peak := l.best.query.sort - byCPUPeak; peak == cpu || peak == memory {
+		return l.history.peak(l.best.query.level, int(peak), s.of[peak], hash)
 	}
-	return rows
+	return l.best.query.sort.key(s)
 }
 
-// joinNodes adds to the rows of nodes what the pods on them ask for. Usage is of the node as a whole.
-func joinNodes(rows []*row, onNode map[unique.Handle[string]]*row, q query) []*row {
-	byName := map[string]*row{}
-	for _, on := range onNode {
-		byName[on.name] = on
+// offer takes in a row if it is among the first so far.
+func (l *look) offer(at place, s *sum, hash uint64) {
+	l.found++
+	if at.key = l.key(s, func() uint64 { return hash }); l.best.takes(&at) {
+		l.best.add(newRow(at, s, hash))
 	}
-	ofPods := q.namespace != "" || q.workload != "" || q.pod != ""
-	for _, r := range rows {
-		r.chosen = !ofPods && (q.node == "" || q.node == r.name)
-		if on := byName[r.name]; on != nil {
-			on.of[cpu], on.of[memory] = math.NaN(), math.NaN()
-			r.add(&on.sum)
-			r.chosen = r.chosen || on.chosen
+}
+
+// load offers a workload, whose name takes some time.
+func (l *look) load(t *total) {
+	l.found++
+	at := place{key: l.key(&t.sum, func() uint64 { return t.hash }), namespace: t.namespace}
+	if !l.best.rejects(at.key) {
+		if at.name = l.scan.nameOf(t); l.best.takes(&at) {
+			l.best.add(newRow(at, &t.sum, t.hash))
 		}
 	}
-	return rows
 }
 
-// offerPod offers a pod's row, unless that is clearly not among the first.
-func (s *scan) offerPod(b *best, p *pod, offer func(*row)) {
-	q := s.query
-	if q.q == "" && !q.sort.ofPeak() && b.rejects(q.sort.keyOf(&p.sum)) {
-		b.found++
-		return
+// bare offers a pod without an owner as the workload that it is.
+func (l *look) bare(p *pod) {
+	if p.chosen && p.group.load == noLoad {
+		if name := bareName(p.name()); p.group.namesMatch || l.best.query.matches(name) {
+			figures, namespace := p.figures(), l.scan.namespaceOf(p)
+			l.offer(place{namespace: namespace, name: name}, &figures, hash(namespace, "Pod", p.name()))
+		}
 	}
-	name := p.name()
-	if q.q != "" && !q.matches(name, p.group.namespace, p.workload()) {
-		return
-	}
-	r := newRow(p.group.namespace, name, &p.sum)
-	r.workload, r.object = p.workload(), p.object
-	offer(r)
 }
 
-func (s *scan) offerContainers(b *best, p *pod, offer func(*row)) {
-	q := s.query
+func (l *look) pod(p *pod) {
+	if !p.chosen || !p.group.namesMatch && !l.best.query.matches(p.name()) {
+		return
+	}
+	l.found++
+	at := place{namespace: l.scan.namespaceOf(p), object: p.object}
+	name := func() uint64 { return hash(at.namespace, "", p.name()) }
+	switch l.best.query.sort {
+	case byCPU:
+		at.key = p.cpu
+	case byMemory:
+		at.key = p.memory
+	default:
+		s := p.figures()
+		at.key = l.key(&s, name)
+	}
+	if !l.best.rejects(at.key) {
+		if at.name = p.name(); l.best.takes(&at) {
+			s := p.figures()
+			r := newRow(at, &s, name())
+			r.workload = l.scan.workload(p)
+			l.best.add(r)
+		}
+	}
+}
+
+func (l *look) containers(p *pod) {
+	if !p.chosen {
+		return
+	}
+	matches := p.group.namesMatch || l.best.query.matches(p.name())
 	for i := range p.samples {
-		one := p.container(i)
-		if q.q == "" && b.rejects(q.sort.keyOf(&one)) {
-			b.found++
-			continue
-		}
 		name := label.Unescape(p.names[p.samples[i].Name])
-		if q.q != "" && !q.matches(name, p.group.namespace, p.name(), p.workload()) {
+		if !matches && !l.best.query.matches(name) {
 			continue
 		}
-		r := newRow(p.group.namespace, name, &one)
-		r.workload, r.object = p.workload(), p.object
-		offer(r)
+		l.found++
+		s := p.container(i)
+		at := place{key: l.best.query.sort.key(&s), namespace: l.scan.namespaceOf(p), name: name, object: p.object}
+		if l.best.takes(&at) {
+			r := newRow(at, &s, 0)
+			r.workload = l.scan.workload(p)
+			l.best.add(r)
+		}
 	}
 }
 
-// roll is the rows of namespaces, and of workloads that are not single pods.
-func (s *scan) roll() (spaces, loads []*row) {
-	byName := make(map[store.Key]*row, len(s.groups))
-	add := func(rows *[]*row, namespace, name string, g *group) {
-		key := store.Key{Namespace: namespace, Name: name}
-		r := byName[key]
-		if r == nil {
-			none := noSum()
-			r = newRow(namespace, name, &none)
-			byName[key], *rows = r, append(*rows, r)
-		}
-		r.add(&g.sum)
-		r.chosen = r.chosen || g.chosen
+// onNode adds a pod to those on its node.
+func (l *look) onNode(p *pod) {
+	on := l.onNodes[p.object.Value.Node]
+	if on == nil {
+		on = &onNode{sum: noSum()}
+		l.onNodes[p.object.Value.Node], l.byNode[label.NodeName(p.object.Value)] = on, on
 	}
-	for i := range s.groups {
-		g := &s.groups[i]
-		add(&spaces, "", g.namespace, g)
-		if g.workload != "" {
-			add(&loads, g.namespace, g.workload, g)
-		}
-	}
-	return spaces, loads
+	s := p.figures()
+	on.add(&s)
+	on.chosen = on.chosen || p.chosen
 }
 
-// total makes the totals: usage is that of the nodes as a whole where that is known, else that of all containers.
-func (a *answer) total(source Source, all *sum, ofNodes []*row) {
-	a.totals = *newRow("", "", all)
-	if len(ofNodes) == 0 {
+// nodes takes in a list of nodes. What pods ask for is that of the pods on them; usage is of the node as a whole, and
+// so are the totals, as far as that is known.
+func (l *look) nodes(b *sample.Batch) {
+	if len(b.Samples) == 0 {
 		return
 	}
-	a.counts[nodes] = len(ofNodes)
-	use := noSum()
-	for _, r := range ofNodes {
-		for i := range 2 {
-			use.of[i] = plus(use.of[i], r.of[i])
+	l.stamp(b)
+	l.counts[nodes] = len(b.Samples)
+	l.totals.of[cpu], l.totals.of[memory] = math.NaN(), math.NaN()
+	q := l.best.query
+	for i := range b.Samples {
+		used, name := &b.Samples[i], label.Unescape(b.Names[b.Samples[i].Name])
+		l.totals.of[cpu], l.totals.of[memory] = plus(l.totals.of[cpu], used.CPU), plus(l.totals.of[memory], used.Memory)
+		cpus, bytes := l.source.Others.Allocatable(name)
+		l.totals.more[0], l.totals.more[1] = plus(l.totals.more[0], cpus), plus(l.totals.more[1], bytes)
+		if q.level != nodes {
+			continue
 		}
-		cpu, memory := source.Others.Allocatable(r.name)
-		a.totals.more[0], a.totals.more[1] = plus(a.totals.more[0], cpu), plus(a.totals.more[1], memory)
+		s, chosen := noSum(), q.namespace == "" && q.workload == "" && q.pod == "" && (q.node == "" || q.node == name)
+		if on := l.byNode[name]; on != nil {
+			s, chosen = on.sum, chosen || on.chosen
+		}
+		if s.of[cpu], s.of[memory] = used.CPU, used.Memory; chosen && q.matches(name) {
+			l.offer(place{name: name}, &s, hash("", "", name))
+		}
 	}
-	a.totals.of[cpu], a.totals.of[memory] = use.of[cpu], use.of[memory]
 }
 
-// miss says what is missing for a right that the account does not have, and where history is left out.
-func (a *answer) miss(source Source, h *history) {
+// missingRights is what is missing for a right that the account does not have.
+func missingRights(source *Source) (missing []string) {
 	for _, l := range source.Lists {
 		if f := l.Status().Failure; l.Resource == "nodes" && f != nil && f.Reason == kube.Forbidden {
-			a.missing = append(a.missing, "nodes: their usage needs the right to list nodes of metrics.k8s.io, see deploy/")
+			missing = append(missing, "nodes: their usage needs the right to list nodes of metrics.k8s.io, see deploy/")
 		}
 	}
-	if source.Lists != nil && source.Others.Missing("nodes") {
-		a.missing = append(a.missing, "nodes: what is allocatable needs the right to list and watch nodes, see deploy/")
+	if len(source.Lists) > 0 && source.Others.Missing("nodes") {
+		missing = append(missing, "nodes: what is allocatable needs the right to list and watch nodes, see deploy/")
 	}
-	a.missing = append(a.missing, h.missing(a.query.level)...)
+	return missing
 }
 
 // appendJSON appends the answer as it is documented in README.
@@ -279,7 +301,7 @@ func (a *answer) appendJSON(to []byte) []byte {
 			w.number(level(l).String(), float64(n))
 		}
 	}
-	w.figures(&a.totals)
+	w.figures(a.totals)
 	w.close('}')
 	w.text("level", a.query.level.String())
 	w.number("found", float64(a.found))

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/usage"
 )
@@ -56,7 +57,10 @@ func (h *history) capacity() int { return maxBytes / (int(h.width)*4 + 56) }
 // seed is that of the hashes of names. Two of some ten thousand rows do not have the same one by chance.
 var seed = maphash.MakeSeed()
 
-func hash(namespace, name string) uint64 { return maphash.Comparable(seed, [2]string{namespace, name}) }
+// hash is that of the names of a row; kind is that of a workload, whose name is without it.
+func hash(namespace, kind, name string) uint64 {
+	return maphash.Comparable(seed, [3]string{namespace, kind, name})
+}
 
 // code is a value in 16 bits: 0 for none, 1 for zero, else six bits of exponent and ten of mantissa. It is off by at
 // most one part in 2,000, and codes are in the order of their values.
@@ -188,7 +192,13 @@ func (h *history) open(at time.Time) bool {
 	case h.belongs(at):
 		return at.After(h.opened.Add(-h.step))
 	default:
-		h.column += uint32(max(1, min(at.Sub(h.opened).Round(h.step)/h.step, 1<<20)))
+		for n := max(1, min(at.Sub(h.opened).Round(h.step)/h.step, time.Duration(h.width))); n > 0; n-- {
+			h.column++
+			for slot := range h.last {
+				codes, at := h.codes(uint32(slot)), h.column%h.width
+				codes[at], codes[h.width+at] = 0, 0
+			}
+		}
 	}
 	h.opened = at
 	h.sweep(h.width)
@@ -204,13 +214,14 @@ type value struct {
 	codes [2]code
 }
 
-func newValue(namespace, name string, s *sum) value {
-	return value{hash(namespace, name), [2]code{encode(cpu, s.of[cpu]), encode(memory, s.of[memory])}}
+func newValue(key uint64, cpus, bytes float64) value {
+	return value{key, [2]code{encode(cpu, cpus), encode(memory, bytes)}}
 }
 
 func nodeValues(b *sample.Batch) (values []value) {
-	for _, r := range nodeRows(b) {
-		values = append(values, newValue("", r.name, &r.sum))
+	for i := range b.Samples {
+		s := &b.Samples[i]
+		values = append(values, newValue(hash("", "", label.Unescape(b.Names[s.Name])), s.CPU, s.Memory))
 	}
 	return values
 }
@@ -220,22 +231,24 @@ func (h *history) podValues(source *Source, b *sample.Batch, values *[containers
 	s := newScan(source.Others, &query{})
 	defer s.release()
 	s.pods(b, func(p *pod) {
-		counts[pods]++
-		if counts[pods] <= maxPods {
-			values[pods] = append(values[pods], newValue(p.group.namespace, p.name(), &p.sum))
+		if counts[pods]++; counts[pods] <= maxPods {
+			values[pods] = append(values[pods], newValue(hash(s.namespaceOf(p), "", p.name()), p.cpu, p.memory))
 		}
-		if p.group.workload == "" && s.bare <= h.capacity() {
-			values[workloads] = append(values[workloads], newValue(p.group.namespace, bareName(p.name()), &p.sum))
+		if p.group.load == noLoad && s.bare <= h.capacity() {
+			values[workloads] = append(values[workloads], newValue(hash(s.namespaceOf(p), "Pod", p.name()), p.cpu, p.memory))
 		}
 	})
-	spaces, loads := s.roll()
-	for _, r := range spaces {
-		values[namespaces] = append(values[namespaces], newValue("", r.name, &r.sum))
+	s.roll()
+	of := func(l level, totals []total) {
+		for i := range totals {
+			t := &totals[i]
+			values[l] = append(values[l], newValue(t.hash, t.of[cpu], t.of[memory]))
+		}
+		counts[l] = len(totals)
 	}
-	for _, r := range loads {
-		values[workloads] = append(values[workloads], newValue(r.namespace, r.name, &r.sum))
-	}
-	counts[namespaces], counts[workloads] = len(spaces), len(loads)+s.bare
+	of(namespaces, s.spaces)
+	of(workloads, s.loads)
+	counts[workloads] += s.bare
 	return counts
 }
 
@@ -279,13 +292,9 @@ func (h *history) put(rows map[uint64]uint32, v *value) {
 		}
 		rows[v.key] = slot
 		clear(h.codes(slot))
-		h.last[slot] = h.column
 	}
-	codes := h.codes(slot)
-	for c := max(h.last[slot], h.column-min(h.column, h.width)) + 1; c <= h.column; c++ {
-		codes[c%h.width], codes[h.width+c%h.width] = 0, 0
-	}
-	codes[h.column%h.width], codes[h.width+h.column%h.width] = v.codes[cpu], v.codes[memory]
+	codes, at := h.codes(slot), h.column%h.width
+	codes[at], codes[h.width+at] = v.codes[cpu], v.codes[memory]
 	h.last[slot] = h.column
 }
 
@@ -327,42 +336,63 @@ func (h *history) sweep(columns uint32) {
 	}
 }
 
-// look adds to a row its peaks and, if they are wanted, its values.
-func (h *history) look(l level, r *row, now time.Time, values bool) {
+// past is the codes of a figure of a row, from the oldest column on: a run and, behind it, another one.
+func (h *history) past(slot uint32, figure int) (first, second []code) {
+	codes := h.codes(slot)[uint32(figure)*h.width:][:h.width]
+	if h.column < h.width {
+		return codes[1 : h.column+1], nil
+	}
+	oldest := (h.column + 1) % h.width
+	return codes[oldest:], codes[:oldest]
+}
+
+// peak is the most that a figure of a row has been, at least what it is now; NaN where there is no history of the row.
+func (h *history) peak(l level, figure int, current float64, key func() uint64) float64 {
+	if l == containers || h.rows[l] == nil {
+		return math.NaN()
+	}
+	slot, known := h.rows[l][key()]
+	if !known {
+		return math.NaN()
+	}
+	first, second := h.past(slot, figure)
+	most := encode(figure, current)
+	peak := most
+	for _, c := range first {
+		peak = max(peak, c)
+	}
+	for _, c := range second {
+		peak = max(peak, c)
+	}
+	if peak == most {
+		return current
+	}
+	return peak.value(figure)
+}
+
+// show adds to a row its peaks and its past. What is not recorded yet, of a list that is read after others, is as it
+// is now.
+func (h *history) show(l level, r *row, now time.Time) {
 	if l == containers {
 		return
 	}
-	slot, known := h.rows[l][hash(r.namespace, r.name)]
+	slot, known := h.rows[l][r.hash]
 	if !known {
 		return
 	}
-	codes, last := h.codes(slot), h.last[slot]
-	n := min(h.width, h.column)
 	for figure := range r.past {
-		codes := codes[uint32(figure)*h.width:][:h.width]
-		current, most := r.of[figure], code(0)
-		if values {
-			r.past[figure] = make([]float64, 0, n)
-		}
-		for c := h.column - n + 1; c <= h.column; c++ {
-			value := code(0)
-			if c <= last {
-				value = codes[c%h.width]
-			}
-			most = max(most, value)
-			if values {
-				r.past[figure] = append(r.past[figure], value.value(figure))
+		r.more[cpuPeak-summed+figure] = h.peak(l, figure, r.of[figure], func() uint64 { return r.hash })
+		first, second := h.past(slot, figure)
+		past := make([]float64, 0, len(first)+len(second))
+		for _, codes := range [][]code{first, second} {
+			for _, c := range codes {
+				past = append(past, c.value(figure))
 			}
 		}
-		// What is not recorded yet, of a list that is read after others, or is not the same after all.
-		if values && last < h.column && h.belongs(now) {
-			r.past[figure][n-1] = current
+		if n := len(past); math.IsNaN(past[n-1]) && h.belongs(now) {
+			past[n-1] = r.of[figure]
 		}
-		if most <= encode(figure, current) {
-			r.more[cpuPeak-summed+figure] = current
-		} else {
-			r.more[cpuPeak-summed+figure] = most.value(figure)
-		}
+		r.past[figure] = past
 	}
 }
 

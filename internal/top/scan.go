@@ -15,21 +15,25 @@ import (
 )
 
 // scan goes through pods and sums up what they use. Pods of one workload mostly follow each other and have all that is
-// to be known of them but their names in common, so that this is looked up once for many: it costs nearly no more than
-// to have a look at each sample. Nothing of it stays after an answer but some memory to be used again.
+// to be known of them but their names in common, so that it is looked up once for many: a scan costs little more than
+// to have a look at each sample and its pod. Nothing of it stays after an answer but some memory to be used again.
 type scan struct {
 	others objects.Others
 	query  *query
 
 	groups []group
 	byKey  map[groupKey]int32
-	last   groupKey // found before, and where
+	last   groupKey // that was found last, and where
 	lastAt int32
 	asked  []asked
-	names  map[string]string // of containers, as samples have them
-	spaces map[unique.Handle[string]]string
-	kept   kept.Pod
-	bare   int // pods without an owner
+	names  map[string]string // of containers, as batches have them
+
+	spaces   []total // namespaces
+	bySpace  map[string]int32
+	loads    []total // workloads that are not single pods
+	byLoad   map[uint64]int32
+	bare     int // pods without an owner, each a workload
+	unpacked kept.Pod
 }
 
 // groupKey is the label text behind the pod's name, and what is kept of it for its workload.
@@ -37,33 +41,49 @@ type groupKey struct{ tail, shared unique.Handle[string] }
 
 // group is the pods of a key.
 type group struct {
-	sum
-	namespace string
-	workload  string // Kind/NAME; "" where each pod is its own
-	asked     []asked
-	unknown   bool // whether nothing is kept of the pods
-	matches   bool // the namespace and the workload asked for
-	chosen    bool // whether a pod is
+	sum                // without what they ask for, until it is rolled up
+	asked      []asked // what their containers ask for, each
+	space      int32   // which of the namespaces it is of, and of the workloads, noLoad for none
+	load       int32
+	unknown    bool // whether nothing is kept of the pods
+	matches    bool // the namespace and the workload that the query is about
+	chosen     bool // whether one of the pods does
+	namesMatch bool // the part of a name that the query is about
 }
 
-// asked is what a container of a template asks for, by figure from cpuRequest on; NaN for nothing.
+const noLoad = -1
+
+// asked is what a container asks for, by figure from cpuRequest on; NaN for nothing.
 type asked struct {
-	name string
-	of   [summed - cpuRequest]float64
+	of    [summed - cpuRequest]float64
+	name  string
+	index uint32 // of its name in the batch, more 1; 0 before the first container of that name
+	count int    // of containers
+}
+
+// total is the pods of a namespace or workload.
+type total struct {
+	sum
+	namespace string
+	name      string // of a workload, Kind/NAME, once it was asked for
+	hash      uint64 // see history
+	shared    unique.Handle[string]
+	chosen    bool
 }
 
 // pod is a pod that has usage.
 type pod struct {
-	sum
-	object  *store.Object[sample.Text]
-	group   *group
-	samples []sample.Sample
-	names   []string // see sample.Batch
-	chosen  bool
+	cpu, memory float64
+	object      *store.Object[sample.Text]
+	group       *group
+	samples     []sample.Sample
+	names       []string // see sample.Batch
+	chosen      bool
 }
 
 var scans = sync.Pool{New: func() any {
-	return &scan{byKey: map[groupKey]int32{}, names: map[string]string{}, spaces: map[unique.Handle[string]]string{}}
+	return &scan{byKey: map[groupKey]int32{}, names: map[string]string{}, bySpace: map[string]int32{},
+		byLoad: map[uint64]int32{}}
 }}
 
 func newScan(others objects.Others, q *query) *scan {
@@ -77,7 +97,7 @@ const maxReused = 50_000
 
 // release gives the scan's memory to the next one.
 func (s *scan) release() {
-	if len(s.groups) > maxReused || len(s.names) > maxReused {
+	if len(s.groups) > maxReused {
 		return
 	}
 	clear(s.groups)
@@ -85,79 +105,109 @@ func (s *scan) release() {
 	clear(s.byKey)
 	clear(s.names)
 	clear(s.spaces)
-	s.groups, s.asked, s.last = s.groups[:0], s.asked[:0], groupKey{}
-	s.others, s.query, s.bare, s.kept = nil, nil, 0, kept.Pod{}
+	clear(s.bySpace)
+	clear(s.loads)
+	clear(s.byLoad)
+	s.groups, s.asked, s.spaces, s.loads = s.groups[:0], s.asked[:0], s.spaces[:0], s.loads[:0]
+	s.others, s.query, s.last, s.bare, s.unpacked = nil, nil, groupKey{}, 0, kept.Pod{}
 	scans.Put(s)
 }
 
 // pods calls f with each pod of a batch. What f gets is valid until it returns.
 func (s *scan) pods(b *sample.Batch, f func(*pod)) {
-	var p pod
-	p.names = b.Names
+	p := pod{names: b.Names}
 	for rest := b.Samples; len(rest) > 0; {
 		p.object = rest[0].Pod
-		n := 1
-		for n < len(rest) && rest[n].Pod == p.object {
-			n++
+		g := s.groupOf(&p.object.Value)
+		p.cpu, p.memory = math.NaN(), math.NaN()
+		n := 0
+		for ; n < len(rest) && rest[n].Pod == p.object; n++ {
+			c := &rest[n]
+			p.cpu, p.memory = plus(p.cpu, c.CPU), plus(p.memory, c.Memory)
+			if a := g.find(c.Name, b.Names); a != nil {
+				a.count++
+			}
 		}
 		p.samples, rest = rest[:n], rest[n:]
-		s.pod(&p)
+		g.of[cpu], g.of[memory] = plus(g.of[cpu], p.cpu), plus(g.of[memory], p.memory)
+		g.pods++
+		g.containers += n
+		if g.load == noLoad {
+			s.bare++
+		}
+		p.group, p.chosen = g, g.matches
+		if p.chosen && s.query.ofPods() {
+			p.chosen = s.query.isAbout(&p)
+		}
+		g.chosen = g.chosen || p.chosen
 		f(&p)
 	}
 }
 
-func (s *scan) pod(p *pod) {
-	p.group = s.groupOf(&p.object.Value)
-	p.sum = noSum()
-	p.sum.pods = 1
-	for i := range p.samples {
-		one := p.container(i)
-		p.sum.add(&one)
+// find returns what a container asks for whose name is that one of the batch's; nil where that is not known.
+func (g *group) find(name uint32, names []string) *asked {
+	for i := range g.asked {
+		if g.asked[i].index == name+1 {
+			return &g.asked[i]
+		}
 	}
-	p.group.sum.add(&p.sum)
-	if p.group.workload == "" {
-		s.bare++
+	for i := range g.asked {
+		if a := &g.asked[i]; a.index == 0 && a.name == names[name] {
+			a.index = name + 1
+			return a
+		}
 	}
-	p.chosen = p.group.matches && s.chooses(p)
-	p.group.chosen = p.group.chosen || p.chosen
+	return nil
 }
 
 // container is the figures of the pod's i-th container.
 func (p *pod) container(i int) sum {
-	one, c := noSum(), &p.samples[i]
-	one.containers = 1
-	one.of[cpu], one.of[memory] = c.CPU, c.Memory
-	for j := range p.group.asked {
-		if a := &p.group.asked[j]; a.name == p.names[c.Name] {
-			copy(one.of[cpuRequest:], a.of[:])
-			break
-		}
+	s, c := noSum(), &p.samples[i]
+	s.of[cpu], s.of[memory], s.containers = c.CPU, c.Memory, 1
+	if a := p.group.find(c.Name, p.names); a != nil {
+		copy(s.of[cpuRequest:], a.of[:])
 	}
-	return one
+	return s
 }
 
-// name is the pod's name.
+// figures are those of the pod.
+func (p *pod) figures() sum {
+	s := noSum()
+	for i := range p.samples {
+		one := p.container(i)
+		s.add(&one)
+	}
+	s.pods = 1
+	return s
+}
+
+// namespaceOf is the namespace of a pod.
+func (s *scan) namespaceOf(p *pod) string { return s.spaces[p.group.space].namespace }
+
 func (p *pod) name() string { return label.PodName(p.object.Value) }
 
+// bareName is the workload of a pod without an owner.
+func bareName(pod string) string { return "Pod/" + pod }
+
 // workload is Kind/NAME of what the pod belongs to, "" where that is not known.
-func (p *pod) workload() string {
-	switch {
-	case p.group.workload != "":
-		return p.group.workload
-	case p.group.unknown:
+func (s *scan) workload(p *pod) string {
+	switch g := p.group; {
+	case g.load != noLoad:
+		return s.nameOf(&s.loads[g.load])
+	case g.unknown:
 		return ""
 	}
 	return bareName(p.name())
 }
 
-// bareName is the workload of a pod without an owner.
-func bareName(pod string) string { return "Pod/" + pod }
-
-// chooses tells whether the query is about the pod, as far as its group does not tell.
-func (s *scan) chooses(p *pod) bool {
-	q := s.query
-	return (q.pod == "" || q.pod == p.name()) && (q.node == "" || q.node == label.NodeName(p.object.Value)) &&
-		(q.workload == "" || p.group.workload != "" || q.workload == bareName(p.name()))
+// nameOf is the name of a workload.
+func (s *scan) nameOf(load *total) string {
+	if load.name == "" {
+		s.unpacked.Unpack(load.shared, "")
+		kind, name := s.owner(load.namespace)
+		load.name = kind + "/" + name
+	}
+	return load.name
 }
 
 func (s *scan) groupOf(t *sample.Text) *group {
@@ -176,47 +226,62 @@ func (s *scan) groupOf(t *sample.Text) *group {
 }
 
 func (s *scan) newGroup(t *sample.Text) group {
-	g := group{sum: noSum(), unknown: t.Shared == unique.Handle[string]{}}
-	namespace, known := s.spaces[t.Tail]
-	if !known {
-		namespace = label.Namespace(*t)
-		s.spaces[t.Tail] = namespace
-	}
-	g.namespace = namespace
-	if !g.unknown {
-		s.kept.Unpack(t.Shared, "")
-		g.workload, g.asked = s.workload(namespace), s.template()
-	}
+	g := group{sum: noSum(), load: noLoad, unknown: t.Shared == unique.Handle[string]{}}
+	namespace := label.Namespace(*t)
+	g.space = totalAt(&s.spaces, s.bySpace, namespace, total{namespace: namespace, hash: hash("", "", namespace)})
 	q := s.query
-	g.matches = (q.namespace == "" || q.namespace == namespace) &&
-		(q.workload == "" || g.workload == "" || q.workload == g.workload)
+	g.matches = q.namespace == "" || q.namespace == namespace
+	g.namesMatch = q.matches(namespace)
+	if g.unknown {
+		return g
+	}
+	s.unpacked.Unpack(t.Shared, "")
+	g.asked = s.template()
+	if kind, name := s.owner(namespace); name != "" {
+		of := total{namespace: namespace, hash: hash(namespace, kind, name), shared: t.Shared}
+		g.load = totalAt(&s.loads, s.byLoad, of.hash, of)
+		g.matches = g.matches && (q.workload == "" || q.workload == kind+"/"+name)
+		g.namesMatch = g.namesMatch || q.q != "" && q.matches(kind+"/"+name)
+	}
 	return g
 }
 
-// workload is what owns the pods that were unpacked: the owner of their ReplicaSet or Job where that has one, as the
-// watches of these know it, or as it is guessed. Static pods are owned by their node, and are their own workload.
-func (s *scan) workload(namespace string) string {
-	for _, o := range s.kept.Owners {
+// totalAt returns where the total of a key is, which it adds where there is none.
+func totalAt[K comparable](all *[]total, of map[K]int32, key K, first total) int32 {
+	i, known := of[key]
+	if !known {
+		i = int32(len(*all))
+		first.sum = noSum()
+		of[key], *all = i, append(*all, first)
+	}
+	return i
+}
+
+// owner is what owns the pods that were unpacked: the owner of their ReplicaSet or Job where that has one, as the
+// watches of these know it, or as it is guessed. Static pods are owned by their node, and are their own workload. The
+// names are valid until something else is unpacked.
+func (s *scan) owner(namespace string) (kind, name string) {
+	for _, o := range s.unpacked.Owners {
 		if !o.Controller || o.Kind == "Node" {
 			continue
 		}
 		kind, name, known := s.others.Owner(o.Kind, namespace, o.Name)
 		if !known {
-			kind, name = state.GuessOwner(o.Kind, o.Name, s.kept.HasTemplateHash)
+			kind, name = state.GuessOwner(o.Kind, o.Name, s.unpacked.HasTemplateHash)
 		}
 		if name == "" {
-			kind, name = o.Kind, o.Name
+			return o.Kind, o.Name
 		}
-		return kind + "/" + name
+		return kind, name
 	}
-	return ""
+	return "", ""
 }
 
 // template is what the containers of the pods that were unpacked ask for.
 func (s *scan) template() []asked {
 	begin := len(s.asked)
-	for i := range s.kept.Containers {
-		c := &s.kept.Containers[i]
+	for i := range s.unpacked.Containers {
+		c := &s.unpacked.Containers[i]
 		a := asked{name: s.names[c.Name]}
 		if a.name == "" {
 			a.name = label.Escape(strings.Clone(c.Name))
@@ -225,7 +290,7 @@ func (s *scan) template() []asked {
 		for i := range a.of {
 			a.of[i] = math.NaN()
 		}
-		for i, all := range [][]kept.Quantity{c.Requests, c.Limits} {
+		for i, all := range [...][]kept.Quantity{c.Requests, c.Limits} {
 			for _, q := range all {
 				switch q.Name {
 				case "cpu":
@@ -238,4 +303,26 @@ func (s *scan) template() []asked {
 		s.asked = append(s.asked, a)
 	}
 	return s.asked[begin:len(s.asked):len(s.asked)]
+}
+
+// roll sums the groups up to namespaces and workloads.
+func (s *scan) roll() {
+	for i := range s.groups {
+		g := &s.groups[i]
+		for j := range g.asked {
+			for figure, value := range g.asked[j].of {
+				if n := g.asked[j].count; n > 0 {
+					g.of[cpuRequest+figure] = plus(g.of[cpuRequest+figure], float64(n)*value)
+				}
+			}
+		}
+		add := func(t *total) {
+			t.sum.add(&g.sum)
+			t.chosen = t.chosen || g.chosen
+		}
+		add(&s.spaces[g.space])
+		if g.load != noLoad {
+			add(&s.loads[g.load])
+		}
+	}
 }

@@ -1,0 +1,94 @@
+package top
+
+import (
+	"fmt"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// many adds so many pods of two containers: three in ten of a workload of ten pods, a tenth of all by themselves.
+func (c *cluster) many(n int) {
+	nodes := max(n/30, 1)
+	for i := range nodes {
+		c.node(fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i/256, i%256), fmt.Sprintf("%dm 20Gi", 1000+i), "16 64Gi")
+	}
+	for i := range n {
+		app := fmt.Sprintf("checkout-service-%d", i/10)
+		c.pod(fmt.Sprintf("team-%d/%s-5d4f8c9b7-%05x", i/1000, app, i), fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i%nodes/256, i%nodes%256),
+			"ReplicaSet/"+app+"-5d4f8c9b7", fmt.Sprintf("app %dn %dKi 100m 128Mi 1 256Mi", 1_000_000+int(uint32(i)*2654435761>>3), 20_000+int(uint32(i)*2246822519>>12)),
+			fmt.Sprintf("istio-proxy %dn %dKi 10m 64Mi 200m 128Mi", 100_000+int(uint32(i)*3266489917>>6), 40_000+int(uint32(i)*668265263>>16)))
+	}
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+func heap() uint64 {
+	for range 3 { // pools are emptied in two cycles
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// BenchmarkAnswer measures the CPU time of an answer with full history, and what is allocated for it.
+func BenchmarkAnswer(b *testing.B) {
+	for _, n := range []int{10_000, 150_000} {
+		c := newCluster(b, nodeObjects)
+		c.many(n)
+		c.watch()
+		c.refresh()
+		c.lists = nil // its garbage collection is not the page's
+		before := heap()
+		c.ask("")
+		c.fill(b)
+		kept := heap() - before
+		for _, query := range []string{"level=nodes", "level=namespaces", "level=workloads", "level=workloads&sort=cpuPeak",
+			"level=pods", "level=pods&sort=memoryPeak", "level=pods&sort=name", "level=pods&q=service-77", "level=containers",
+			"level=pods&limit=500"} {
+			b.Run(fmt.Sprintf("pods=%d/%s", n, query), func(b *testing.B) {
+				began, length := cpuTime(b), 0
+				for b.Loop() {
+					length = c.get("/top.json?"+query, "Accept-Encoding", "gzip").Body.Len()
+				}
+				b.ReportMetric((cpuTime(b)-began).Seconds()*1e3/float64(b.N), "cpu-ms/op")
+				b.ReportMetric(float64(length), "bytes")
+				b.ReportAllocs()
+			})
+		}
+		b.Run(fmt.Sprintf("pods=%d/record", n), func(b *testing.B) {
+			source := c.page.Source()
+			began := cpuTime(b)
+			for b.Loop() {
+				for _, l := range source.Lists {
+					c.page.history.lists[l].refreshed = time.Time{}
+					c.page.history.record(&source, l)
+				}
+			}
+			b.ReportMetric((cpuTime(b)-began).Seconds()*1e3/float64(b.N), "cpu-ms/op")
+			b.ReportMetric(float64(kept)/(1<<20), "MiB-history")
+		})
+	}
+}
+
+// fill fills the history with columns.
+func (c *cluster) fill(b *testing.B) {
+	source, h := c.page.Source(), &c.page.history
+	for range 2 * h.width {
+		for _, l := range source.Lists {
+			h.lists[l].refreshed = time.Time{}
+		}
+		h.opened = h.opened.Add(-h.step)
+		for _, l := range source.Lists {
+			h.record(&source, l)
+		}
+	}
+}
