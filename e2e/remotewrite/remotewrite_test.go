@@ -52,11 +52,11 @@ var jobs = []string{"cadvisor", "kube-state-metrics", "metrics-server-prom"}
 
 func TestReceiversHaveWhatTheAPIHasSaid(t *testing.T) {
 	plane, kubeconfig := start(t)
-	h := &history{series: map[string]map[int64]*reading{}}
-	recording, stop := context.WithCancel(t.Context())
-	defer stop()
+	h := newHistory()
 	var recorder sync.WaitGroup
 	defer recorder.Wait()
+	recording, stop := context.WithCancel(t.Context())
+	defer stop()
 	recorder.Go(func() {
 		if err := h.record(recording, plane); err != nil {
 			t.Error(err)
@@ -67,6 +67,9 @@ func TestReceiversHaveWhatTheAPIHasSaid(t *testing.T) {
 		if r := newRig(t, kind, kubeconfig); r != nil {
 			rigs = append(rigs, r)
 		}
+	}
+	for _, r := range rigs {
+		r.awaitAll(t)
 	}
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), *duration)
@@ -169,8 +172,7 @@ type rig struct {
 	latest    map[string]time.Duration
 }
 
-// newRig starts both and returns when the receiver has all pages' series. It is nil where this machine does not have
-// the receiver.
+// newRig starts both. It is nil where this machine does not have the receiver.
 func newRig(t *testing.T, kind receiver.Kind, kubeconfig string) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -197,10 +199,17 @@ func newRig(t *testing.T, kind receiver.Kind, kubeconfig string) *rig {
 	if err := r.startExporter(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := await(ctx, time.Minute, r.allUp); err != nil {
+	return r
+}
+
+// awaitAll returns when the receiver has all pages' series. Readings from before the exporter's start are not sent.
+func (r *rig) awaitAll(t *testing.T) {
+	t.Helper()
+	if err := await(t.Context(), time.Minute, func(ctx context.Context) error {
+		return errors.Join(r.allUp(ctx), r.hasPod(ctx, churned+"-0"))
+	}); err != nil {
 		t.Fatalf("%v\n%s", err, process.Tail(r.exporter.Log(), 15))
 	}
-	return r
 }
 
 func (r *rig) startExporter(ctx context.Context) error {
