@@ -29,6 +29,7 @@ func (s *Samples) AddObject(rows []Row, o *Object, labels ...string) {
 // for concurrent use.
 type Renderer struct {
 	Names   []string // of the families, by their numbers
+	Cluster string   // the text of the label that comes last, see label.Cluster; "" for none
 	samples Samples
 	pod     Pod
 	lines   [][]line // by family
@@ -89,7 +90,7 @@ func (r *Renderer) render(c *page.Compressor) []*page.Part {
 		r.sample = append(append(r.sample[:0], r.Names[family]...), '{')
 		begin := len(r.sample)
 		for _, l := range lines {
-			r.sample = append(l.append(r.sample[:begin]), '}')
+			r.sample = append(append(l.append(r.sample[:begin]), r.Cluster...), '}')
 			// The writer wants a string and does not keep it: one buffer serves for all.
 			selfmetrics.WriteSample(c, unsafe.String(unsafe.SliceData(r.sample), len(r.sample)), l.value)
 		}
