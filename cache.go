@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,40 +19,24 @@ import (
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/scope"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/state"
+	"metrics-server-prom/internal/top"
 	"metrics-server-prom/internal/usage"
 )
 
-// source is what is read, from where and how often, as it is set.
-type source struct {
-	kube.Settings
-	namespaces, excludeNamespaces []string
-	selector                      string
-	podLabels                     []string
-	refreshInterval, maxAge       time.Duration
-	pages                         []string // below the telemetry path
-}
-
-// serves tells whether a page is on.
-func (s *source) serves(page string) bool { return slices.Contains(s.pages, page) }
-
-// scopes is the namespaces to read one by one; "" is all of them.
-func (s *source) scopes() []string {
-	if len(s.namespaces) == 0 {
-		return []string{""}
-	}
-	return s.namespaces
-}
-
 // cluster is one cluster, as long as the process lives. Its connection changes with its kubeconfig.
 type cluster struct {
-	set       *source
+	set       *scope.Settings
 	userAgent string // of its requests
+	once      bool   // everything is read once, and nothing is watched
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
+	observe   func(*usage.List)          // called when a list was read
 	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
 	changed   refresh.Broadcast          // after each connect
@@ -98,6 +81,17 @@ func (c *cluster) leave(n *connection) {
 	c.present.CompareAndSwap(n, nil)
 	n.source.Self.Close()
 	c.replace(true)
+}
+
+// topSource is what the page for people is made of.
+func (c *cluster) topSource() (s top.Source) {
+	if n := c.present.Load(); n != nil {
+		for _, l := range n.lists {
+			s.Lists = append(s.Lists, l.List)
+		}
+		s.Others, s.Watched, s.Period = n.Others, n.Pods.Store.Len(), n.ticks.Fresh.Period()
+	}
+	return s
 }
 
 // snapshots is what there is to serve at this moment; nothing while no cluster is configured.
@@ -154,12 +148,15 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 }
 
 // known waits as long as a scrape does until what there is to push is current. What is not is missing from it.
-func (c *cluster) known(ctx context.Context) (k known) {
+func (c *cluster) known(ctx context.Context) (k series.Known) {
 	ctx, cancel := context.WithTimeout(ctx, serve.Patience(nil))
 	defer cancel()
 	c.try(ctx, func(n *connection) error {
-		k.snapshots, _ = n.current(ctx)
-		k.Known = n.Known(ctx, c.set.serves(kubeState))
+		k = series.Known{Known: n.Known(ctx, c.set.Serves(kubeState))}
+		snapshots, _ := n.current(ctx)
+		for _, s := range snapshots {
+			k.Lists = append(k.Lists, s.read)
+		}
 		return n.life.Err()
 	})
 	return k
@@ -183,31 +180,30 @@ type connection struct {
 }
 
 func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) *connection {
-	set, labels := c.set, label.Pods{Keys: c.set.podLabels, Names: label.Names(c.set.podLabels)}
-	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.scopes(),
-		Excluded: set.excludeNamespaces, MaxAge: set.maxAge, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
+	set, labels := c.set, label.Pods{Keys: c.set.PodLabels, Names: label.Names(c.set.PodLabels)}
+	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.Each(),
+		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, ListOnly: c.once, Pulse: c.pulse, Health: &c.health,
+		Self: c.self.Scope()}}
 	n.life, n.end = context.WithCancel(context.Background())
-	// What is probed is what the shipped roles let it get.
-	n.ticks = usage.Ticks{Probed: nodes, Most: set.refreshInterval, Pulse: c.pulse, Changed: &n.published}
-	if len(set.namespaces) > 0 {
+	n.ticks = usage.Ticks{Probed: nodes, Most: set.RefreshInterval, Pulse: c.pulse, Changed: &n.published}
+	if len(set.Namespaces) > 0 { // what the shipped roles let it get
 		n.ticks.Probed = pods
 	}
-	n.Pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0,
-		Counted: set.serves(cadvisor), Rows: families.Rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
+	n.Pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.Selector, Whole: len(set.Pages) > 0,
+		Workload: set.Top, Counted: set.Serves(cadvisor), Rows: families.Rows(pods, set.Pages, set.PodLabels),
+		Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
-	for _, namespace := range set.scopes() {
+	for _, namespace := range set.Each() {
 		n.newList(pods, namespace, sample.Joiner{Store: n.Pods.Store, Unknown: labels.Unknown,
-			Excluded: set.excludeNamespaces})
+			Excluded: set.ExcludeNamespaces})
 	}
 	n.Others, n.things = objects.NewOthers(&n.source, func(resource string) []state.Row {
-		return families.Rows(resource, set.pages, nil)
+		return families.Needed(resource, set.Pages, set.Top)
 	}, names)
 	for _, l := range n.lists {
 		n.things = append(n.things, l.What)
 	}
 	n.things = append(n.things, n.Pods.Keys()...)
-	n.source.Self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
-		func() float64 { return float64(n.Pods.Store.Len()) })
 	registerServed(n.source.Self, n.snapshots)
 	n.ticks.Fresh.Register(n.source.Self)
 	return n
@@ -243,7 +239,9 @@ func (n *connection) snapshots() (all []*snapshot) {
 func (n *connection) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { n.All.Run(ctx) })
-	wg.Go(func() { n.ticks.Follow(ctx) })
+	if !n.cluster.once {
+		wg.Go(func() { n.ticks.Follow(ctx) })
+	}
 	for _, l := range n.lists {
 		wg.Go(func() { l.Loop.Run(ctx) })
 	}
@@ -308,27 +306,27 @@ type list struct {
 func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	l, set := &list{}, n.cluster.set
 	l.present.Store(&snapshot{rendered: nothing})
-	joiner.MaxAge, joiner.Escape = set.maxAge, label.Escape
-	if set.serves(cadvisor) {
+	joiner.MaxAge, joiner.Escape = set.MaxAge, label.Escape
+	if set.Serves(cadvisor) {
 		joiner.Running = new(label.Containers).Running
 	}
 	o := usage.Options{Client: n.source.Client(kube.Metrics), Resource: resource, Namespace: namespace, Joiner: joiner,
 		Self: n.cluster.self, Health: &n.cluster.health,
 		Show: func(b *sample.Batch, s usage.Status) { n.show(l, b, s) }}
 	if resource == nodes {
-		o.Optional, o.Absent = true, len(set.namespaces) > 0
+		o.Optional, o.Absent = true, len(set.Namespaces) > 0
 	} else {
-		o.Selector = set.selector
+		o.Selector = set.Selector
 		o.Ready = func(ctx context.Context) error {
 			n.Pods.Watch.Distrust()
-			n.Forget(time.Now().Add(-set.maxAge))
-			return n.Pods.Watch.Ready(ctx, namespace, set.maxAge)
+			n.Forget(time.Now().Add(-set.MaxAge))
+			return n.Pods.Watch.Ready(ctx, namespace, set.MaxAge)
 		}
 	}
 	l.List = usage.New(o, n.source.Self)
 	l.Loop.Interval = n.ticks.Interval
 	l.Loop.Pulse = n.cluster.pulse
-	l.Loop.Cutoff = min(max(set.refreshInterval, 10*time.Second), time.Minute)
+	l.Loop.Cutoff = min(max(set.RefreshInterval, 10*time.Second), time.Minute)
 	n.lists = append(n.lists, l)
 	n.ticks.Lists = append(n.ticks.Lists, l.List)
 }
@@ -347,5 +345,6 @@ func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
 	l.present.Store(&next)
 	n.cluster.replace(false)
 	n.published.Send()
+	n.cluster.observe(l.List)
 	n.ticks.Shown(l.List, old.Status, status)
 }

@@ -7,12 +7,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -27,7 +27,6 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"metrics-server-prom/internal/credentials"
 	"metrics-server-prom/internal/kube"
@@ -35,20 +34,19 @@ import (
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/scope"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
+	"metrics-server-prom/internal/top"
 )
 
-var (
-	version, revision = "dev", "unknown" // set by the linker, see Dockerfile
-	userAgent         = "metrics-server-prom/" + version
-)
+var version, revision = "dev", "unknown" // set by the linker, see Dockerfile
 
 // settings is everything that can be set, except how to log.
 type settings struct {
-	source
+	scope.Settings
 	listenAddress, telemetryPath string
 	webConfig                    string
 	push                         push.Pusher
@@ -57,30 +55,14 @@ type settings struct {
 }
 
 func (s *settings) table() []setting.Row {
-	return slices.Concat(s.Settings.Rows(), []setting.Row{
-		{Flag: "namespaces", Env: "NAMESPACES", Set: setting.List(&s.namespaces, "namespaces", validation.IsDNS1123Label),
-			Help: "namespaces to serve, separated by commas; if not set all. A list needs only Roles in these namespaces"},
-		{Flag: "exclude-namespaces", Env: "EXCLUDE_NAMESPACES",
-			Set:  setting.List(&s.excludeNamespaces, "namespaces", validation.IsDNS1123Label),
-			Help: "namespaces not to serve, separated by commas"},
-		{Flag: "selector", Env: "LABEL_SELECTOR", Set: setting.LabelSelector(&s.selector),
-			Help: "label selector of the pods to serve, applied by the server"},
-		{Flag: "pod-labels", Env: "POD_LABELS", Set: setting.List(&s.podLabels, "label names", validation.IsQualifiedName),
-			Help: "labels of pods to add to their samples, separated by commas: app,team adds label_app and label_team"},
-		{Flag: "pages", Env: "PAGES", Set: setting.ListOf(&s.pages, "pages", cadvisor, kubeState),
-			Help: "pages to serve as well, separated by commas, with the names that dashboards know: cadvisor, " +
-				"kube-state-metrics. They need further rights, see README"},
-		{Flag: "refresh-interval", Env: "REFRESH_INTERVAL", Default: "15s",
-			Set: setting.Duration(&s.refreshInterval, time.Second, 10*time.Minute),
-			Help: "how often to read the usage, at least: 1s to 10m. Where metrics-server has new data less often, " +
-				"right after it has"},
-		{Flag: "max-age", Env: "MAX_AGE", Default: "5m", Set: setting.Duration(&s.maxAge, 10*time.Second, 24*time.Hour),
-			Help: "a sample older than this is not served: 10s to 24h"},
+	return slices.Concat(s.Settings.Rows(cadvisor, kubeState), []setting.Row{
 		{Flag: "web.listen-address", Env: "PORT", Default: ":9100",
 			Set: setting.ListenAddress(&s.listenAddress), FromEnv: func(port string) string { return ":" + port },
 			Help: "address to listen on; PORT is a port only"},
 		{Flag: "web.telemetry-path", Env: "WEB_TELEMETRY_PATH", Default: "/metrics", Set: setting.Path(&s.telemetryPath),
 			Help: "path of the metrics"},
+		{Flag: "web.page", Env: "WEB_PAGE", Default: "true", Set: setting.Bool(&s.Top),
+			Help: "whether to serve the page for people at /, and /top.json"},
 		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
 			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
 	}, s.push.Rows(), []setting.Row{
@@ -93,16 +75,10 @@ func (s *settings) table() []setting.Row {
 
 // check returns what contradicts what among settings that are valid each by itself.
 func (s *settings) check() error {
-	if s.refreshInterval >= s.maxAge {
-		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too "+
-			"old before the next are read; set --max-age to several times --refresh-interval", s.refreshInterval, s.maxAge)
+	if err := s.Settings.Check(); err != nil {
+		return err
 	}
-	served := func(namespace string) bool { return !slices.Contains(s.excludeNamespaces, namespace) }
-	if len(s.namespaces) > 0 && !slices.ContainsFunc(s.namespaces, served) {
-		return errors.New("--exclude-namespaces (EXCLUDE_NAMESPACES) has all of --namespaces (NAMESPACES): " +
-			"nothing is left to serve; take one out of it")
-	}
-	return s.push.Check(append(label.Names(s.podLabels), sampleLabels...))
+	return s.push.Check(append(label.Names(s.PodLabels), sampleLabels...))
 }
 
 func main() {
@@ -122,7 +98,16 @@ func main() {
 		os.Exit(2)
 	}
 	kube.SetLog(os.Stderr, set.logLevel, set.logFormat == "json")
-	limitMemory(len(set.pages) > 0)
+	limitMemory(len(set.Pages) > 0)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if set.push.JustOnce {
+		if err := newServer(set).once(ctx, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "metrics-server-prom:", err)
+			os.Exit(1)
+		}
+		return
+	}
 
 	listener, err := net.Listen("tcp", set.listenAddress)
 	if err != nil {
@@ -130,8 +115,6 @@ func main() {
 			"set --web.listen-address (PORT) to a free address\n", err)
 		os.Exit(1)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	if err := newServer(set).serve(ctx, listener); err != nil {
 		slog.Error("cannot serve", "err", err)
 		os.Exit(1)
@@ -158,26 +141,24 @@ type server struct {
 	stopping context.Context // done once no scrape is to wait any more
 	stop     context.CancelFunc
 	pages    map[string]*cached
-	receiver *series.Receiver // of what is pushed at the interval
+	top      top.Page
 }
 
 func newServer(set *settings) *server {
 	s := &server{set: set, pulse: refresh.NewPulse(), pages: map[string]*cached{}}
-	for _, name := range append([]string{""}, set.pages...) {
+	for _, name := range append([]string{""}, set.Pages...) {
 		s.pages[name] = &cached{name: name, idle: time.AfterFunc(maxIdle, func() { s.release(name) })}
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
-	s.receiver = s.newReceiver(false)
-	s.clusters = []*cluster{{set: &set.source, userAgent: userAgent, self: s.self, pulse: s.pulse,
-		replace: s.replaced}}
+	s.clusters = []*cluster{{set: &set.Settings, userAgent: "metrics-server-prom/" + version,
+		once: set.push.JustOnce, self: s.self, pulse: s.pulse, replace: s.replaced}}
+	s.top = top.Page{Version: version, Revision: revision, Source: s.clusters[0].topSource, State: s.state,
+		Interval: set.RefreshInterval, Wait: func(ctx context.Context) { s.clusters[0].current(ctx, "") }}
+	s.clusters[0].observe = s.top.Observe
 	return s
-}
-
-func (s *server) newReceiver(once bool) *series.Receiver {
-	return series.NewReceiver(families, s.set.pages, s.set.push.Target, s.set.maxAge, once)
 }
 
 // replaced drops the pages of a snapshot that is replaced, or all of a connection that ended: nothing is kept of it.
@@ -199,22 +180,48 @@ func (s *server) release(name string) {
 	}
 }
 
+// start keeps up to date what is known of the clusters, until ctx ends.
+func (s *server) start(ctx context.Context) {
+	go s.pulse.Run(ctx)
+	for _, c := range s.clusters {
+		go c.follow(ctx)
+	}
+	p := &s.set.push
+	feed := &series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Known: s.clusters[0].known,
+		Failed: s.failed, Pulse: s.pulse, Self: &s.registry}
+	feed.Begin()
+	p.Page, p.Series, p.Ended, p.UserAgent = s.writePages, feed.Push, feed.End, s.clusters[0].userAgent
+	p.Register(s.self)
+}
+
+// once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages.
+func (s *server) once(ctx context.Context, w io.Writer) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.start(ctx)
+	for len(s.clusters[0].known(ctx).Lists) == 0 {
+		if err := s.failed(ctx); err != nil {
+			return err
+		}
+	}
+	if s.set.push.URL == "" {
+		return s.writePages(ctx, w, true)
+	}
+	_, err = s.set.push.Once(ctx)
+	return err
+}
+
 // serve answers until ctx ends, and then until the running requests are answered.
 func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	background, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go s.pulse.Run(background)
-	for _, c := range s.clusters {
-		go c.follow(background)
-	}
+	s.start(background)
 	var pushing sync.WaitGroup
 	defer pushing.Wait() // until the receiver has been told the end
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	if p := &s.set.push; p.URL != "" {
-		p.Page, p.Series, p.Ended, p.UserAgent = s.writePage, s.series, s.ended, userAgent
-		p.Register(s.self)
-		pushing.Go(func() { p.Run(ctx) })
+	if s.set.push.URL != "" {
+		pushing.Go(func() { s.set.push.Run(ctx) })
 	}
 	return serve.Run(ctx, listener, s.handler(), s.set.webConfig, s.stop)
 }
@@ -223,13 +230,21 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 func (s *server) handler() http.Handler {
 	pages := map[string]http.HandlerFunc{
 		s.set.telemetryPath: s.metrics(""),
-		"/healthz":          s.healthz,
+		"/healthz":          func(w http.ResponseWriter, _ *http.Request) { serve.Health(w, s.state) },
 		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
 		"/-/ready":          s.ready,
-		"/":                 s.index,
+		"/":                 s.top.Landing,
 	}
+	links := []string{s.set.telemetryPath}
 	for _, name := range []string{cadvisor, kubeState} {
-		pages[path.Join(s.set.telemetryPath, name)] = s.metrics(name)
+		at := path.Join(s.set.telemetryPath, name)
+		if pages[at] = s.metrics(name); s.pages[name] != nil {
+			links = append(links, at)
+		}
+	}
+	s.top.Links = append(links, "/healthz", "/-/healthy", "/-/ready")
+	if s.set.Top {
+		maps.Copy(pages, s.top.Handlers())
 	}
 	return serve.Pages(pages, map[string]http.HandlerFunc{"/-/push": s.set.push.ServeHTTP})
 }
@@ -266,38 +281,40 @@ func (s *server) metrics(name string) http.HandlerFunc {
 	}
 }
 
-// writePage writes the page's text once it is current.
-func (s *server) writePage(ctx context.Context, w io.Writer, once bool) error {
-	page, err := s.currentPage(ctx, "")
-	if err != nil {
-		return err
+// writePages writes the text of the telemetry path's page, where nowhere is set to push to of all pages. once: they are
+// without what this program counts itself.
+func (s *server) writePages(ctx context.Context, w io.Writer, once bool) error {
+	names := []string{""}
+	if s.set.push.URL == "" {
+		names = append(names, s.set.Pages...)
 	}
-	return page.WriteText(w)
-}
-
-// series adds all that is served to a push by remote write. Where there is nothing, once fails; else the receiver is
-// told so.
-func (s *server) series(ctx context.Context, o *push.Out, once bool) error {
-	r := s.receiver
-	if once {
-		r = s.newReceiver(true)
-	}
-	for c := s.clusters[0]; ; {
-		thaws := s.pulse.Thaws()
-		known := c.known(ctx)
-		p := r.Begin(ctx, o)
-		switch {
-		case once && !known.serves(""):
-			return errors.New(s.missing())
-		case s.pulse.Thaws() == thaws: // else it may be old again
-			rows := families.Rows(pods, s.set.pages, s.set.podLabels)
-			return known.push(p, s.set.scopes(), rows, &s.registry)
+	for _, name := range names {
+		current, err := s.currentPage(ctx, name)
+		if err != nil {
+			return err
+		}
+		to := w
+		if once && name != kubeState { // whose counters are the API's
+			to = &selfmetrics.Gauges{To: w}
+		}
+		if err := current.WriteText(to); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-// ended adds that the series of all pushes at the interval have ended.
-func (s *server) ended(ctx context.Context, o *push.Out) error { return s.receiver.Begin(ctx, o).End() }
+// failed is what has failed, or that ctx has ended.
+func (s *server) failed(ctx context.Context) error {
+	var all []string
+	for _, c := range s.clusters {
+		all = append(all, c.health.Failures()...)
+	}
+	if len(all) == 0 {
+		return ctx.Err()
+	}
+	return errors.New("no data: " + strings.Join(all, "; "))
+}
 
 // missing says why there is nothing to serve.
 func (s *server) missing() string {
@@ -320,11 +337,6 @@ func (s *server) hasData() bool {
 	return !slices.ContainsFunc(s.clusters, func(c *cluster) bool { return !c.hasData() })
 }
 
-func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
-	failures, notices := s.state()
-	serve.Health(w, failures, notices)
-}
-
 func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 	switch {
 	case s.stopping.Err() != nil:
@@ -334,29 +346,4 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 	default:
 		io.WriteString(w, "ready\n")
 	}
-}
-
-func (s *server) index(w http.ResponseWriter, _ *http.Request) {
-	pods, newest := 0, int64(0)
-	for _, c := range s.clusters {
-		if n := c.present.Load(); n != nil {
-			pods += n.Pods.Store.Len()
-		}
-		for _, snapshot := range c.snapshots() {
-			newest = max(newest, snapshot.Newest)
-		}
-	}
-	age := "no data yet"
-	if newest != 0 {
-		age = max(0, time.Since(time.Unix(newest, 0))).Round(time.Second).String()
-	}
-	links := []string{s.set.telemetryPath}
-	for _, name := range s.set.pages {
-		links = append(links, path.Join(s.set.telemetryPath, name))
-	}
-	failures, notices := s.state()
-	serve.Landing(w, "metrics-server-prom", fmt.Sprintf("Version %s (revision %s)", version, revision),
-		append(links, "/healthz", "/-/healthy", "/-/ready"),
-		fmt.Sprintf("Watched pods: %d\nAge of the newest sample: %s\nFailures:\n%s", pods, age,
-			cmp.Or(strings.Join(append(failures, notices...), "\n"), "none")))
 }

@@ -1,22 +1,16 @@
 package main
 
 import (
-	"bytes"
-	"cmp"
-	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"time"
 
 	"metrics-server-prom/internal/family"
 	"metrics-server-prom/internal/label"
-	"metrics-server-prom/internal/objects"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
-	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
 )
@@ -108,12 +102,9 @@ func seconds(u *label.Usage, i int) float64 { return u.Seconds[i] }
 
 // snapshot is what a scrape sees of a list. It never changes; each attempt to refresh publishes a new one.
 type snapshot struct {
-	usage.Status
-	source   string // nodes or pods
+	usage.Shown
 	rendered *rendered
 	read     func(func(*sample.Batch)) // gives the batch, for pages that are rendered when they are asked for
-	unknown  int                       // pods without metadata
-	oldest   int64                     // the oldest timestamp of the samples, as Newest
 }
 
 // rendered is a batch's samples by family: those of the telemetry path's page, and of another once it was asked for.
@@ -132,7 +123,7 @@ func newRendered() *rendered {
 
 // newSnapshot renders a batch of the source.
 func newSnapshot(c *page.Compressor, source string, b *sample.Batch) *snapshot {
-	s := &snapshot{source: source, rendered: newRendered(), unknown: b.Unknown, oldest: b.Oldest}
+	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest}, rendered: newRendered()}
 	s.rendered.add(c, source, "", b)
 	return s
 }
@@ -150,7 +141,7 @@ func (r *rendered) add(c *page.Compressor, source, page string, b *sample.Batch)
 func (s *snapshot) render(c *page.Compressor) {
 	r := s.rendered
 	if s.read != nil && r.page != cadvisor {
-		s.read(func(b *sample.Batch) { r.add(c, s.source, cadvisor, b) })
+		s.read(func(b *sample.Batch) { r.add(c, s.Resource, cadvisor, b) })
 		r.page = cadvisor
 	}
 }
@@ -168,37 +159,12 @@ func registerServed(self *selfmetrics.Scope, present func() []*snapshot) {
 			return sum
 		})
 	}
-	self.Gauge("pods_without_metadata", "Pods on this page with usage whose node and ip are not known yet.", "",
-		func() (sum float64) {
-			for _, s := range present() {
-				sum += float64(s.unknown)
-			}
-			return sum
-		})
-	for _, source := range []string{nodes, pods} {
-		stamp := func(name, which string, of func(*snapshot) int64, better func(a, b int64) int64) {
-			self.Gauge(name, "The "+which+" of the timestamps that the metrics API gave for the samples being served.",
-				fmt.Sprintf("resource=%q", source), func() float64 {
-					best := int64(0)
-					for _, s := range present() {
-						if s.source != source || of(s) == 0 {
-							continue
-						}
-						// The clock of a node that is ahead makes nothing newer than the list it is in.
-						stamp := min(of(s), s.Refreshed.Unix())
-						best = better(cmp.Or(best, stamp), stamp)
-					}
-					if best == 0 {
-						return math.NaN()
-					}
-					return float64(best)
-				})
+	usage.RegisterShown(self, func() (all []usage.Shown) {
+		for _, s := range present() {
+			all = append(all, s.Shown)
 		}
-		stamp("newest_sample_timestamp_seconds", "newest", func(s *snapshot) int64 { return s.Newest },
-			func(a, b int64) int64 { return max(a, b) })
-		stamp("oldest_sample_timestamp_seconds", "oldest", func(s *snapshot) int64 { return s.oldest },
-			func(a, b int64) int64 { return min(a, b) })
-	}
+		return all
+	})
 }
 
 // sampleLabels are the names of the labels that samples have, those of --pod-labels aside.
@@ -282,36 +248,4 @@ func (p *cached) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last, p.snapshots, p.objects = nil, nil, nil
-}
-
-// known is what there is to push of a cluster.
-type known struct {
-	snapshots []*snapshot // by list; nil where nothing is current
-	objects.Known
-}
-
-// push adds all to a push, as scrapes of the pages would find it. The lists are those of nodes and of these namespaces.
-func (k known) push(p *series.Push, namespaces []string, rows []state.Row, self *selfmetrics.Registry) error {
-	var text bytes.Buffer
-	self.Write(&text)
-	selfmetrics.WriteProcess(&text)
-	read := func(i int) func(func(*sample.Batch)) {
-		if k.snapshots != nil && k.snapshots[i].read != nil {
-			return k.snapshots[i].read
-		}
-		return series.Nothing
-	}
-	all := []error{p.Self(text.Bytes()), p.Up(k.serves), p.Usage(nodes, nodes, read(0))}
-	for i, namespace := range namespaces {
-		all = append(all, p.Usage(pods+"/"+namespace, pods, read(i+1)))
-	}
-	return errors.Join(append(all, p.Pods(rows, k.Pods), p.Others(k.Others))...)
-}
-
-// serves tells whether there is what a page shows.
-func (k known) serves(name string) bool {
-	if name == kubeState {
-		return k.Others != nil && k.Failed == nil
-	}
-	return k.snapshots != nil
 }

@@ -10,8 +10,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,45 +19,24 @@ import (
 
 	"metrics-server-prom/e2e/check"
 	"metrics-server-prom/e2e/exporter"
-	"metrics-server-prom/e2e/process"
+	"metrics-server-prom/e2e/receiver"
 )
 
-// receiver is a program that takes pushes.
-type receiver struct {
-	name string // of Debian's package and of the program
-	args func(address, dir string) []string
-	path string // to push to
-	// values is what it has of the four families, series text to value. A sample without the extra labels is an error.
+// receivers of the text format, and what each has of the four families, series text to value. A sample without the
+// extra labels is an error.
+var receivers = []struct {
+	receiver.Kind
 	values func(ctx context.Context, url string) (map[string]float64, error)
-}
-
-var receivers = []receiver{
-	{
-		name: "victoria-metrics",
-		args: func(address, dir string) []string {
-			return []string{"-httpListenAddr=" + address, "-storageDataPath=" + dir, "-loggerLevel=WARN"}
-		},
-		path:   "/api/v1/import/prometheus",
-		values: victoriaMetricsValues,
-	},
-	{
-		name: "prometheus-pushgateway",
-		args: func(address, dir string) []string {
-			return []string{"--web.listen-address=" + address, "--log.level=warn"}
-		},
-		path:   "/metrics/job/e2e",
-		values: pushgatewayValues,
-	},
-}
+}{{receiver.VictoriaMetrics, victoriaMetricsValues}, {receiver.Pushgateway, pushgatewayValues}}
 
 // TestReceiverHasThePagesValues pushes to the real programs and asks them for what they have.
 func TestReceiverHasThePagesValues(t *testing.T) {
 	t.Parallel()
 	for _, r := range receivers {
-		t.Run(r.name, func(t *testing.T) {
+		t.Run(r.Name, func(t *testing.T) {
 			t.Parallel()
-			url := r.start(t)
-			e := startExporter(t, deployed(t), "--push.url="+url+r.path, "--push.interval=1s",
+			url := startReceiver(t, r.Kind).URL
+			e := startExporter(t, deployed(t), "--push.url="+url+r.Text, "--push.interval=1s",
 				`--push.extra-labels=cluster="e2e",site="x y"`)
 			eventually(t, 2*aTick, func(ctx context.Context) error {
 				page, err := e.Scrape(ctx)
@@ -162,30 +139,18 @@ func TestPushesThatFailHarmNobodyAndTellNoSecret(t *testing.T) {
 	}
 }
 
-// start starts the receiver and returns its URL when it answers.
-func (r receiver) start(t *testing.T) (url string) {
+// startReceiver starts a program for the test; one that this machine does not have is a reason to skip the test.
+func startReceiver(t *testing.T, kind receiver.Kind) *receiver.Receiver {
 	t.Helper()
-	path, err := exec.LookPath(r.name)
-	if err != nil && os.Getenv("CI") != "true" {
-		t.Skipf("not installed; on Debian: apt-get install --no-install-recommends %s", r.name)
+	r, err := receiver.New(within(t, time.Minute), kind, t.TempDir())
+	if errors.Is(err, receiver.ErrNotInstalled) && os.Getenv("CI") != "true" {
+		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := fmt.Sprintf("127.0.0.1:%d", must(process.FreePort())(t))
-	dir := t.TempDir()
-	p := must(process.Start(process.Command{
-		Name: r.name, Path: path, Args: r.args(address, filepath.Join(dir, "data")),
-		Env: []string{"PATH=" + os.Getenv("PATH")}, Log: filepath.Join(dir, "log"),
-	}))(t)
-	t.Cleanup(p.Kill)
-	if err := p.Await(within(t, 30*time.Second), func(ctx context.Context) error {
-		_, err := body(ctx, "http://"+address+"/metrics")
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return "http://" + address
+	t.Cleanup(r.Kill)
+	return r
 }
 
 // body is what a URL answers with status 200.

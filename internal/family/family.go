@@ -62,14 +62,15 @@ func (t Table) Rows(source string, pages, podLabels []string) (rows []state.Row)
 	return rows
 }
 
-// Usage are the families of the usage of a resource on these pages.
-func (t Table) Usage(source string, pages []string) (all Table) {
-	for _, f := range t {
-		if f.Source == source && f.Labels != nil && slices.Contains(pages, f.Page) {
-			all = append(all, f)
+// Needed is Rows and, where the page for people is on, what that is made of beside.
+func (t Table) Needed(source string, pages []string, top bool) []state.Row {
+	rows := t.Rows(source, pages, nil)
+	for i, f := range t {
+		if top && f.Source == source && f.Name == "kube_node_status_allocatable" && !slices.Contains(pages, f.Page) {
+			rows = append(rows, state.Row{Family: uint8(i), Add: f.State})
 		}
 	}
-	return all
+	return rows
 }
 
 // WantedBy tells whether a page has families of the state of a resource's objects.

@@ -136,7 +136,8 @@ func (p *Pod) Pack() (shared unique.Handle[string], own string) {
 	return unique.Make(string(s)), string(o)
 }
 
-// Unpack makes p what was packed. Its strings and slices are valid until the next call.
+// Unpack makes p what was packed, or with an own of "" no more than what is shared. Its strings and slices are valid
+// until the next call.
 func (p *Pod) Unpack(shared unique.Handle[string], own string) {
 	p.arena = p.arena[:0]
 	s, o := unpacker{shared.Value(), &p.arena}, unpacker{own, &p.arena}
@@ -147,7 +148,11 @@ func (p *Pod) Unpack(shared unique.Handle[string], own string) {
 	for i := range p.Owners {
 		p.Owners[i] = Owner{s.text(), s.text(), s.byte() != 0}
 	}
-	p.UID, p.Phase, p.HostIP, p.PodIP, p.Ready = o.text(), o.text(), o.text(), o.text(), o.text()
+	if own == "" {
+		p.UID, p.Phase, p.HostIP, p.PodIP, p.Ready = "", "", "", "", ""
+	} else {
+		p.UID, p.Phase, p.HostIP, p.PodIP, p.Ready = o.text(), o.text(), o.text(), o.text(), o.text()
+	}
 	p.Containers = resize(p.Containers, int(s.number()))
 	for i := range p.Containers {
 		c := &p.Containers[i]
@@ -157,6 +162,9 @@ func (p *Pod) Unpack(shared unique.Handle[string], own string) {
 		c.ImageID = s.textAfter(c.Status.Image)
 		scheme := s.text()
 		c.Requests, c.Limits = s.quantities(requests), s.quantities(limits)
+		if own == "" {
+			continue
+		}
 		flags := o.byte()
 		if c.Known = flags&1 != 0; !c.Known {
 			continue

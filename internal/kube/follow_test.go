@@ -132,7 +132,8 @@ func TestRepairedKubeconfigIsTakenOverWhileThePluginHangs(t *testing.T) {
 	file := write(t, "config", hangs)
 	begun := make(chan string, 10)
 	ended := make(chan time.Time, 10)
-	c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
+	c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {},
+		Failed: func(f *Failure) { t.Error(f) },
 		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 			core := client(Core)
 			begun <- core.Get().URL().Host
@@ -189,7 +190,8 @@ func TestConnectionsOfAFormerClusterAreClosed(t *testing.T) {
 	runs := 0
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
+	c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {},
+		Failed: func(f *Failure) { t.Error(f) },
 		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 			core := client(Core)
 			if runs++; runs > 1 {

@@ -20,6 +20,16 @@ func Escape(s string) string {
 	return s
 }
 
+var unescapes = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\"`, `"`)
+
+// Unescape returns what Escape has made a label value of, but for what was no text.
+func Unescape(s string) string {
+	if strings.IndexByte(s, '\\') < 0 {
+		return s
+	}
+	return unescapes.Replace(s)
+}
+
 // Append appends labels, given as name, value, name, value, with a comma before each but the first. A value
 // without a name is label text already.
 func Append(to []byte, pairs ...string) []byte {
@@ -34,6 +44,18 @@ func Append(to []byte, pairs ...string) []byte {
 		to = append(append(append(append(to, pairs[i]...), `="`...), Escape(pairs[i+1])...), '"')
 	}
 	return to
+}
+
+// Value returns the value of a label in a label text without braces, without its escapes; "" where there is none.
+func Value(text, name string) string {
+	for text != "" {
+		pair := quoted(text, 2)
+		if key, value, _ := strings.Cut(pair, `="`); key == name {
+			return Unescape(value[:len(value)-1])
+		}
+		text = strings.TrimPrefix(text[len(pair):], ",")
+	}
+	return ""
 }
 
 var (

@@ -47,6 +47,21 @@ func (l Pods) Unknown(namespace, name string) sample.Text {
 // NodeOf is the label node in the text of a pod.
 func NodeOf(t sample.Text) string { return quoted(t.Node.Value(), 2) }
 
+// NodeName, Namespace and PodName are the values of these labels in the text of a pod, without its escapes.
+func NodeName(t sample.Text) string { return value(t.Node.Value(), `node="`) }
+
+// Namespace is explained at NodeName.
+func Namespace(t sample.Text) string { return value(t.Tail.Value(), `",namespace="`) }
+
+// PodName is explained at NodeName.
+func PodName(t sample.Text) string { return value(t.Head, "") }
+
+// value is the value that stands in a text behind a prefix and before the next quote.
+func value(text, prefix string) string {
+	quoted := quoted(text[len(prefix):], 1)
+	return Unescape(quoted[:len(quoted)-1])
+}
+
 // LabelsOf is the text of the labels that Keys has added to the text of a pod.
 func LabelsOf(t sample.Text) string {
 	tail := t.Tail.Value()

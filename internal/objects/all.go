@@ -35,7 +35,8 @@ func (a *All) Run(ctx context.Context) {
 
 // Parts waits until the objects are current, pods only where their state is asked for, and returns the parts of pods
 // and of the resources that are wanted, each by family. It fails where nothing is known of the pods.
-func (a *All) Parts(ctx context.Context, pods bool, wanted func(resource string) bool) (all [][][]*page.Part, err error) {
+func (a *All) Parts(ctx context.Context, pods bool, wanted func(resource string) bool) (all [][][]*page.Part,
+	err error) {
 	if pods {
 		if err := a.Pods.Ready(ctx); err != nil {
 			return nil, err

@@ -3,13 +3,16 @@ package objects
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"metrics-server-prom/internal/health"
+	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
@@ -23,6 +26,7 @@ import (
 type Cluster struct {
 	Client               func(schema.GroupVersion) rest.Interface
 	Namespaces, Excluded []string // as of watch.Options
+	ListOnly             bool     // the same
 	MaxAge               time.Duration
 	Pulse                *refresh.Pulse
 	Health               *health.Tracker
@@ -32,14 +36,17 @@ type Cluster struct {
 // For returns the options of a resource of the cluster.
 func For[V comparable](c *Cluster, group schema.GroupVersion, resource string) (o Options[V]) {
 	o.Client, o.Resource, o.MaxAge, o.Changed = c.Client(group), resource, c.MaxAge, func(string) {}
-	o.Namespaces, o.Excluded, o.Pulse, o.Health, o.Self = c.Namespaces, c.Excluded, c.Pulse, c.Health, c.Self
+	o.Namespaces, o.Excluded, o.ListOnly = c.Namespaces, c.Excluded, c.ListOnly
+	o.Pulse, o.Health, o.Self = c.Pulse, c.Health, c.Self
 	return o
 }
 
 // Other is a resource other than pods. No account has to have the right to it.
 type Other struct {
 	*Source[string]
-	guess *state.Guess // what takes its place where it may not be read; nil for nothing
+	resource *state.Resource
+	names    []string     // of the families of its samples, by their numbers
+	guess    *state.Guess // what takes its place where it may not be read; nil for nothing
 }
 
 // Others are the resources other than pods that pages have samples of.
@@ -59,6 +66,54 @@ func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []strin
 	return all, keys
 }
 
+// get returns what is kept of an object; known is false where the resource has no source, or nothing is known of the
+// object.
+func (all Others) get(of func(*state.Resource) bool, namespace, name string) (o *Other, samples string, known bool) {
+	for _, o := range all {
+		if of(o.resource) {
+			if object, _ := o.Store.Find([]byte(namespace), []byte(name)); object != nil {
+				return o, object.Value, true
+			}
+		}
+	}
+	return nil, "", false
+}
+
+// Owner returns the controller of a ReplicaSet or Job, "" for none; known is false where its resource is not watched,
+// or the watch does not know it.
+func (all Others) Owner(kind, namespace, name string) (ownerKind, owner string, known bool) {
+	_, samples, known := all.get(func(r *state.Resource) bool { return r.Owner != "" && r.Kind == kind }, namespace, name)
+	state.Read(samples, func(_ uint8, labels string, _ float64) {
+		if label.Value(labels, "owner_is_controller") == "true" {
+			ownerKind, owner = label.Value(labels, "owner_kind"), label.Value(labels, "owner_name")
+		}
+	})
+	return ownerKind, owner, known
+}
+
+// Allocatable returns what pods may use of a node, in cores and bytes; NaN for what is not known. It is known as far as
+// the rows of nodes have kube_node_status_allocatable.
+func (all Others) Allocatable(node string) (cpu, memory float64) {
+	cpu, memory = math.NaN(), math.NaN()
+	o, samples, _ := all.get(func(r *state.Resource) bool { return r.Kind == "Node" }, "", node)
+	state.Read(samples, func(family uint8, labels string, value float64) {
+		switch {
+		case o.names[family] != "kube_node_status_allocatable":
+		case strings.HasPrefix(labels, `resource="cpu"`):
+			cpu = value
+		case strings.HasPrefix(labels, `resource="memory"`):
+			memory = value
+		}
+	})
+	return cpu, memory
+}
+
+// Missing tells whether nothing is served of a resource of the whole cluster.
+func (all Others) Missing(resource string) bool {
+	i := slices.IndexFunc(all, func(o *Other) bool { return o.Watch.Resource == resource })
+	return i < 0 || all[i].isMissing("")
+}
+
 // leafLen is how many objects other than pods a leaf has; each has few samples.
 const leafLen = 128
 
@@ -72,7 +127,7 @@ func newOther(c *Cluster, r *state.Resource, rows []state.Row, renderer *state.R
 	if r.Global {
 		o.Namespaces, o.Excluded = []string{""}, nil
 	}
-	s := &Other{Source: New(o)}
+	s := &Other{Source: New(o), resource: r, names: renderer.Names}
 	if r.Owner != "" {
 		s.guess = state.NewGuess(r, rows[0].Family, renderer)
 		c.Self.Gauge("owners_guessed", "Whether owners of the resource are guessed from the pods, as it may not be read.",

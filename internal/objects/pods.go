@@ -6,6 +6,7 @@ import (
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/slim"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/store"
@@ -15,7 +16,8 @@ import (
 type Pods struct {
 	Labels   label.Pods
 	Selector string // of labels
-	Whole    bool   // whether more than label text is kept
+	Whole    bool   // whether more than label text is kept:
+	Workload bool   // or else of that no more than state.KeepWorkload
 	Counted  bool   // whether their containers' CPU time is counted
 	// Rows are the families of their state, none for no parts of that; Names are those of all families.
 	Rows    []state.Row
@@ -32,12 +34,15 @@ const podLeafLen = 64
 func NewPods(c *Cluster, pods Pods) *Source[sample.Text] {
 	o := For[sample.Text](c, kube.Core, "pods")
 	o.LabelSelector, o.Changed = pods.Selector, pods.Changed
-	o.New = func() slim.Object { return &slim.Pod{Whole: pods.Whole} }
+	o.New = func() slim.Object { return &slim.Pod{Whole: pods.Whole, Workload: pods.Workload} }
 	o.Keep = func(object slim.Object) store.Entry[sample.Text] {
 		p := object.(*slim.Pod)
 		text, name := pods.Labels.Text(p)
-		if pods.Whole {
+		switch {
+		case pods.Whole:
 			text.Shared, text.Own = state.Keep(p).Pack()
+		case pods.Workload:
+			text.Shared, _ = state.KeepWorkload(p).Pack()
 		}
 		e := store.NewEntry(object, name, text)
 		if pods.Counted {
@@ -52,7 +57,10 @@ func NewPods(c *Cluster, pods Pods) *Source[sample.Text] {
 			return renderer.Pods(c, pods.Rows, entries)
 		}
 	}
-	return New(o)
+	source := New(o)
+	c.Self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
+		func() float64 { return float64(source.Store.Len()) })
+	return source
 }
 
 // Keys are those of the source's health.

@@ -84,6 +84,9 @@ func (p *Pusher) connection() *client {
 // send makes a request and closes its body. It returns nil once the receiver says that it has taken it.
 func (p *Pusher) send(ctx context.Context, method string, header http.Header, body io.ReadCloser) *failure {
 	defer body.Close()
+	if f := p.rest(ctx); f != nil {
+		return f
+	}
 	c := p.connection()
 	request, err := http.NewRequestWithContext(ctx, method, p.URL, body)
 	if err != nil {
@@ -133,18 +136,38 @@ func (p *Pusher) send(ctx context.Context, method string, header http.Header, bo
 			"followed; set --push.url to the final URL", response.Status, host))
 	}
 	said, _ := io.ReadAll(answer)
-	return p.fail(response.StatusCode, retryAfter(response.Header),
-		fmt.Sprintf("the receiver answered %s: %s", response.Status, said))
+	after := retryAfter(response.Header)
+	p.resting = time.Now().Add(after)
+	return p.fail(response.StatusCode, after, fmt.Sprintf("the receiver answered %s: %s", response.Status, said))
 }
 
-// retryAfter is how long a receiver asks to wait, in seconds or until a date (RFC 9110, 10.2.3).
+// longestRest is how long a receiver that asks to wait is left alone at most.
+const longestRest = 5 * time.Minute
+
+// rest waits as long as the receiver has asked for, maybe at an earlier push. It fails at once where that is longer than
+// ctx.
+func (p *Pusher) rest(ctx context.Context) *failure {
+	wait := time.Until(p.resting)
+	if end, ok := ctx.Deadline(); wait > 0 && ok && time.Until(end) <= wait {
+		return p.fail(http.StatusTooManyRequests, wait,
+			fmt.Sprintf("the receiver has asked not to be sent anything for %s more", wait.Round(time.Second)))
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return p.fail(0, 0, context.Cause(ctx).Error())
+	}
+}
+
+// retryAfter is how long a receiver asks to wait, in seconds or until a date (RFC 9110, 10.2.3), up to longestRest.
 func retryAfter(h http.Header) time.Duration {
 	value := h.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
+		return min(time.Duration(seconds)*time.Second, longestRest)
 	}
 	if date, err := http.ParseTime(value); err == nil {
-		return max(0, time.Until(date))
+		return min(max(0, time.Until(date)), longestRest)
 	}
 	return 0
 }

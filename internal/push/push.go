@@ -54,7 +54,8 @@ type Pusher struct {
 	samples    map[string]*metrics.Counter // by result
 
 	mu      sync.Mutex // held by a push
-	begun   time.Time  // the last push
+	asked   time.Time  // for the last push that was
+	resting time.Time  // until when the receiver has asked to be left alone
 	failing bool
 	out     Out
 }
@@ -180,12 +181,11 @@ func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer p.mu.Unlock()
-	if time.Since(p.begun) < pause {
-		busy(w, "the last push began less than a second ago")
+	if time.Since(p.asked) < pause {
+		busy(w, "the last push that was asked for began less than a second ago")
 		return
 	}
-	// The server's bound is for requests that arrive slowly; a push may take longer.
-	http.NewResponseController(w).SetReadDeadline(time.Time{})
+	p.asked = time.Now()
 	samples, err := p.push(r.Context(), true)
 	if err != nil {
 		status := http.StatusServiceUnavailable
@@ -205,7 +205,6 @@ func busy(w http.ResponseWriter, why string) {
 
 // push pushes what there is and counts and logs how that went.
 func (p *Pusher) push(ctx context.Context, once bool) (samples int, err error) {
-	p.begun = time.Now()
 	if p.Format == RemoteWrite {
 		samples, err = p.pushSeries(ctx, func(o *Out) error { return p.Series(ctx, o, once) })
 	} else {

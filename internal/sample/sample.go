@@ -73,7 +73,8 @@ type Text struct {
 	Node unique.Handle[string]
 	Head string
 	Tail unique.Handle[string]
-	// Shared and Own are what package kept has packed of the pod; Own is empty where nothing is kept.
+	// Shared and Own are what package kept has packed of the pod. Own is empty where no more is kept than what the
+	// pods of a workload share, and Shared is zero where nothing is.
 	Shared unique.Handle[string]
 	Own    string
 }

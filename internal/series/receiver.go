@@ -17,8 +17,8 @@ import (
 	"metrics-server-prom/internal/store"
 )
 
-// Receiver is what a receiver of remote write has of this process. It is for one push at a time.
-type Receiver struct {
+// receiver is what a receiver of remote write has of this process. It is for one push at a time.
+type receiver struct {
 	families family.Table
 	targets  map[string]*remotewrite.Target // by page
 	since    int64                          // see Usage
@@ -32,40 +32,39 @@ type Receiver struct {
 	up     bool                // was sent
 }
 
-// NewReceiver returns one that has nothing yet of these pages. target gives what the samples of a job go to; the job of
-// a page has its name, that of the page "" is the program's. once: the receiver is for one push, which has all readings
-// but nothing that this program counts itself, as that would begin again with each process.
-func NewReceiver(families family.Table, pages []string, target func(job string) *remotewrite.Target, maxAge time.Duration,
-	once bool) *Receiver {
-	r := &Receiver{families: families, targets: map[string]*remotewrite.Target{}, maxAge: maxAge, once: once,
+// newReceiver returns one that has nothing yet. The job of a page has its name, that of the page "" is the program's.
+// once: the receiver is for one push, which has all readings but nothing that this program counts itself, as that would
+// begin again with each process.
+func newReceiver(f *Feed, once bool) *receiver {
+	r := &receiver{families: f.Families, targets: map[string]*remotewrite.Target{}, maxAge: f.Scope.MaxAge, once: once,
 		usage: map[string]*Usage{}, others: map[string]*Objects[string]{}, self: map[string]struct{}{}}
 	if !once {
 		r.since = time.Now().Unix()
 	}
-	for _, page := range append([]string{""}, pages...) {
-		r.targets[page] = target(cmp.Or(page, "metrics-server-prom"))
+	for _, page := range append([]string{""}, f.Scope.Pages...) {
+		r.targets[page] = f.Target(cmp.Or(page, "metrics-server-prom"))
 	}
 	return r
 }
 
-// Push is one push to a Receiver.
-type Push struct {
-	*Receiver
+// pushed is one push to a receiver.
+type pushed struct {
+	*receiver
 	ctx context.Context
 	out *push.Out
 	now time.Time
 }
 
-// Begin begins a push of what is known now.
-func (r *Receiver) Begin(ctx context.Context, out *push.Out) *Push {
-	return &Push{r, ctx, out, time.Now()}
+// begin begins a push of what is known now.
+func (r *receiver) begin(ctx context.Context, out *push.Out) *pushed {
+	return &pushed{r, ctx, out, time.Now()}
 }
 
-// Nothing is a batch of which nothing is left.
-func Nothing(f func(*sample.Batch)) { f(&sample.Batch{Ordered: true}) }
+// nothing is a batch of which nothing is left.
+func nothing(f func(*sample.Batch)) { f(&sample.Batch{Ordered: true}) }
 
-// Usage pushes what a list of the resource has, which read gives. key tells the lists apart.
-func (p *Push) Usage(key, resource string, read func(func(*sample.Batch))) error {
+// addUsage addes what a list of the resource has, which read gives. key tells the lists apart.
+func (p *pushed) addUsage(key, resource string, read func(func(*sample.Batch))) error {
 	u := p.usage[key]
 	if u == nil {
 		u = &Usage{Since: p.since, MaxAge: p.maxAge}
@@ -80,22 +79,22 @@ func (p *Push) Usage(key, resource string, read func(func(*sample.Batch))) error
 	return u.Push(p.ctx, p.out, read, p.now)
 }
 
-// Pods pushes the state of pods, the families of rows.
-func (p *Push) Pods(rows []state.Row, leaves []*store.Leaf[sample.Text]) error {
+// addPods addes the state of pods, the families of rows.
+func (p *pushed) addPods(rows []state.Row, leaves []*store.Leaf[sample.Text]) error {
 	if p.pods == nil {
 		renderer := &state.Renderer{}
-		p.pods = objects(p, func(e store.Entry[sample.Text], f func(uint8, []byte, float64)) {
+		p.pods = objectsOf(p, func(e store.Entry[sample.Text], f func(uint8, []byte, float64)) {
 			renderer.EachPod(rows, e, f)
 		})
 	}
 	return p.pods.Push(p.ctx, p.out, leaves, p.now)
 }
 
-// Others pushes the state of objects, by resource. One that was there before and is missing now has ended.
-func (p *Push) Others(all map[string][]*store.Leaf[string]) error {
+// addOthers addes the state of objects, by resource. One that was there before and is missing now has ended.
+func (p *pushed) addOthers(all map[string][]*store.Leaf[string]) error {
 	for resource := range all {
 		if p.others[resource] == nil {
-			p.others[resource] = objects(p, (&state.Renderer{}).EachKept)
+			p.others[resource] = objectsOf(p, (&state.Renderer{}).EachKept)
 		}
 	}
 	var failed []error
@@ -105,7 +104,7 @@ func (p *Push) Others(all map[string][]*store.Leaf[string]) error {
 	return errors.Join(failed...)
 }
 
-func objects[V comparable](p *Push, each func(store.Entry[V], func(uint8, []byte, float64))) *Objects[V] {
+func objectsOf[V comparable](p *pushed, each func(store.Entry[V], func(uint8, []byte, float64))) *Objects[V] {
 	o := &Objects[V]{Each: each, Names: p.families.Names()}
 	for _, f := range p.families {
 		o.Targets = append(o.Targets, p.targets[f.Page])
@@ -113,8 +112,8 @@ func objects[V comparable](p *Push, each func(store.Entry[V], func(uint8, []byte
 	return o
 }
 
-// Self pushes the exporter's metrics of itself, a text of the exposition format, and ends those that are not in it.
-func (p *Push) Self(text []byte) error {
+// addSelf addes the exporter's metrics of itself, a text of the exposition format, and ends those that are not in it.
+func (p *pushed) addSelf(text []byte) error {
 	target, at := p.targets[""], p.now.UnixMilli()
 	gone := p.self
 	p.self = map[string]struct{}{}
@@ -138,8 +137,8 @@ func (p *Push) Self(text []byte) error {
 	return err
 }
 
-// Up pushes whether there is what each page shows, as a scrape of it would have found.
-func (p *Push) Up(serves func(page string) bool) error {
+// addUp addes whether there is what each page shows, as a scrape of it would have found.
+func (p *pushed) addUp(serves func(page string) bool) error {
 	for page, target := range p.targets {
 		p.out.Add(target, "up", nil, map[bool]float64{true: 1}[serves(page)], p.now.UnixMilli())
 	}
@@ -147,11 +146,11 @@ func (p *Push) Up(serves func(page string) bool) error {
 	return p.out.Flush(p.ctx)
 }
 
-// End ends all series that the receiver has.
-func (p *Push) End() error {
+// end ends all series that the receiver has.
+func (p *pushed) end() error {
 	var all []error
 	for _, u := range p.usage {
-		all = append(all, u.Push(p.ctx, p.out, Nothing, p.now))
+		all = append(all, u.Push(p.ctx, p.out, nothing, p.now))
 	}
 	if p.pods != nil {
 		all = append(all, p.pods.Push(p.ctx, p.out, nil, p.now))
@@ -159,7 +158,7 @@ func (p *Push) End() error {
 	for _, o := range p.others {
 		all = append(all, o.Push(p.ctx, p.out, nil, p.now))
 	}
-	all = append(all, p.Self(nil))
+	all = append(all, p.addSelf(nil))
 	for _, target := range p.targets {
 		if p.up {
 			p.out.Add(target, "up", nil, remotewrite.Stale, p.now.UnixMilli())

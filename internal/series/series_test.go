@@ -44,8 +44,8 @@ func (p point) String() string {
 	return fmt.Sprintf("%d:%v", p.at, p.value)
 }
 
-// receiver keeps what it takes by series, and refuses what goes back in time, as Prometheus does.
-type receiver struct {
+// taker is a receiver, which keeps what it takes by series, and refuses what goes back in time, as Prometheus does.
+type taker struct {
 	t       *testing.T
 	has     map[string][]point
 	answers func() int // status of the next answer; what is not 2xx is not taken
@@ -53,8 +53,8 @@ type receiver struct {
 	self    selfmetrics.Registry
 }
 
-func newReceiver(t *testing.T) *receiver {
-	r := &receiver{t: t, has: map[string][]point{}, answers: func() int { return http.StatusNoContent }}
+func newTaker(t *testing.T) *taker {
+	r := &taker{t: t, has: map[string][]point{}, answers: func() int { return http.StatusNoContent }}
 	server := httptest.NewServer(r)
 	t.Cleanup(server.Close)
 	r.pusher = push.Pusher{URL: server.URL, Format: push.RemoteWrite, Instance: "i", Interval: time.Minute}
@@ -62,7 +62,7 @@ func newReceiver(t *testing.T) *receiver {
 	return r
 }
 
-func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+func (r *taker) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	body, _ := io.ReadAll(request.Body)
 	status := r.answers()
 	if w.WriteHeader(status); status/100 == 2 {
@@ -71,7 +71,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 }
 
 // fields calls f for each field of a message.
-func (r *receiver) fields(message []byte, f func(number protowire.Number, bytes []byte, n uint64)) {
+func (r *taker) fields(message []byte, f func(number protowire.Number, bytes []byte, n uint64)) {
 	for len(message) > 0 {
 		number, kind, n := protowire.ConsumeTag(message)
 		message = message[n:]
@@ -94,7 +94,7 @@ func (r *receiver) fields(message []byte, f func(number protowire.Number, bytes 
 	}
 }
 
-func (r *receiver) take(body []byte) {
+func (r *taker) take(body []byte) {
 	message, err := s2.Decode(nil, body)
 	if err != nil {
 		r.t.Error(err)
@@ -129,14 +129,14 @@ func (r *receiver) take(body []byte) {
 }
 
 // push does one push of what f adds.
-func (r *receiver) push(f func(ctx context.Context, o *push.Out) error) error {
+func (r *taker) push(f func(ctx context.Context, o *push.Out) error) error {
 	r.pusher.Series = func(ctx context.Context, o *push.Out, _ bool) error { return f(ctx, o) }
 	_, err := r.pusher.Once(r.t.Context())
 	return err
 }
 
 // live is the series that have not ended, by the last that the receiver has of them.
-func (r *receiver) live() map[string]point {
+func (r *taker) live() map[string]point {
 	live := map[string]point{}
 	for series, points := range r.has {
 		if last := points[len(points)-1]; !last.isStale() {
@@ -201,7 +201,8 @@ func TestUsage(t *testing.T) {
 	}{
 		"a reading is sent once, with its own timestamp": {
 			[]usage{{{a, "c", 1001, 1, 10}}, {{a, "c", 1001, 1, 10}}, {{known, "c", 1016, 2, 20}}},
-			map[string]string{series("cpu", "a", "1"): "[1001000:1 1016000:2]", series("mem", "a", "1"): "[1001000:10 1016000:20]"}},
+			map[string]string{series("cpu", "a", "1"): "[1001000:1 1016000:2]",
+				series("mem", "a", "1"): "[1001000:10 1016000:20]"}},
 		"an older reading, of another replica, is not sent": {
 			[]usage{{{a, "c", 1010, 1, none}}, {{a, "c", 1008, 2, none}}, {{a, "c", 1025, 3, none}}},
 			map[string]string{series("cpu", "a", "1"): "[1010000:1 1025000:3]"}},
@@ -210,7 +211,8 @@ func TestUsage(t *testing.T) {
 			map[string]string{series("cpu", "a", "1"): "[1015000:2]"}},
 		"a pod that is gone has ended": {
 			[]usage{{{a, "c", 1001, 1, none}, {b, "c", 1002, 2, none}}, {{b, "c", 1003, 3, none}}},
-			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale]", series("cpu", "b", "2"): "[1002000:2 1003000:3]"}},
+			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale]",
+				series("cpu", "b", "2"): "[1002000:2 1003000:3]"}},
 		"and the last of them": {
 			[]usage{{{a, "c", 1001, 1, none}}, {}},
 			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale]"}},
@@ -228,7 +230,8 @@ func TestUsage(t *testing.T) {
 			[]usage{{{a, "c", 1001, 1, none}}, {{moved, "c", 1016, 2, none}}, {{moved, "c", 2015, 3, none}}},
 			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale]", series("cpu", "a", "9"): "[2015000:3]"}},
 		"and the first again with its labels": {
-			[]usage{{{a, "c", 1001, 1, none}}, {{moved, "c", 1016, 2, none}}, {{a, "c", 1030, 3, none}}, {{a, "c", 2020, 4, none}}},
+			[]usage{{{a, "c", 1001, 1, none}}, {{moved, "c", 1016, 2, none}}, {{a, "c", 1030, 3, none}},
+				{{a, "c", 2020, 4, none}}},
 			map[string]string{series("cpu", "a", "1"): "[1001000:1 2001000:stale 2020000:4]"}},
 		"a list may be in any order": {
 			[]usage{{{b, "c", 1001, 2, none}, {a, "c", 1001, 1, none}}, {{a, "c", 1016, 3, none}, {b, "c", 1016, 4, none}},
@@ -237,7 +240,7 @@ func TestUsage(t *testing.T) {
 				series("cpu", "b", "2"): "[1001000:2 1016000:4 1031000:6]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newReceiver(t)
+			r := newTaker(t)
 			target := r.pusher.Target("job")
 			u := &Usage{Rows: []Row{{cpu, target}, {memory, target}}, Since: since, MaxAge: 5 * time.Minute}
 			for i, list := range test.lists {
@@ -264,7 +267,7 @@ func TestUsageOfManyPods(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
-			r := newReceiver(t)
+			r := newTaker(t)
 			target := r.pusher.Target("job")
 			u := &Usage{Rows: []Row{{cpu, target}, {memory, target}}, MaxAge: 5 * time.Minute}
 			pods := map[string]*store.Object[sample.Text]{}
@@ -375,7 +378,7 @@ func TestObjects(t *testing.T) {
 			map[string]string{"x": "[1000:1 2000:stale]", "y": "[1000:1 2000:stale]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newReceiver(t)
+			r := newTaker(t)
 			o := &Objects[string]{Names: []string{"f"}, Targets: []*remotewrite.Target{r.pusher.Target("job")},
 				Each: func(e store.Entry[string], f func(uint8, []byte, float64)) {
 					for _, series := range strings.Fields(e.Value) {

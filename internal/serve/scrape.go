@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"metrics-server-prom/internal/page"
@@ -23,11 +24,8 @@ func Scrape(w http.ResponseWriter, r *http.Request, stopping context.Context,
 	current func(context.Context) (*page.Page, error), missing func() string) {
 	wait := Patience(r.Header)
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + answerTime))
-	h := w.Header()
-	h.Set("Vary", "Accept-Encoding")
-	gzip, identity := page.Accepts(strings.Join(r.Header.Values("Accept-Encoding"), ","))
-	if !gzip && !identity {
-		http.Error(w, "available encodings: gzip, identity", http.StatusNotAcceptable)
+	gzip, ok := encoding(w, r)
+	if !ok {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
@@ -35,19 +33,66 @@ func Scrape(w http.ResponseWriter, r *http.Request, stopping context.Context,
 	defer context.AfterFunc(stopping, cancel)()
 	page, err := current(ctx)
 	if err != nil {
-		h.Set("Retry-After", "5")
+		w.Header().Set("Retry-After", "5")
 		http.Error(w, missing(), http.StatusServiceUnavailable)
 		return
 	}
-	write, length := page.WriteText, page.TextLen()
+	answer(w, r, contentType, page, gzip)
+}
+
+// encoding tells whether an answer is to be compressed. It is false for a client that takes neither form, which is then
+// told so.
+func encoding(w http.ResponseWriter, r *http.Request) (gzip, ok bool) {
+	w.Header().Set("Vary", "Accept-Encoding")
+	gzip, identity := page.Accepts(strings.Join(r.Header.Values("Accept-Encoding"), ","))
+	if !gzip && !identity {
+		http.Error(w, "available encodings: gzip, identity", http.StatusNotAcceptable)
+		return false, false
+	}
+	return gzip, true
+}
+
+func answer(w http.ResponseWriter, r *http.Request, contentType string, p *page.Page, gzip bool) {
+	write, length := p.WriteText, p.TextLen()
+	h := w.Header()
 	if gzip {
-		write, length = page.WriteGzip, page.GzipLen()
+		write, length = p.WriteGzip, p.GzipLen()
 		h.Set("Content-Encoding", "gzip")
 	}
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.FormatInt(length, 10))
 	if r.Method != http.MethodHead {
-		write(w) // a scraper that has left is no error of this program
+		write(w) // a client that has left is no error of this program
+	}
+}
+
+// Page answers with a page.
+func Page(w http.ResponseWriter, r *http.Request, contentType string, p *page.Page) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime))
+	if gzip, ok := encoding(w, r); ok {
+		answer(w, r, contentType, p, gzip)
+	}
+}
+
+var compressors = sync.Pool{New: func() any { return new(page.Compressor) }}
+
+// Text answers with a text, which is compressed for a client that takes it so.
+func Text(w http.ResponseWriter, r *http.Request, contentType string, text []byte) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime))
+	gzip, ok := encoding(w, r)
+	switch {
+	case !ok:
+	case gzip:
+		c := compressors.Get().(*page.Compressor)
+		defer compressors.Put(c)
+		c.Write(text)
+		answer(w, r, contentType, page.New(c.Part()), true)
+	default:
+		w.Header().Set("Content-Type", contentType)
+		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+		if r.Method != http.MethodHead {
+			w.Write(text)
+		}
 	}
 }
 

@@ -87,7 +87,8 @@ func Pages(pages, actions map[string]http.HandlerFunc) http.Handler {
 
 // Health writes the original tool's page: ok, or failed with status 503, and below it what fails and what is to be
 // noticed.
-func Health(w http.ResponseWriter, failures, notices []string) {
+func Health(w http.ResponseWriter, now func() (failures, notices []string)) {
+	failures, notices := now()
 	state := "ok"
 	if len(failures) > 0 {
 		state = "failed"

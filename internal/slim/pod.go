@@ -16,14 +16,16 @@ type Pod struct {
 	metav1.ObjectMeta `json:"metadata"`
 	Spec              PodSpec   `json:"spec"`
 	Status            PodStatus `json:"status"`
-	Whole             bool      `json:"-"` // set before the pod is decoded; adds deletionTimestamp and owners, too
+	// Set before the pod is decoded. Workload adds deletionTimestamp, owners and the whole spec: what the pods of
+	// a workload have in common. Whole adds the whole status as well.
+	Workload, Whole bool `json:"-"`
 }
 
 // PodSpec is what is read of a pod's spec.
 type PodSpec struct {
 	NodeName string `json:"nodeName"`
 
-	// Only where the pod is Whole.
+	// Only where the pod is Whole, or read for its Workload.
 	HostNetwork         bool        `json:"hostNetwork"`
 	PriorityClassName   string      `json:"priorityClassName"`
 	Containers          []Container `json:"containers"`
@@ -114,9 +116,9 @@ func (p *Pod) Unmarshal(b []byte) error {
 	for m.Next() {
 		switch m.Num {
 		case 1:
-			m.Check(unmarshalMeta(m.Bytes(), &p.ObjectMeta, p.Whole))
+			m.Check(unmarshalMeta(m.Bytes(), &p.ObjectMeta, p.Whole || p.Workload))
 		case 2:
-			if p.Whole {
+			if p.Whole || p.Workload {
 				m.Check(p.Spec.unmarshal(m.Bytes()))
 			} else {
 				m.Check(wire.Read(m.Bytes(), "PodSpec", 10, &p.Spec.NodeName))

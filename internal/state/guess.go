@@ -65,7 +65,7 @@ func (g *Guess) Entries(pods []*store.Leaf[sample.Text], within []string) []stor
 					key := store.Key{Namespace: e.Namespace, Name: owner.Name}
 					if _, known := owners[key]; !known {
 						key.Name = strings.Clone(key.Name)
-						owners[key] = guess(g.resource.Kind, owner.Name, g.pod.HasTemplateHash)
+						_, owners[key] = GuessOwner(g.resource.Kind, owner.Name, g.pod.HasTemplateHash)
 					}
 				}
 			}
@@ -86,14 +86,18 @@ func (g *Guess) Entries(pods []*store.Leaf[sample.Text], within []string) []stor
 	return entries
 }
 
-// guess is the name of the owner of a ReplicaSet or Job, "" where that seems to have none. It keeps nothing of name's
-// memory.
-func guess(kind, name string, hasTemplateHash bool) string {
+// GuessOwner guesses the owner of an object from its kind and name, see Guess. It returns "" where the object seems to
+// have none, and keeps nothing of name's memory.
+func GuessOwner(kind, name string, hasTemplateHash bool) (ownerKind, owner string) {
 	i := strings.LastIndexByte(name, '-')
-	if i <= 0 || kind == "ReplicaSet" && !hasTemplateHash || kind == "Job" && !isMinutes(name[i+1:]) {
-		return ""
+	switch {
+	case i <= 0:
+	case kind == "ReplicaSet" && hasTemplateHash:
+		return "Deployment", strings.Clone(name[:i])
+	case kind == "Job" && isMinutes(name[i+1:]):
+		return "CronJob", strings.Clone(name[:i])
 	}
-	return strings.Clone(name[:i])
+	return "", ""
 }
 
 // isMinutes tells whether s can be the minutes since 1970 that the CronJob controller names its Jobs by: from 2001 to

@@ -55,6 +55,19 @@ func Keep(p *slim.Pod) *kept.Pod {
 	return k
 }
 
+// KeepWorkload returns what the pods of a workload have in common of what tells what they are and what they asked for:
+// owners, and the CPU and memory of their containers' requests and limits. Nothing of a status is in it.
+func KeepWorkload(p *slim.Pod) *kept.Pod {
+	whole := Keep(p)
+	k := &kept.Pod{Workload: kept.Workload{Owners: whole.Owners, HasTemplateHash: whole.HasTemplateHash}}
+	other := func(q kept.Quantity) bool { return q.Name != "cpu" && q.Name != "memory" }
+	for _, c := range whole.Containers {
+		k.Containers = append(k.Containers, kept.Container{Kind: c.Kind, Name: c.Name,
+			Requests: slices.DeleteFunc(c.Requests, other), Limits: slices.DeleteFunc(c.Limits, other)})
+	}
+	return k
+}
+
 func quantities(all slim.Quantities) (kepts []kept.Quantity) {
 	for _, q := range all {
 		if value, ok := amount(q); ok {

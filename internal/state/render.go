@@ -35,21 +35,6 @@ type Renderer struct {
 	sample  []byte
 }
 
-// line is a sample, in pieces of what Samples holds.
-type line struct {
-	common, labels []byte
-	value          float64
-}
-
-// append appends the line's labels.
-func (l line) append(to []byte) []byte {
-	to = append(to, l.common...)
-	if len(l.common) > 0 && len(l.labels) > 0 {
-		to = append(to, ',')
-	}
-	return append(to, l.labels...)
-}
-
 // Pods renders the rows of pods, of which whole ones were kept.
 func (r *Renderer) Pods(c *page.Compressor, rows []Row, entries []store.Entry[sample.Text]) []*page.Part {
 	r.samples.reset()
@@ -88,7 +73,7 @@ func (r *Renderer) EachKept(e store.Entry[string], f func(family uint8, labels [
 }
 
 func (r *Renderer) each(f func(family uint8, labels []byte, value float64)) {
-	r.samples.each(func(family uint8, l line) {
+	each(r.samples.buf, func(family uint8, l line) {
 		r.sample = l.append(r.sample[:0])
 		f(family, r.sample, l.value)
 	})
@@ -98,7 +83,7 @@ func (r *Renderer) render(c *page.Compressor) []*page.Part {
 	if r.lines == nil {
 		r.lines = make([][]line, len(r.Names))
 	}
-	r.samples.each(func(family uint8, l line) { r.lines[family] = append(r.lines[family], l) })
+	each(r.samples.buf, func(family uint8, l line) { r.lines[family] = append(r.lines[family], l) })
 	parts := make([]*page.Part, len(r.Names))
 	for family, lines := range r.lines {
 		r.sample = append(append(r.sample[:0], r.Names[family]...), '{')

@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/binary"
 	"math"
+	"unsafe"
 
 	"metrics-server-prom/internal/label"
 )
@@ -48,27 +49,49 @@ func (s *Samples) Bool(value bool, labels ...string) {
 	}
 }
 
-func (s *Samples) labels(pairs []string) {
-	s.text = label.Append(s.text[:0], pairs...)
-	s.buf = append(binary.AppendUvarint(s.buf, uint64(len(s.text))), s.text...)
+// line is a sample, in pieces of what Samples holds.
+type line struct {
+	common, labels []byte
+	value          float64
 }
 
-// each calls f for each sample, in the order in which they were added.
-func (s *Samples) each(f func(family uint8, l line)) {
+// append appends the line's labels.
+func (l line) append(to []byte) []byte {
+	to = append(to, l.common...)
+	if len(l.common) > 0 && len(l.labels) > 0 {
+		to = append(to, ',')
+	}
+	return append(to, l.labels...)
+}
+
+// each calls f with each sample that was collected, and the number of its family.
+func each(samples []byte, f func(family uint8, l line)) {
 	text := func(b []byte) (text, rest []byte) {
 		n, size := binary.Uvarint(b)
 		return b[size : size+int(n)], b[size+int(n):]
 	}
 	var l line
-	for rest := s.buf; len(rest) > 0; {
+	for rest := samples; len(rest) > 0; {
 		family := rest[0]
 		if family == newObject {
 			l.common, rest = text(rest[1:])
 			continue
 		}
 		l.labels, rest = text(rest[1:])
-		l.value = math.Float64frombits(binary.LittleEndian.Uint64(rest))
-		rest = rest[8:]
+		l.value, rest = math.Float64frombits(binary.LittleEndian.Uint64(rest)), rest[8:]
 		f(family, l)
 	}
+}
+
+// Read calls f with each sample that String has returned: the number of its family, its value, and the labels that it
+// has beside those of its object.
+func Read(samples string, f func(family uint8, labels string, value float64)) {
+	each(unsafe.Slice(unsafe.StringData(samples), len(samples)), func(family uint8, l line) {
+		f(family, unsafe.String(unsafe.SliceData(l.labels), len(l.labels)), l.value)
+	})
+}
+
+func (s *Samples) labels(pairs []string) {
+	s.text = label.Append(s.text[:0], pairs...)
+	s.buf = append(binary.AppendUvarint(s.buf, uint64(len(s.text))), s.text...)
 }

@@ -1,0 +1,379 @@
+package top
+
+import (
+	"fmt"
+	"hash/maphash"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/usage"
+)
+
+const (
+	span     = 15 * time.Minute // how far history goes back
+	minStep  = 10 * time.Second // between two of its values
+	maxPods  = 10_000           // of which there is history
+	maxBytes = 8 << 20          // of all history
+	idle     = time.Hour        // after which nothing is kept that nobody has asked for
+)
+
+// history keeps CPU and memory of each row of most levels, as each reading of the lists in the last 15 minutes had
+// them. A column is the values of one moment: of lists that are read one after the other, it has one value each.
+type history struct {
+	mu     sync.Mutex
+	timer  *time.Timer   // runs out when nobody has asked for long
+	of     *usage.List   // the first list of the connection; nil while nothing is kept
+	step   time.Duration // between two columns
+	width  uint32        // how many columns are kept
+	column uint32        // the number of the newest, from 1; 0 for none
+	opened time.Time     // when that was read first
+	since  time.Time     // when the first was
+	lists  map[*usage.List]*listed
+	small  uint32 // in which column rows were given up early, to make room
+
+	rows   [containers]map[uint64]uint32 // slots by a hash of the row's names; nil for a level that is too large
+	chunks [][]code                      // of slots
+	last   []uint32                      // by slot: the column of its last value
+	free   []uint32                      // slots
+}
+
+// listed is what was last recorded of a list.
+type listed struct {
+	refreshed time.Time
+	counts    [containers]int // of rows
+}
+
+// chunkLen is how many slots are allocated together.
+const chunkLen = 128
+
+// capacity is how many rows there may be. One takes its codes, its last, its place among the free, and that in a map,
+// each in something that has just grown.
+func (h *history) capacity() int { return maxBytes / (int(h.width)*4 + 56) }
+
+// seed is that of the hashes of names. Two of some ten thousand rows do not have the same one by chance.
+var seed = maphash.MakeSeed()
+
+func hash(namespace, name string) uint64 { return maphash.Comparable(seed, [2]string{namespace, name}) }
+
+// code is a value in 16 bits: 0 for none, 1 for zero, else six bits of exponent and ten of mantissa. It is off by at
+// most one part in 2,000, and codes are in the order of their values.
+type code uint16
+
+// least is the exponent of the least value that can be told: half a billionth of a core, and half a byte.
+var least = [2]int64{cpu: -31, memory: -1}
+
+func encode(figure int, value float64) code {
+	switch {
+	case math.IsNaN(value):
+		return 0
+	case value <= 0:
+		return 1
+	}
+	c := int64((math.Float64bits(value)+1<<41)>>42) - (1023+least[figure])<<10
+	return code(min(max(c, 2), math.MaxUint16))
+}
+
+func (c code) value(figure int) float64 {
+	switch c {
+	case 0:
+		return math.NaN()
+	case 1:
+		return 0
+	}
+	return math.Float64frombits(uint64(int64(c)+(1023+least[figure])<<10) << 42)
+}
+
+// stepOf is the time between two readings of the lists: that many periods of the source as come next to the interval,
+// as usage.Ticks has it, or the interval where the period is not known.
+func stepOf(period, interval time.Duration) time.Duration {
+	if period > 0 {
+		interval = max((interval+time.Second-1)/period, 1) * period
+	}
+	return max(interval.Round(time.Second/10), minStep)
+}
+
+// begin begins history where there is none, with what the lists have now, and keeps it for the next hour.
+func (h *history) begin(source *Source, interval time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.timer == nil {
+		h.timer = time.AfterFunc(idle, h.forget)
+	}
+	h.timer.Reset(idle)
+	if len(source.Lists) == 0 {
+		return
+	}
+	if h.fit(source, interval); h.column == 0 {
+		for _, l := range source.Lists {
+			h.record(source, l)
+		}
+	}
+}
+
+// observe records a list that was read, where anybody has asked within the hour.
+func (h *history) observe(source *Source, interval time.Duration, l *usage.List) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.of != nil && slices.Contains(source.Lists, l) {
+		h.fit(source, interval)
+		h.record(source, l)
+	}
+}
+
+// forget gives all memory back.
+func (h *history) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reset(nil, 0)
+}
+
+// fit begins anew where the connection is another one, or the time between two readings is known to be another.
+func (h *history) fit(source *Source, interval time.Duration) {
+	step := stepOf(source.Period, interval)
+	if of := source.Lists[0]; of != h.of || source.Period > 0 && (step-h.step).Abs() > h.step/5 {
+		h.reset(of, step)
+	}
+}
+
+func (h *history) reset(of *usage.List, step time.Duration) {
+	h.of, h.step, h.width, h.column, h.small = of, step, 0, 0, 0
+	h.opened, h.since = time.Time{}, time.Time{}
+	h.rows, h.chunks, h.last, h.free = [containers]map[uint64]uint32{}, nil, nil, nil
+	h.lists = nil
+	if of != nil {
+		h.width = uint32((span + step - 1) / step)
+		h.lists = map[*usage.List]*listed{}
+	}
+}
+
+// record records what a list has, if that is newer than what was recorded of it.
+func (h *history) record(source *Source, list *usage.List) {
+	refreshed := list.Status().Refreshed
+	of := h.lists[list]
+	if of == nil {
+		of = &listed{}
+		h.lists[list] = of
+	}
+	if refreshed.Equal(of.refreshed) || !h.open(refreshed) {
+		return
+	}
+	of.refreshed = refreshed
+	var values [containers][]value
+	list.Read(func(b *sample.Batch) {
+		if list.Resource == "nodes" {
+			values[nodes] = nodeValues(b)
+			of.counts[nodes] = len(values[nodes])
+		} else {
+			of.counts = h.podValues(source, b, &values)
+		}
+	})
+	for l, all := range values {
+		if rows := h.rowsOf(level(l)); rows != nil {
+			for i := range all {
+				h.put(rows, &all[i])
+			}
+		}
+	}
+}
+
+// open makes the newest column that of what was read at a moment. Where readings have failed, it leaves out as many as
+// there would have been. It returns false for what is older than that column.
+func (h *history) open(at time.Time) bool {
+	switch {
+	case h.column == 0:
+		h.column, h.since = 1, at
+	case h.belongs(at):
+		return at.After(h.opened.Add(-h.step))
+	default:
+		h.column += uint32(max(1, min(at.Sub(h.opened).Round(h.step)/h.step, 1<<20)))
+	}
+	h.opened = at
+	h.sweep(h.width)
+	return true
+}
+
+// belongs tells whether what is read at a moment has no later column than the newest.
+func (h *history) belongs(at time.Time) bool { return at.Sub(h.opened) < h.step*6/10 }
+
+// value is what a row has.
+type value struct {
+	key   uint64
+	codes [2]code
+}
+
+func newValue(namespace, name string, s *sum) value {
+	return value{hash(namespace, name), [2]code{encode(cpu, s.of[cpu]), encode(memory, s.of[memory])}}
+}
+
+func nodeValues(b *sample.Batch) (values []value) {
+	for _, r := range nodeRows(b) {
+		values = append(values, newValue("", r.name, &r.sum))
+	}
+	return values
+}
+
+// podValues gathers what a batch of pods has, those of pods only while they are few, and counts the rows of each level.
+func (h *history) podValues(source *Source, b *sample.Batch, values *[containers][]value) (counts [containers]int) {
+	s := newScan(source.Others, &query{})
+	defer s.release()
+	s.pods(b, func(p *pod) {
+		counts[pods]++
+		if counts[pods] <= maxPods {
+			values[pods] = append(values[pods], newValue(p.group.namespace, p.name(), &p.sum))
+		}
+		if p.group.workload == "" && s.bare <= h.capacity() {
+			values[workloads] = append(values[workloads], newValue(p.group.namespace, bareName(p.name()), &p.sum))
+		}
+	})
+	spaces, loads := s.roll()
+	for _, r := range spaces {
+		values[namespaces] = append(values[namespaces], newValue("", r.name, &r.sum))
+	}
+	for _, r := range loads {
+		values[workloads] = append(values[workloads], newValue(r.namespace, r.name, &r.sum))
+	}
+	counts[namespaces], counts[workloads] = len(spaces), len(loads)+s.bare
+	return counts
+}
+
+// count is how many rows a level has in all lists.
+func (h *history) count(l level) (n int) {
+	for _, of := range h.lists {
+		n += of.counts[l]
+	}
+	return n
+}
+
+// rowsOf returns the slots of a level's rows; nil where it is too large, which takes them from it. A level has to leave
+// room for those before it.
+func (h *history) rowsOf(l level) map[uint64]uint32 {
+	if h.tooMany(l) {
+		for _, slot := range h.rows[l] {
+			h.free = append(h.free, slot)
+		}
+		h.rows[l] = nil
+	} else if h.rows[l] == nil {
+		h.rows[l] = map[uint64]uint32{}
+	}
+	return h.rows[l]
+}
+
+func (h *history) tooMany(l level) bool {
+	all := 0
+	for below := range l + 1 {
+		all += h.count(below)
+	}
+	return all > h.capacity() || l == pods && h.count(pods) > maxPods
+}
+
+// put adds a value to a row, unless there is no room for that.
+func (h *history) put(rows map[uint64]uint32, v *value) {
+	slot, known := rows[v.key]
+	if !known {
+		var ok bool
+		if slot, ok = h.slot(); !ok {
+			return
+		}
+		rows[v.key] = slot
+		clear(h.codes(slot))
+		h.last[slot] = h.column
+	}
+	codes := h.codes(slot)
+	for c := max(h.last[slot], h.column-min(h.column, h.width)) + 1; c <= h.column; c++ {
+		codes[c%h.width], codes[h.width+c%h.width] = 0, 0
+	}
+	codes[h.column%h.width], codes[h.width+h.column%h.width] = v.codes[cpu], v.codes[memory]
+	h.last[slot] = h.column
+}
+
+// codes are the CPU and then the memory of a slot, by the number of the column modulo the width.
+func (h *history) codes(slot uint32) []code {
+	n := 2 * h.width
+	return h.chunks[slot/chunkLen][slot%chunkLen*n:][:n]
+}
+
+// slot returns a slot for a new row, if there is one: of what is gone, it keeps no more than it has room for.
+func (h *history) slot() (slot uint32, ok bool) {
+	if len(h.free) == 0 && len(h.last) >= h.capacity() && h.small != h.column {
+		h.small = h.column
+		h.sweep(2)
+	}
+	switch n := len(h.free); {
+	case n > 0:
+		slot, h.free = h.free[n-1], h.free[:n-1]
+	case len(h.last) >= h.capacity():
+		return 0, false
+	default:
+		if slot = uint32(len(h.last)); slot%chunkLen == 0 {
+			h.chunks = append(h.chunks, make([]code, chunkLen*2*h.width))
+		}
+		h.last = append(h.last, 0)
+	}
+	return slot, true
+}
+
+// sweep gives up the rows that have had no value for so many columns.
+func (h *history) sweep(columns uint32) {
+	for _, rows := range h.rows {
+		for key, slot := range rows {
+			if h.column-h.last[slot] >= columns {
+				delete(rows, key)
+				h.free = append(h.free, slot)
+			}
+		}
+	}
+}
+
+// look adds to a row its peaks and, if they are wanted, its values.
+func (h *history) look(l level, r *row, now time.Time, values bool) {
+	if l == containers {
+		return
+	}
+	slot, known := h.rows[l][hash(r.namespace, r.name)]
+	if !known {
+		return
+	}
+	codes, last := h.codes(slot), h.last[slot]
+	n := min(h.width, h.column)
+	for figure := range r.past {
+		codes := codes[uint32(figure)*h.width:][:h.width]
+		current, most := r.of[figure], code(0)
+		if values {
+			r.past[figure] = make([]float64, 0, n)
+		}
+		for c := h.column - n + 1; c <= h.column; c++ {
+			value := code(0)
+			if c <= last {
+				value = codes[c%h.width]
+			}
+			most = max(most, value)
+			if values {
+				r.past[figure] = append(r.past[figure], value.value(figure))
+			}
+		}
+		// What is not recorded yet, of a list that is read after others, or is not the same after all.
+		if values && last < h.column && h.belongs(now) {
+			r.past[figure][n-1] = current
+		}
+		if most <= encode(figure, current) {
+			r.more[cpuPeak-summed+figure] = current
+		} else {
+			r.more[cpuPeak-summed+figure] = most.value(figure)
+		}
+	}
+}
+
+// missing says why a level has no history.
+func (h *history) missing(l level) (missing []string) {
+	switch {
+	case h.of == nil || l == containers || !h.tooMany(l):
+	case l == pods && h.count(pods) > maxPods:
+		missing = append(missing, fmt.Sprintf("pods: history is kept of up to %d of them, there are %d", maxPods, h.count(l)))
+	default:
+		missing = append(missing, fmt.Sprintf("%s: there are more (%d) than history is kept of", l, h.count(l)))
+	}
+	return missing
+}

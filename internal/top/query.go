@@ -1,0 +1,134 @@
+package top
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// level is what the rows of an answer are.
+type level int
+
+// The levels. History is kept of all but the last.
+const (
+	nodes level = iota
+	namespaces
+	workloads
+	pods
+	containers
+	levels = iota
+)
+
+var levelNames = []string{"nodes", "namespaces", "workloads", "pods", "containers"}
+
+func (l level) String() string { return levelNames[l] }
+
+// maxLimit is how many rows an answer has at most.
+const maxLimit = 500
+
+// query is what is asked for.
+type query struct {
+	level level
+	// Rows are those that have a pod of these, "" for any. A row's figures are those of the row as a whole.
+	namespace, workload, pod, node string
+	q                              string // a part of a name that rows have
+	sort                           order
+	desc                           bool
+	limit                          int
+}
+
+// parameters are those of a query's URL, but for the ones that name a filter.
+var filters = []string{"namespace", "workload", "pod", "node", "q"}
+
+// parseQuery reads the query of a URL. Of a parameter that is there several times the last one counts, as a browser
+// sends them where a button has the name of a field.
+func parseQuery(values url.Values) (q query, err error) {
+	q = query{level: namespaces, sort: byCPU, desc: true, limit: 100}
+	set := func(name, value string) error {
+		switch name {
+		case "level":
+			return choose(&q.level, name, value, levelNames)
+		case "sort":
+			return choose(&q.sort, name, value, orderNames)
+		case "desc":
+			which := 0
+			err := choose(&which, name, value, []string{"false", "true"})
+			q.desc = which == 1
+			return err
+		case "limit":
+			n, err := strconv.Atoi(value)
+			if err != nil || n < 1 || n > maxLimit {
+				return fmt.Errorf("limit=%.50q: it is a number from 1 to %d", value, maxLimit)
+			}
+			q.limit = n
+			return nil
+		}
+		i := slices.Index(filters, name)
+		if i < 0 {
+			return fmt.Errorf("there is no parameter %.50q; there are level, %s, sort, desc and limit", name,
+				strings.Join(filters, ", "))
+		}
+		*[]*string{&q.namespace, &q.workload, &q.pod, &q.node, &q.q}[i] = value
+		return nil
+	}
+	for name, all := range values {
+		if value := all[len(all)-1]; value != "" {
+			if err := set(name, value); err != nil {
+				return q, err
+			}
+		}
+	}
+	return q, nil
+}
+
+// choose sets what to the index of a value among those that a parameter may have.
+func choose[T ~int](what *T, name, value string, among []string) error {
+	i := slices.Index(among, value)
+	if i < 0 {
+		return fmt.Errorf("%s=%.50q: it is one of %s", name, value, strings.Join(among, ", "))
+	}
+	*what = T(i)
+	return nil
+}
+
+// values is the query as a URL has it, without what is as it would be anyway.
+func (q query) values() url.Values {
+	v, plain := url.Values{}, query{level: namespaces, sort: byCPU, desc: true, limit: 100}
+	add := func(name, value, without string) {
+		if value != without {
+			v.Set(name, value)
+		}
+	}
+	add("level", q.level.String(), plain.level.String())
+	for i, value := range []string{q.namespace, q.workload, q.pod, q.node, q.q} {
+		add(filters[i], value, "")
+	}
+	add("sort", orderNames[q.sort], orderNames[plain.sort])
+	add("desc", strconv.FormatBool(q.desc), strconv.FormatBool(plain.desc))
+	add("limit", strconv.Itoa(q.limit), strconv.Itoa(plain.limit))
+	return v
+}
+
+// matches tells whether one of the texts has the part that is asked for, in whichever case.
+func (q *query) matches(texts ...string) bool {
+	return q.q == "" || slices.ContainsFunc(texts, func(s string) bool { return containsFold(s, q.q) })
+}
+
+// containsFold tells whether s has part in it, both without regard to the case of ASCII letters.
+func containsFold(s, part string) bool {
+	for i := 0; i+len(part) <= len(s); i++ {
+		if lower(s[i]) == lower(part[0]) && strings.EqualFold(s[i:i+len(part)], part) {
+			return true
+		}
+	}
+	return false
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}

@@ -1,0 +1,59 @@
+// Package top is the page for people: how much nodes, namespaces, workloads, pods and containers use, and of what. It
+// is made of what the process has anyway when somebody asks for it, and keeps nothing of a pod but the history of the
+// last minutes, while somebody looks at it.
+package top
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"metrics-server-prom/internal/objects"
+	"metrics-server-prom/internal/serve"
+	"metrics-server-prom/internal/usage"
+)
+
+// Source is what is known of the cluster at a moment; the zero value while there is none.
+type Source struct {
+	Lists   []*usage.List  // of nodes and of pods
+	Others  objects.Others // what is watched of nodes, ReplicaSets and Jobs
+	Watched int            // pods
+	Period  time.Duration  // of the source of the usage, 0 while it is not known
+}
+
+// Page is the page and what it reads. Its fields are set before it is used.
+type Page struct {
+	Version  string
+	Revision string   // of the program's source
+	Links    []string // paths of the other pages
+	Source   func() Source
+	State    func() (failures, notices []string) // a line for each thing that does not work, or should be known
+	Interval time.Duration                       // between two readings of usage while Period is not known
+	// Wait waits for data that are current, as after the process has stood still. It gives up when the context ends.
+	Wait func(context.Context)
+
+	history history
+}
+
+// Handlers returns what answers at which path.
+func (p *Page) Handlers() map[string]http.HandlerFunc {
+	handlers, frame := files()
+	handlers["/top.json"] = p.json
+	handlers["/"] = func(w http.ResponseWriter, r *http.Request) { p.html(w, r, frame) }
+	return handlers
+}
+
+func (p *Page) json(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	serve.Text(w, r, "application/json", p.answer(r.Context(), q).appendJSON(nil))
+}
+
+// Observe is to be called when a list was read, for the history.
+func (p *Page) Observe(l *usage.List) {
+	source := p.Source()
+	p.history.observe(&source, p.Interval, l)
+}
