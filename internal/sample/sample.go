@@ -237,6 +237,9 @@ func (j *Joiner) Begin() {
 		j.nodes = map[string]counter.Counter{}
 		j.seed = maphash.MakeSeed()
 	}
+	if n := len(j.served.Samples); j.batch.Samples == nil {
+		j.batch.Samples = make([]Sample, 0, n+n/64)
+	}
 	j.now = time.Now().Unix()
 	j.batch.reset()
 	j.readings = j.readings[:0]
@@ -249,6 +252,7 @@ func (j *Joiner) Begin() {
 // Done is called the next time but one.
 func (j *Joiner) Done() *Batch {
 	j.batch, j.served = j.served, j.batch
+	j.batch.Samples = nil
 	j.version++
 	j.served.Version, j.served.Ordered = j.version, j.ordered
 	j.ahead, j.nextAhead = j.nextAhead, j.ahead
