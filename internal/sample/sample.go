@@ -123,7 +123,7 @@ type Batch struct {
 }
 
 func (b *Batch) reset() {
-	if len(b.Names) > 1000 && len(b.Names) > 2*len(b.Samples) {
+	if len(b.Names) > 1000 && len(b.Names) > 2*cap(b.Samples) {
 		b.index, b.Names, b.lastOf = nil, nil, nil // names come and go; those that are gone are not kept for ever
 	}
 	if b.index == nil {
