@@ -62,15 +62,17 @@ function nameOf(view, row) {
 
 let view = parse(location.search);
 
-// go shows another view; how says what becomes of the browser's history: push, replace, or nothing.
-function go(next, how = "push") {
-  if (query(next) === query(view)) return;
+// go shows another view, and tells whether it is another; how says what becomes of the browser's history: push,
+// replace, or nothing. Once the rows are there, the first gets the focus if that is wanted.
+function go(next, how = "push", first = false) {
+  if (query(next) === query(view)) return false;
   const moved = next.level !== view.level || Object.values(scope).some((name) => next[name] !== view[name]);
   const from = moved && view;
   view = next;
   if (how) history[how + "State"](null, "", address(view));
   showView();
-  load({ from });
+  load({ from, first });
+  return true;
 }
 
 // ---- units: as kubectl top has them, which rounds CPU up to m, cuts memory to Mi and per cent to whole ones ----
@@ -104,10 +106,13 @@ function element(name, properties, ...children) {
   return e;
 }
 
-// fill makes the parent's children those of the items, and keeps each child, and the focus, where it has it.
+// fill makes the parent's children those of the items. It keeps each child that is there, and the focus: where that was
+// on one that is gone, it is on the one in its place.
 function fill(parent, template, items, keyOf, update) {
-  const old = new Map(Array.from(parent.children, (child) => [child.dataset.key, child]));
+  const before = Array.from(parent.children);
+  const old = new Map(before.map((child) => [child.dataset.key, child]));
   const focused = document.activeElement;
+  const at = before.findIndex((child) => child.contains(focused));
   const next = items.map((item) => {
     const key = keyOf(item);
     const child = old.get(key) ?? template.content.firstElementChild.cloneNode(true);
@@ -115,11 +120,11 @@ function fill(parent, template, items, keyOf, update) {
     update(child, item);
     return child;
   });
-  const before = parent.children;
-  if (next.length !== before.length || next.some((child, i) => child !== before[i])) {
-    parent.replaceChildren(...next);
-    if (parent.contains(focused)) focused.focus({ preventScroll: true });
-  }
+  if (next.length === before.length && next.every((child, i) => child === before[i])) return;
+  parent.replaceChildren(...next);
+  if (at < 0) return;
+  const link = parent.contains(focused) ? focused : next[Math.min(at, next.length - 1)]?.querySelector("a");
+  link?.focus({ preventScroll: true });
 }
 
 // showShare writes a share and marks one that is close to its whole.
@@ -222,8 +227,10 @@ function showRow(tr, row, shown, past) {
   }
 }
 
+// showNodes shows those with most CPU, where they are not in the table.
 function showNodes(nodes) {
-  $("nodes-section").hidden = !nodes.found;
+  $("nodes-section").hidden = !nodes?.found;
+  if (!nodes?.found) return;
   const all = nodes.rows.length >= nodes.found;
   text($("all-nodes"), all ? "" : `the ${nodes.rows.length} with most CPU of ${nodes.found}`);
   $("all-nodes").hidden = all;
@@ -246,9 +253,11 @@ function showNodes(nodes) {
 function showNamespaces(rows) {
   const names = new Set(rows.map((row) => row.name));
   if (view.namespace) names.add(view.namespace);
-  $("namespace").replaceChildren(element("option", { value: "" }, "all"),
-    ...[...names].sort().map((name) => element("option", { value: name }, name)));
-  $("namespace").value = view.namespace;
+  const all = ["", ...[...names].sort()];
+  const select = $("namespace");
+  if (all.join() === Array.from(select.options, (option) => option.value).join()) return; // it may be open
+  select.replaceChildren(...all.map((name) => element("option", { value: name }, name || "all")));
+  select.value = view.namespace;
 }
 
 // showView shows what the URL says, before the rows are there.
@@ -281,32 +290,32 @@ function showView() {
   }
 }
 
-// showState says whether what is shown is to be believed. It runs every second, for the age; what a screen reader is
-// told changes only with the state.
+// showState says whether what is shown is to be believed; before the first answer that is the server's. It runs every
+// second, for the age; what a screen reader is told changes only with the state.
 function showState() {
-  let state = "ok";
-  let says = "✔ Works";
-  let age = "";
+  let state, says;
   if (answer) {
     const { newest, period = 15 } = answer.data;
+    let age = 0;
+    [state, says] = ["ok", "✔ Works"];
+    if (newest === undefined) [state, says] = ["old", "… No data yet"];
+    else {
+      age = Math.max(0, Math.round(answer.time - newest + (performance.now() - answered) / 1000));
+      if (age > 2 * period + 30) [state, says] = ["old", "⚠ The data are old"];
+    }
     if (!answer.state.ok) [state, says] = ["failed", "✖ Something does not work"];
-    if (newest !== undefined) {
-      const seconds = Math.max(0, Math.round(answer.time - newest + (performance.now() - answered) / 1000));
-      age = `Data ${seconds < 120 ? seconds + " s" : Math.round(seconds / 60) + " min"} old`;
-      if (state === "ok" && seconds > 2 * period + 30) [state, says] = ["old", "⚠ The data are old"];
-    } else if (state === "ok") [state, says] = ["old", "… No data yet"];
-  } else [state, says] = ["old", "… Loading"];
-  if (unreachable) [state, says] = ["unreachable", "✖ " + unreachable];
-  text($("state"), says);
-  $("state").className = state;
-  document.body.className = state;
-  text($("age"), age);
-  const lines = unreachable ? [] : [...(answer?.state.failures ?? []), ...(answer?.state.notices ?? [])];
-  if ([...$("failures").children].map((li) => li.textContent).join("\n") !== lines.join("\n")) {
-    const failures = answer.state.failures.length;
-    $("failures").replaceChildren(...lines.map((line, i) =>
-      element("li", { className: i < failures ? "failure" : "notice" }, line)));
+    text($("age"), newest === undefined ? "" : `Data ${age < 120 ? age + " s" : Math.round(age / 60) + " min"} old`);
+    const { failures, notices } = answer.state;
+    const lines = [...failures, ...notices];
+    if (lines.join("\n") !== Array.from($("failures").children, (li) => li.textContent).join("\n")) {
+      $("failures").replaceChildren(...lines.map((line, i) =>
+        element("li", { className: i < failures.length ? "failure" : "notice" }, line)));
+    }
   }
+  if (unreachable) [state, says] = ["unreachable", "✖ " + unreachable];
+  if (!state) return;
+  text($("state"), says);
+  document.body.className = $("state").className = state;
 }
 
 // ---- asking ----
@@ -338,7 +347,7 @@ async function load(change) {
   try {
     [rows, nodes] = await Promise.all([
       ask(query({ ...view, limit: view.limit || String(someRows) })),
-      ask(query({ ...defaults, level: "nodes", limit: String(fewNodes) })),
+      view.level === "nodes" ? undefined : ask(query({ ...defaults, level: "nodes", limit: String(fewNodes) })),
     ]);
   } catch (error) {
     trouble = error.message;
@@ -350,6 +359,7 @@ async function load(change) {
     showAnswer();
     showNodes(nodes);
     if (change?.from) arrive(change.from);
+    if (change?.first) links()[0]?.focus();
     if (change) text($("said"), `${$("title").textContent}: ${$("found").textContent}`);
   } else if (!unreachable) {
     unreachable = `${trouble}, since ${clock(Date.now() / 1000)}` + (answer ? "; what is below is older" : "");
@@ -357,9 +367,9 @@ async function load(change) {
   showState();
 }
 
-// untilNext is the seconds until there is something new: a period if this is, else less, as it is late.
+// untilNext is the seconds until there is something new: a period if this has just come, else less.
 function untilNext({ newest, period = 15 }) {
-  late = newest === answer?.data.newest ? late + 1 : 0;
+  late = answer && newest !== answer.data.newest ? 0 : late + 1;
   return late === 0 ? period : Math.min(period, (period / 16) * 2 ** late);
 }
 
@@ -389,8 +399,7 @@ $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const sort = event.submitter?.value;
   if (!sort) {
-    applyFilter();
-    links()[0]?.focus();
+    if (!applyFilter(true)) links()[0]?.focus();
   } else if (sort === view.sort) go({ ...view, desc: String(view.desc !== "true") });
   else go({ ...view, sort, desc: String(sort !== "name" && sort !== "namespace") });
 });
@@ -398,14 +407,14 @@ $("form").addEventListener("submit", (event) => {
 let typing = 0;
 $("filter").addEventListener("input", () => {
   clearTimeout(typing);
-  typing = setTimeout(applyFilter, 150);
+  typing = setTimeout(() => applyFilter(), 150);
 });
 
 // applyFilter leaves one entry in the history for a filter, however many letters it has.
-function applyFilter() {
+function applyFilter(first) {
   clearTimeout(typing);
   const q = $("filter").value;
-  go({ ...view, q, limit: "" }, view.q && q ? "replace" : "push");
+  return go({ ...view, q, limit: "" }, view.q && q ? "replace" : "push", first);
 }
 
 $("namespace").addEventListener("change", (event) => {
