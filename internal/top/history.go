@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -316,7 +317,8 @@ func (h *history) past(slot uint32, figure int) (first, second []code) {
 	return codes[oldest:], codes[:oldest]
 }
 
-// peak is the most that a figure of a row has been, at least what it is now; NaN where there is no history of the row.
+// peak is the most that a figure of a row has been: what it is now or, to four digits, what it was before. It is NaN
+// where there is no history of the row.
 func (h *history) peak(l level, figure int, current float64, key func() uint64) float64 {
 	if l == containers || h.rows[l] == nil {
 		return math.NaN()
@@ -337,7 +339,8 @@ func (h *history) peak(l level, figure int, current float64, key func() uint64) 
 	if peak == most {
 		return current
 	}
-	return peak.value(figure)
+	rounded, _ := strconv.ParseFloat(strconv.FormatFloat(peak.value(figure), 'g', 4, 64), 64)
+	return rounded
 }
 
 // show adds to a row its peaks and its past. What is not recorded yet, of a list that is read after others, is as it
