@@ -15,7 +15,7 @@ func (c *cluster) many(n int) {
 		c.node(fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i/256, i%256), fmt.Sprintf("%dm 20Gi", 1000+i), "16 64Gi")
 	}
 	for i := range n {
-		app := fmt.Sprintf("checkout-service-%d", i/10)
+		app := fmt.Sprintf("checkout-service-%d", i/3)
 		c.pod(fmt.Sprintf("team-%d/%s-5d4f8c9b7-%05x", i/1000, app, i), fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i%nodes/256, i%nodes%256),
 			"ReplicaSet/"+app+"-5d4f8c9b7", fmt.Sprintf("app %dn %dKi 100m 128Mi 1 256Mi", 1_000_000+int(uint32(i)*2654435761>>3), 20_000+int(uint32(i)*2246822519>>12)),
 			fmt.Sprintf("istio-proxy %dn %dKi 10m 64Mi 200m 128Mi", 100_000+int(uint32(i)*3266489917>>6), 40_000+int(uint32(i)*668265263>>16)))

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"metrics-server-prom/internal/label"
 )
 
 // level is what the rows of an answer are.
@@ -114,14 +112,11 @@ func (q query) values() url.Values {
 	return v
 }
 
-// ofPods tells whether the query is about some pods of a workload.
+// ofPods tells whether the query is about some pods of a namespace.
 func (q *query) ofPods() bool { return q.pod != "" || q.node != "" || q.workload != "" }
 
-// isAbout tells whether the query is about a pod whose group matches.
-func (q *query) isAbout(p *pod) bool {
-	return (q.pod == "" || q.pod == p.name()) && (q.node == "" || q.node == label.NodeName(p.object.Value)) &&
-		(q.workload == "" || p.group.load != noLoad || q.workload == bareName(p.name()))
-}
+// filters tells whether it is about some pods only.
+func (q *query) filters() bool { return q.ofPods() || q.namespace != "" || q.q != "" }
 
 // matches tells whether a name has the part that the query is about, in whichever case.
 func (q *query) matches(name string) bool {
