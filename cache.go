@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,43 +19,24 @@ import (
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/scope"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/series"
+	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/top"
 	"metrics-server-prom/internal/usage"
 )
 
-// source is what is read, from where and how often, as it is set.
-type source struct {
-	kubeconfig, context           string
-	kubeconfigData, native        string
-	namespaces, excludeNamespaces []string
-	selector                      string
-	podLabels                     []string
-	refreshInterval, maxAge       time.Duration
-	pages                         []string // below the telemetry path
-	top                           bool     // whether the page for people is on
-}
-
-// serves tells whether a page is on.
-func (s *source) serves(page string) bool { return slices.Contains(s.pages, page) }
-
-// scopes is the namespaces to read one by one; "" is all of them.
-func (s *source) scopes() []string {
-	if len(s.namespaces) == 0 {
-		return []string{""}
-	}
-	return s.namespaces
-}
-
 // cluster is one cluster, as long as the process lives. Its connection changes with its kubeconfig.
 type cluster struct {
-	set       *source
+	set       *scope.Settings
 	userAgent string // of its requests
+	once      bool   // everything is read once, and nothing is watched
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
-	observe   func(*usage.List)          // called when a list was read; nil for not
+	observe   func(*usage.List)          // called when a list was read
 	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
 	changed   refresh.Broadcast          // after each connect
@@ -65,7 +45,7 @@ type cluster struct {
 // follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
 func (c *cluster) follow(ctx context.Context) {
 	from := kube.Cluster{
-		Kubeconfig: c.set.kubeconfig, KubeconfigData: c.set.kubeconfigData, Context: c.set.context, Native: c.set.native,
+		Settings:  c.set.Settings,
 		UserAgent: c.userAgent,
 		Report:    c.requested,
 		Failed:    func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
@@ -109,21 +89,9 @@ func (c *cluster) topSource() (s top.Source) {
 		for _, l := range n.lists {
 			s.Lists = append(s.Lists, l.List)
 		}
-		s.Others, s.Watched, s.Period = n.others, n.pods.Store.Len(), n.ticks.Fresh.Period()
+		s.Others, s.Watched, s.Period = n.Others, n.Pods.Store.Len(), n.ticks.Fresh.Period()
 	}
 	return s
-}
-
-// rows are the families of the state of a resource's objects on all pages, and those which the page for people is made
-// of.
-func (s *source) rows(resource string) []state.Row {
-	rows := rows(resource, s.pages, nil)
-	for i, f := range families {
-		if s.top && f.source == resource && f.name == "kube_node_status_allocatable" && !s.serves(f.page) {
-			rows = append(rows, state.Row{Family: uint8(i), Add: f.state})
-		}
-	}
-	return rows
 }
 
 // snapshots is what there is to serve at this moment; nothing while no cluster is configured.
@@ -179,14 +147,28 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 	}
 }
 
+// known waits as long as a scrape does until what there is to push is current. What is not is missing from it.
+func (c *cluster) known(ctx context.Context) (k series.Known) {
+	ctx, cancel := context.WithTimeout(ctx, serve.Patience(nil))
+	defer cancel()
+	c.try(ctx, func(n *connection) error {
+		k = series.Known{Known: n.Known(ctx, c.set.Serves(kubeState))}
+		snapshots, _ := n.current(ctx)
+		for _, s := range snapshots {
+			k.Lists = append(k.Lists, s.read)
+		}
+		return n.life.Err()
+	})
+	return k
+}
+
 // connection is what is known of a cluster by one configuration of it: the sources, each feeding what the next one
 // needs.
 type connection struct {
-	cluster   *cluster
-	source    objects.Cluster
-	pods      *objects.Source[sample.Text]
-	others    objects.Others // what the pages need beside pods
-	lists     []*list        // nodes, then the pods of each namespace
+	cluster *cluster
+	source  objects.Cluster
+	objects.All
+	lists     []*list // nodes, then the pods of each namespace
 	ticks     usage.Ticks
 	things    []string        // the keys of its health
 	life      context.Context // done when the connection has ended
@@ -198,29 +180,30 @@ type connection struct {
 }
 
 func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) *connection {
-	set, labels := c.set, label.Pods{Keys: c.set.podLabels, Names: label.Names(c.set.podLabels)}
-	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.scopes(),
-		Excluded: set.excludeNamespaces, MaxAge: set.maxAge, Pulse: c.pulse, Health: &c.health, Self: c.self.Scope()}}
+	set, labels := c.set, label.Pods{Keys: c.set.PodLabels, Names: label.Names(c.set.PodLabels)}
+	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.Each(),
+		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, ListOnly: c.once, Pulse: c.pulse, Health: &c.health,
+		Self: c.self.Scope()}}
 	n.life, n.end = context.WithCancel(context.Background())
-	// What is probed is what the shipped roles let it get.
-	n.ticks = usage.Ticks{Probed: nodes, Most: set.refreshInterval, Pulse: c.pulse, Changed: &n.published}
-	if len(set.namespaces) > 0 {
+	n.ticks = usage.Ticks{Probed: nodes, Most: set.RefreshInterval, Pulse: c.pulse, Changed: &n.published}
+	if len(set.Namespaces) > 0 { // what the shipped roles let it get
 		n.ticks.Probed = pods
 	}
-	n.pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.selector, Whole: len(set.pages) > 0, Workload: set.top,
-		Counted: set.serves(cadvisor), Rows: rows(pods, set.pages, set.podLabels), Names: names, Changed: n.watched})
+	n.Pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.Selector, Whole: len(set.Pages) > 0,
+		Workload: set.Top, Counted: set.Serves(cadvisor), Rows: families.Rows(pods, set.Pages, set.PodLabels),
+		Names: names, Changed: n.watched})
 	n.newList(nodes, "", sample.Joiner{})
-	for _, namespace := range set.scopes() {
-		n.newList(pods, namespace, sample.Joiner{Store: n.pods.Store, Unknown: labels.Unknown,
-			Excluded: set.excludeNamespaces})
+	for _, namespace := range set.Each() {
+		n.newList(pods, namespace, sample.Joiner{Store: n.Pods.Store, Unknown: labels.Unknown,
+			Excluded: set.ExcludeNamespaces})
 	}
-	n.others, n.things = objects.NewOthers(&n.source, set.rows, names)
+	n.Others, n.things = objects.NewOthers(&n.source, func(resource string) []state.Row {
+		return families.Needed(resource, set.Pages, set.Top)
+	}, names)
 	for _, l := range n.lists {
 		n.things = append(n.things, l.What)
 	}
-	n.things = append(n.things, n.pods.Keys()...)
-	n.source.Self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
-		func() float64 { return float64(n.pods.Store.Len()) })
+	n.things = append(n.things, n.Pods.Keys()...)
 	registerServed(n.source.Self, n.snapshots)
 	n.ticks.Fresh.Register(n.source.Self)
 	return n
@@ -229,7 +212,7 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 // watched is called after a change of how a watch of pods is doing: what could not be read without it is read now.
 func (n *connection) watched(namespace string) {
 	for _, l := range n.lists[1:] {
-		if l.Namespace == namespace && !l.Working() && n.pods.Watch.State(namespace).Working() {
+		if l.Namespace == namespace && !l.Working() && n.Pods.Watch.State(namespace).Working() {
 			l.Loop.Wake()
 		}
 	}
@@ -241,14 +224,8 @@ func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.life, cancel)()
-	if name == kubeState {
-		if err := n.pods.Ready(ctx); err != nil {
-			return nil, cmp.Or(n.life.Err(), err)
-		}
-		all = append(all, n.pods.Parts())
-	}
-	all = append(all, n.others.Parts(ctx, n.pods, wantedBy(name))...)
-	return all, n.life.Err() // what has ended the waiting for the others
+	all, err = n.Parts(ctx, name == kubeState, families.WantedBy(name))
+	return all, cmp.Or(n.life.Err(), err) // what has ended the waiting
 }
 
 func (n *connection) snapshots() (all []*snapshot) {
@@ -261,63 +238,32 @@ func (n *connection) snapshots() (all []*snapshot) {
 // run keeps the snapshots up to date until ctx ends.
 func (n *connection) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { n.pods.Watch.Run(ctx) })
-	for _, s := range n.others {
-		wg.Go(func() { s.Watch.Run(ctx) })
+	wg.Go(func() { n.All.Run(ctx) })
+	if !n.cluster.once {
+		wg.Go(func() { n.ticks.Follow(ctx) })
 	}
-	wg.Go(func() { n.ticks.Follow(ctx) })
 	for _, l := range n.lists {
 		wg.Go(func() { l.Loop.Run(ctx) })
 	}
 	wg.Wait()
 }
 
-// current is cluster.current for this connection's snapshots. It fails when ctx ends, or when the connection does.
-// Where ctx ends by its deadline and something of each resource is current, that is what there is to serve: a
-// namespace whose lists hang takes nothing away from the others.
-func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
+// current is cluster.current for this connection's snapshots, see usage.Current. It fails when ctx ends, or when the
+// connection does.
+func (n *connection) current(ctx context.Context) (all []*snapshot, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.life, cancel)()
-	for {
-		snapshots, missing, changed := n.look()
-		if missing == 0 {
-			return snapshots, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			snapshots, missing, _ = n.look()
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) && missing < len(n.lists) {
-				return snapshots, nil
-			}
-			return nil, ctx.Err()
+	current, err := usage.Current(ctx, n.ticks.Lists, func(i int) usage.Status { return n.lists[i].present.Load().Status },
+		&n.published)
+	for i, is := range current {
+		if is {
+			all = append(all, n.lists[i].present.Load())
+		} else {
+			all = append(all, none)
 		}
 	}
-}
-
-// look returns the snapshots that are current, empty ones for those that are missing, and their number: all where
-// nothing of a resource is current, or where there are no data at all. changed is closed when it is worth looking
-// again.
-func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan struct{}) {
-	changed = n.published.Wait()
-	has, data := map[string]bool{}, false
-	for _, l := range n.lists {
-		ended := l.Loop.Ended()
-		if l.Loop.IsCurrent() && l.present.Load().Tried() {
-			s := l.present.Load()
-			snapshots, has[l.Resource], data = append(snapshots, s), true, data || !s.Refreshed.IsZero()
-			continue
-		}
-		if snapshots = append(snapshots, &snapshot{rendered: nothing}); missing == 0 {
-			changed = ended // of the others the last look is enough
-		}
-		missing++
-	}
-	if !has[nodes] || !has[pods] || !data {
-		missing = len(n.lists)
-	}
-	return snapshots, missing, changed
+	return all, err
 }
 
 // list is a list of metrics.k8s.io and what scrapes see of it.
@@ -329,29 +275,28 @@ type list struct {
 // newList adds a list to the connection.
 func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	l, set := &list{}, n.cluster.set
-	l.present.Store(&snapshot{rendered: nothing})
-	joiner.MaxAge, joiner.Escape = set.maxAge, label.Escape
-	if set.serves(cadvisor) {
+	l.present.Store(none)
+	joiner.MaxAge, joiner.Escape = set.MaxAge, label.Escape
+	if set.Serves(cadvisor) {
 		joiner.Running = new(label.Containers).Running
 	}
 	o := usage.Options{Client: n.source.Client(kube.Metrics), Resource: resource, Namespace: namespace, Joiner: joiner,
 		Self: n.cluster.self, Health: &n.cluster.health,
 		Show: func(b *sample.Batch, s usage.Status) { n.show(l, b, s) }}
 	if resource == nodes {
-		o.Optional, o.Absent = true, len(set.namespaces) > 0
+		o.Optional, o.Absent = true, len(set.Namespaces) > 0
 	} else {
-		o.Selector = set.selector
+		o.Selector = set.Selector
 		o.Ready = func(ctx context.Context) error {
-			n.pods.Watch.Distrust()
-			n.pods.Store.Forget(time.Now().Add(-set.maxAge))
-			n.others.Forget(time.Now().Add(-set.maxAge))
-			return n.pods.Watch.Ready(ctx, namespace, set.maxAge)
+			n.Pods.Watch.Distrust()
+			n.Forget(time.Now().Add(-set.MaxAge))
+			return n.Pods.Watch.Ready(ctx, namespace, set.MaxAge)
 		}
 	}
 	l.List = usage.New(o, n.source.Self)
 	l.Loop.Interval = n.ticks.Interval
 	l.Loop.Pulse = n.cluster.pulse
-	l.Loop.Cutoff = min(max(set.refreshInterval, 10*time.Second), time.Minute)
+	l.Loop.Cutoff = min(max(set.RefreshInterval, 10*time.Second), time.Minute)
 	n.lists = append(n.lists, l)
 	n.ticks.Lists = append(n.ticks.Lists, l.List)
 }
@@ -370,8 +315,6 @@ func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
 	l.present.Store(&next)
 	n.cluster.replace(false)
 	n.published.Send()
-	if n.cluster.observe != nil {
-		n.cluster.observe(l.List)
-	}
+	n.cluster.observe(l.List)
 	n.ticks.Shown(l.List, old.Status, status)
 }

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"time"
-	"unsafe"
 
+	"metrics-server-prom/internal/family"
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/sample"
@@ -16,18 +14,6 @@ import (
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
 )
-
-// family is a metric family of a page: its samples stand together, below one HELP and one TYPE. Its samples are those
-// of usage, one for each of a batch that has a value, or those of the state of objects.
-type family struct {
-	page             string // below the telemetry path; "" for the page of that path itself
-	name, kind, help string
-	source           string                                        // nodes, pods or, of objects, another resource
-	labels           func(u *label.Usage, to []byte, i int) []byte // of the batch's i-th sample; nil for none
-	value            func(u *label.Usage, i int) float64           // NaN for none
-	state            func(*state.Samples, *state.Object)
-	header           *page.Part
-}
 
 // The pages below the telemetry path.
 const cadvisor, kubeState = "cadvisor", "kube-state-metrics"
@@ -37,211 +23,126 @@ const nodes, pods, namespaces, quotas = "nodes", "pods", "namespaces", "resource
 const replicaSets, jobs = "replicasets", "jobs"
 
 // families is every family, in the order of the pages. Two rows with one name are one family of two sources.
-var families = [...]*family{
-	{name: "kube_metrics_server_node_cpu", kind: "gauge", source: nodes, labels: (*label.Usage).Node, value: cpu,
-		help: "CPU usage of the node in cores (CPU seconds per second), averaged over metrics-server's last window."},
-	{name: "kube_metrics_server_node_mem", kind: "gauge", source: nodes, labels: (*label.Usage).Node, value: memory,
-		help: "Memory working set of the node in bytes."},
-	{name: "kube_metrics_server_pod_cpu", kind: "gauge", source: pods, labels: (*label.Usage).Pod, value: cpu,
-		help: "CPU usage of the container in cores (CPU seconds per second), averaged over metrics-server's last window."},
-	{name: "kube_metrics_server_pod_mem", kind: "gauge", source: pods, labels: (*label.Usage).Pod, value: memory,
-		help: "Memory working set of the container in bytes."},
+var families = family.Table{
+	{Name: "kube_metrics_server_node_cpu", Kind: "gauge", Source: nodes, Labels: (*label.Usage).Node, Value: cpu,
+		Help: "CPU usage of the node in cores (CPU seconds per second), averaged over metrics-server's last window."},
+	{Name: "kube_metrics_server_node_mem", Kind: "gauge", Source: nodes, Labels: (*label.Usage).Node, Value: memory,
+		Help: "Memory working set of the node in bytes."},
+	{Name: "kube_metrics_server_pod_cpu", Kind: "gauge", Source: pods, Labels: (*label.Usage).Pod, Value: cpu,
+		Help: "CPU usage of the container in cores (CPU seconds per second), averaged over metrics-server's last window."},
+	{Name: "kube_metrics_server_pod_mem", Kind: "gauge", Source: pods, Labels: (*label.Usage).Pod, Value: memory,
+		Help: "Memory working set of the container in bytes."},
 
-	{page: cadvisor, name: "container_cpu_usage_seconds_total", kind: "counter", source: nodes,
-		labels: (*label.Usage).Root, value: seconds,
-		help: "CPU time consumed in seconds, rebuilt from metrics-server's rates; id=\"/\" is a node."},
-	{page: cadvisor, name: "container_cpu_usage_seconds_total", source: pods, labels: (*label.Usage).ContainerCPU, value: seconds},
-	{page: cadvisor, name: "container_memory_working_set_bytes", kind: "gauge", source: nodes, labels: (*label.Usage).Root,
-		value: memory, help: "Memory working set in bytes; id=\"/\" is a node."},
-	{page: cadvisor, name: "container_memory_working_set_bytes", source: pods, labels: (*label.Usage).Container, value: memory},
-	{page: cadvisor, name: "container_start_time_seconds", kind: "gauge", source: pods, labels: (*label.Usage).Container,
-		value: (*label.Usage).Started, help: "When the container was started, in Unix seconds."},
-	{page: cadvisor, name: "machine_cpu_cores", kind: "gauge", source: nodes, state: state.MachineCores,
-		help: "Number of logical CPU cores of the node."},
-	{page: cadvisor, name: "machine_memory_bytes", kind: "gauge", source: nodes, state: state.MachineMemory,
-		help: "Memory of the node in bytes."},
+	{Page: cadvisor, Name: "container_cpu_usage_seconds_total", Kind: "counter", Source: nodes,
+		Labels: (*label.Usage).Root, Value: seconds,
+		Help: "CPU time consumed in seconds, rebuilt from metrics-server's rates; id=\"/\" is a node."},
+	{Page: cadvisor, Name: "container_cpu_usage_seconds_total", Source: pods, Labels: (*label.Usage).ContainerCPU, Value: seconds},
+	{Page: cadvisor, Name: "container_memory_working_set_bytes", Kind: "gauge", Source: nodes, Labels: (*label.Usage).Root,
+		Value: memory, Help: "Memory working set in bytes; id=\"/\" is a node."},
+	{Page: cadvisor, Name: "container_memory_working_set_bytes", Source: pods, Labels: (*label.Usage).Container, Value: memory},
+	{Page: cadvisor, Name: "container_start_time_seconds", Kind: "gauge", Source: pods, Labels: (*label.Usage).Container,
+		Value: (*label.Usage).Started, Help: "When the container was started, in Unix seconds."},
+	{Page: cadvisor, Name: "machine_cpu_cores", Kind: "gauge", Source: nodes, State: state.MachineCores,
+		Help: "Number of logical CPU cores of the node."},
+	{Page: cadvisor, Name: "machine_memory_bytes", Kind: "gauge", Source: nodes, State: state.MachineMemory,
+		Help: "Memory of the node in bytes."},
 
-	{page: kubeState, name: "kube_namespace_status_phase", kind: "gauge", source: namespaces,
-		state: state.NamespacePhase, help: "Phase of the namespace."},
-	{page: kubeState, name: "kube_node_info", kind: "gauge", source: nodes, state: state.NodeInfo,
-		help: "What the node is; always 1."},
-	{page: kubeState, name: "kube_node_role", kind: "gauge", source: nodes, state: state.NodeRole,
-		help: "Roles of the node, by its labels; always 1."},
-	{page: kubeState, name: "kube_node_status_allocatable", kind: "gauge", source: nodes, state: state.NodeAllocatable,
-		help: "What pods may use of the node's resources."},
-	{page: kubeState, name: "kube_node_status_capacity", kind: "gauge", source: nodes, state: state.NodeCapacity,
-		help: "The node's resources."},
-	{page: kubeState, name: "kube_resourcequota", kind: "gauge", source: quotas, state: state.ResourceQuota,
-		help: "What the resource quota allows (hard), and what of it is used."},
-	{page: kubeState, name: "kube_replicaset_owner", kind: "gauge", source: replicaSets, state: state.MetadataOwner,
-		help: "Owners of the ReplicaSet; always 1."},
-	{page: kubeState, name: "kube_job_owner", kind: "gauge", source: jobs, state: state.MetadataOwner,
-		help: "Owners of the Job; always 1."},
-	{page: kubeState, name: "kube_pod_info", kind: "gauge", source: pods, state: state.PodInfo,
-		help: "What the pod is; always 1."},
-	{page: kubeState, name: "kube_pod_owner", kind: "gauge", source: pods, state: state.PodOwner,
-		help: "Owners of the pod; always 1."},
-	{page: kubeState, name: "kube_pod_labels", kind: "gauge", source: pods, state: state.PodLabels,
-		help: "Labels of the pod, those of --pod-labels; always 1."},
-	{page: kubeState, name: "kube_pod_status_phase", kind: "gauge", source: pods, state: state.PodPhase,
-		help: "Phase of the pod."},
-	{page: kubeState, name: "kube_pod_status_qos_class", kind: "gauge", source: pods, state: state.PodQOSClass,
-		help: "Quality of service class of the pod."},
-	{page: kubeState, name: "kube_pod_status_ready", kind: "gauge", source: pods, state: state.PodReady,
-		help: "Whether the pod is ready to serve requests."},
-	{page: kubeState, name: "kube_pod_container_info", kind: "gauge", source: pods, state: state.ContainerInfo,
-		help: "What the container is; always 1."},
-	{page: kubeState, name: "kube_pod_container_resource_requests", kind: "gauge", source: pods,
-		state: state.ContainerRequests, help: "Resources that the container requests."},
-	{page: kubeState, name: "kube_pod_container_resource_limits", kind: "gauge", source: pods,
-		state: state.ContainerLimits, help: "Resources that the container is limited to."},
-	{page: kubeState, name: "kube_pod_container_status_restarts_total", kind: "counter", source: pods,
-		state: state.ContainerRestarts, help: "Restarts of the container."},
-	{page: kubeState, name: "kube_pod_container_status_running", kind: "gauge", source: pods,
-		state: state.ContainerRunning, help: "Whether the container is running."},
-	{page: kubeState, name: "kube_pod_container_status_ready", kind: "gauge", source: pods, state: state.ContainerReady,
-		help: "Whether the container's readiness check succeeds."},
-	{page: kubeState, name: "kube_pod_container_status_waiting_reason", kind: "gauge", source: pods,
-		state: state.ContainerWaiting, help: "Why the container is waiting; always 1."},
-	{page: kubeState, name: "kube_pod_container_status_last_terminated_reason", kind: "gauge", source: pods,
-		state: state.ContainerLastTerminated, help: "Why the container was terminated the last time; always 1."},
-}
+	{Page: kubeState, Name: "kube_namespace_status_phase", Kind: "gauge", Source: namespaces,
+		State: state.NamespacePhase, Help: "Phase of the namespace."},
+	{Page: kubeState, Name: "kube_node_info", Kind: "gauge", Source: nodes, State: state.NodeInfo,
+		Help: "What the node is; always 1."},
+	{Page: kubeState, Name: "kube_node_role", Kind: "gauge", Source: nodes, State: state.NodeRole,
+		Help: "Roles of the node, by its labels; always 1."},
+	{Page: kubeState, Name: "kube_node_status_allocatable", Kind: "gauge", Source: nodes, State: state.NodeAllocatable,
+		Help: "What pods may use of the node's resources."},
+	{Page: kubeState, Name: "kube_node_status_capacity", Kind: "gauge", Source: nodes, State: state.NodeCapacity,
+		Help: "The node's resources."},
+	{Page: kubeState, Name: "kube_resourcequota", Kind: "gauge", Source: quotas, State: state.ResourceQuota,
+		Help: "What the resource quota allows (hard), and what of it is used."},
+	{Page: kubeState, Name: "kube_replicaset_owner", Kind: "gauge", Source: replicaSets, State: state.MetadataOwner,
+		Help: "Owners of the ReplicaSet; always 1."},
+	{Page: kubeState, Name: "kube_job_owner", Kind: "gauge", Source: jobs, State: state.MetadataOwner,
+		Help: "Owners of the Job; always 1."},
+	{Page: kubeState, Name: "kube_pod_info", Kind: "gauge", Source: pods, State: state.PodInfo,
+		Help: "What the pod is; always 1."},
+	{Page: kubeState, Name: "kube_pod_owner", Kind: "gauge", Source: pods, State: state.PodOwner,
+		Help: "Owners of the pod; always 1."},
+	{Page: kubeState, Name: "kube_pod_labels", Kind: "gauge", Source: pods, State: state.PodLabels,
+		Help: "Labels of the pod, those of --pod-labels; always 1."},
+	{Page: kubeState, Name: "kube_pod_status_phase", Kind: "gauge", Source: pods, State: state.PodPhase,
+		Help: "Phase of the pod."},
+	{Page: kubeState, Name: "kube_pod_status_qos_class", Kind: "gauge", Source: pods, State: state.PodQOSClass,
+		Help: "Quality of service class of the pod."},
+	{Page: kubeState, Name: "kube_pod_status_ready", Kind: "gauge", Source: pods, State: state.PodReady,
+		Help: "Whether the pod is ready to serve requests."},
+	{Page: kubeState, Name: "kube_pod_container_info", Kind: "gauge", Source: pods, State: state.ContainerInfo,
+		Help: "What the container is; always 1."},
+	{Page: kubeState, Name: "kube_pod_container_resource_requests", Kind: "gauge", Source: pods,
+		State: state.ContainerRequests, Help: "Resources that the container requests."},
+	{Page: kubeState, Name: "kube_pod_container_resource_limits", Kind: "gauge", Source: pods,
+		State: state.ContainerLimits, Help: "Resources that the container is limited to."},
+	{Page: kubeState, Name: "kube_pod_container_status_restarts_total", Kind: "counter", Source: pods,
+		State: state.ContainerRestarts, Help: "Restarts of the container."},
+	{Page: kubeState, Name: "kube_pod_container_status_running", Kind: "gauge", Source: pods,
+		State: state.ContainerRunning, Help: "Whether the container is running."},
+	{Page: kubeState, Name: "kube_pod_container_status_ready", Kind: "gauge", Source: pods, State: state.ContainerReady,
+		Help: "Whether the container's readiness check succeeds."},
+	{Page: kubeState, Name: "kube_pod_container_status_waiting_reason", Kind: "gauge", Source: pods,
+		State: state.ContainerWaiting, Help: "Why the container is waiting; always 1."},
+	{Page: kubeState, Name: "kube_pod_container_status_last_terminated_reason", Kind: "gauge", Source: pods,
+		State: state.ContainerLastTerminated, Help: "Why the container was terminated the last time; always 1."},
+}.WithHeaders()
 
 // names are those of the families.
-var names []string
-
-func init() {
-	var c page.Compressor
-	for i, f := range families {
-		names = append(names, f.name)
-		if i > 0 && f.name == families[i-1].name {
-			f.header = families[i-1].header
-			continue
-		}
-		c.Write([]byte(selfmetrics.Header(f.name, f.kind, f.help)))
-		f.header = c.Part()
-	}
-}
+var names = families.Names()
 
 func cpu(u *label.Usage, i int) float64     { return u.Samples[i].CPU }
 func memory(u *label.Usage, i int) float64  { return u.Samples[i].Memory }
 func seconds(u *label.Usage, i int) float64 { return u.Seconds[i] }
 
-// partLen is how many samples of a batch a part has at most, of which each family has one. A list is read as a whole
-// and changes as a whole, so that larger parts gain nothing but some compression (BenchmarkSplit).
-const partLen = 16 << 10
-
-// render renders the family's samples of a batch, and compresses them on the way. n is their number.
-func (f *family) render(c *page.Compressor, u *label.Usage, partLen int) (parts []*page.Part, n int) {
-	name := append([]byte(f.name), '{')
-	for i := range u.Samples {
-		if i > 0 && i%partLen == 0 {
-			parts = append(parts, c.Part())
-		}
-		value := f.value(u, i)
-		if math.IsNaN(value) {
-			continue
-		}
-		text := f.labels(u, name[:len(f.name)+1], i)
-		if text == nil {
-			continue
-		}
-		name, n = text, n+1
-		// The writer wants a string and does not keep it: one buffer serves for all.
-		selfmetrics.WriteSample(c, unsafe.String(unsafe.SliceData(name), len(name)), value)
-	}
-	return append(parts, c.Part()), n
-}
-
 // snapshot is what a scrape sees of a list. It never changes; each attempt to refresh publishes a new one.
 type snapshot struct {
-	usage.Status
-	source   string // nodes or pods
-	rendered *rendered
+	usage.Shown
+	rendered *family.Rendered          // for the telemetry path's page, and for another once it was asked for
 	read     func(func(*sample.Batch)) // gives the batch, for pages that are rendered when they are asked for
-	unknown  int                       // pods without metadata
-	oldest   int64                     // the oldest timestamp of the samples, as Newest
 }
 
-// rendered is a batch's samples by family: those of the telemetry path's page, and of another once it was asked for.
-type rendered struct {
-	parts  [len(families)][]*page.Part
-	served [len(families)]int // samples
-	page   string             // that was asked for
-}
-
-// nothing is rendered of a list that is not shown.
-var nothing = &rendered{}
+// none is the snapshot of a list that is not shown.
+var none = &snapshot{rendered: families.Rendered()}
 
 // newSnapshot renders a batch of the source.
 func newSnapshot(c *page.Compressor, source string, b *sample.Batch) *snapshot {
-	s := &snapshot{source: source, rendered: &rendered{}, unknown: b.Unknown, oldest: b.Oldest}
-	s.rendered.add(c, source, "", b)
+	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest}, rendered: families.Rendered()}
+	s.rendered.Add(c, "", source, &label.Usage{Batch: b})
 	return s
-}
-
-func (r *rendered) add(c *page.Compressor, source, page string, b *sample.Batch) {
-	text := &label.Usage{Batch: b}
-	for i, f := range families {
-		if f.page == page && f.source == source && f.labels != nil {
-			r.parts[i], r.served[i] = f.render(c, text, partLen)
-		}
-	}
 }
 
 // render renders what the page cadvisor has of the batch, if that was not done yet. It is for one goroutine at a time.
 func (s *snapshot) render(c *page.Compressor) {
-	r := s.rendered
-	if s.read != nil && r.page != cadvisor {
-		s.read(func(b *sample.Batch) { r.add(c, s.source, cadvisor, b) })
-		r.page = cadvisor
+	if s.read != nil && s.rendered.Page != cadvisor {
+		s.read(func(b *sample.Batch) { s.rendered.Add(c, cadvisor, s.Resource, &label.Usage{Batch: b}) })
 	}
 }
 
 // registerServed registers the metrics of what is served, which is asked for whenever they are written.
 func registerServed(self *selfmetrics.Scope, present func() []*snapshot) {
 	for i, f := range families {
-		if f.page != "" {
+		if f.Page != "" {
 			continue
 		}
-		self.Gauge("samples_served", "Samples on this page.", fmt.Sprintf("family=%q", f.name), func() (sum float64) {
+		self.Gauge("samples_served", "Samples on this page.", fmt.Sprintf("family=%q", f.Name), func() (sum float64) {
 			for _, s := range present() {
-				sum += float64(s.rendered.served[i])
+				sum += float64(s.rendered.Served[i])
 			}
 			return sum
 		})
 	}
-	self.Gauge("pods_without_metadata", "Pods on this page with usage whose node and ip are not known yet.", "",
-		func() (sum float64) {
-			for _, s := range present() {
-				sum += float64(s.unknown)
-			}
-			return sum
-		})
-	for _, source := range []string{nodes, pods} {
-		stamp := func(name, which string, of func(*snapshot) int64, better func(a, b int64) int64) {
-			self.Gauge(name, "The "+which+" of the timestamps that the metrics API gave for the samples being served.",
-				fmt.Sprintf("resource=%q", source), func() float64 {
-					best := int64(0)
-					for _, s := range present() {
-						if s.source != source || of(s) == 0 {
-							continue
-						}
-						// The clock of a node that is ahead makes nothing newer than the list it is in.
-						stamp := min(of(s), s.Refreshed.Unix())
-						best = better(cmp.Or(best, stamp), stamp)
-					}
-					if best == 0 {
-						return math.NaN()
-					}
-					return float64(best)
-				})
+	usage.RegisterShown(self, func() (all []usage.Shown) {
+		for _, s := range present() {
+			all = append(all, s.Shown)
 		}
-		stamp("newest_sample_timestamp_seconds", "newest", func(s *snapshot) int64 { return s.Newest },
-			func(a, b int64) int64 { return max(a, b) })
-		stamp("oldest_sample_timestamp_seconds", "oldest", func(s *snapshot) int64 { return s.oldest },
-			func(a, b int64) int64 { return min(a, b) })
-	}
+		return all
+	})
 }
 
 // sampleLabels are the names of the labels that samples have, those of --pod-labels aside.
@@ -253,20 +154,20 @@ var sampleLabels = []string{"node", "pod", "ip", "container", "namespace", "reso
 func assemble(name string, snapshots []*snapshot, objects [][][]*page.Part, self *page.Part) *page.Page {
 	var parts []*page.Part
 	var header *page.Part // the last
-	add := func(f *family, more []*page.Part) {
-		if len(more) > 0 && header != f.header {
-			header = f.header
+	add := func(f *family.Family, more []*page.Part) {
+		if len(more) > 0 && header != f.Header {
+			header = f.Header
 			parts = append(parts, header)
 		}
 		parts = append(parts, more...)
 	}
 	for i, f := range families {
-		if f.page != name {
+		if f.Page != name {
 			continue
 		}
 		for _, s := range snapshots {
-			if s.rendered.served[i] > 0 {
-				add(f, s.rendered.parts[i])
+			if s.rendered.Served[i] > 0 {
+				add(f, s.rendered.Parts[i])
 			}
 		}
 		for _, of := range objects {
@@ -325,21 +226,4 @@ func (p *cached) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last, p.snapshots, p.objects = nil, nil, nil
-}
-
-// rows are the families of the state of a resource's objects on these pages, kube_pod_labels only where there are
-// labels to show.
-func rows(source string, pages, podLabels []string) (rows []state.Row) {
-	for i, f := range families {
-		ofLabels := f.name == "kube_pod_labels"
-		if f.source == source && f.state != nil && slices.Contains(pages, f.page) && !(ofLabels && len(podLabels) == 0) {
-			rows = append(rows, state.Row{Family: uint8(i), Add: f.state})
-		}
-	}
-	return rows
-}
-
-// wantedBy tells whether a page has families of the state of a resource's objects.
-func wantedBy(name string) func(resource string) bool {
-	return func(resource string) bool { return len(rows(resource, []string{name}, nil)) > 0 }
 }

@@ -46,11 +46,14 @@ import (
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/scope"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
 	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/usage"
 )
 
 // TestMain keeps client-go quiet, as the program does.
@@ -72,7 +75,7 @@ type input struct {
 func run(t testing.TB, n *connection, in input) {
 	t.Helper()
 	for i := range in.pods {
-		n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
+		n.Pods.Store.Put(n.Pods.Watch.Keep(&in.pods[i]))
 	}
 	refreshFrom(t, n.lists[0], &in.nodes, "NodeMetricsList")
 	refreshFrom(t, n.lists[1], &in.usage, "PodMetricsList")
@@ -103,13 +106,13 @@ func refreshWith(l *list, read func() error) {
 }
 
 // newTestServer is a server with a connection whose loops do not run.
-func newTestServer(t testing.TB, set source) (*server, *connection) {
+func newTestServer(t testing.TB, set scope.Settings) (*server, *connection) {
 	t.Helper()
-	if set.maxAge == 0 {
-		set.maxAge = 5 * time.Minute
+	if set.MaxAge == 0 {
+		set.MaxAge = 5 * time.Minute
 	}
-	set.refreshInterval = 15 * time.Second
-	s := newServer(&settings{source: set, telemetryPath: "/metrics"})
+	set.RefreshInterval = 15 * time.Second
+	s := newServer(&settings{Settings: set, telemetryPath: "/metrics"})
 	return s, s.clusters[0].connect(func(schema.GroupVersion) rest.Interface { return nil })
 }
 
@@ -195,7 +198,7 @@ func TestPage(t *testing.T) {
 	now := time.Now()
 	long := now.Add(-time.Hour)
 	for name, c := range map[string]struct {
-		set   source
+		set   scope.Settings
 		pods  []slim.Pod
 		usage []metricsv1beta1.PodMetrics
 		want  string
@@ -250,21 +253,21 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
 `},
 		"label values are escaped": {
-			set: source{podLabels: []string{"app"}},
+			set: scope.Settings{PodLabels: []string{"app"}},
 			pods: []slim.Pod{testPod("a", "p", `back\slash`, "quo\"te", long,
 				map[string]string{"app": "new\nline \x00 \xff ü"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="back\\slash",pod="p",ip="quo\"te",container="x",namespace="a",label_app="new\nline ` + "\uFFFD \uFFFD" + ` ü"} 1
 `},
 		"pod labels come last, as kube-state-metrics names them": {
-			set: source{podLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
+			set: scope.Settings{PodLabels: []string{"team", "app.kubernetes.io/name", "helmRelease", "a.b", "a-b"}},
 			pods: []slim.Pod{testPod("a", "p", "n", "i", long, map[string]string{
 				"app.kubernetes.io/name": "shop", "helmRelease": "r", "a.b": "1", "a-b": "2", "other": "no"})},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a",label_app_kubernetes_io_name="shop",label_helm_release="r",label_a_b_conflict1="1",label_a_b_conflict2="2"} 1
 `},
 		"excluded namespaces are left out": {
-			set:   source{excludeNamespaces: []string{"b", "c"}},
+			set:   scope.Settings{ExcludeNamespaces: []string{"b", "c"}},
 			pods:  []slim.Pod{testPod("a", "p", "n", "i", long, nil)},
 			usage: []metricsv1beta1.PodMetrics{podUsage("a", "p", now, "x", "1 -"), podUsage("b", "p", now, "x", "1 -")},
 			want: `kube_metrics_server_pod_cpu{node="n",pod="p",ip="i",container="x",namespace="a"} 1
@@ -286,12 +289,12 @@ kube_metrics_server_pod_mem{node="n",pod="p",ip="i",container="y",namespace="a"}
 }
 
 func TestNodes(t *testing.T) {
-	s, n := newTestServer(t, source{})
+	s, n := newTestServer(t, scope.Settings{})
 	node := metricsv1beta1.NodeMetrics{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Timestamp: metav1.Now(),
 		Window: metav1.Duration{Duration: time.Second}, Usage: corev1.ResourceList{
 			corev1.ResourceCPU: quantity.MustParse("61488047183n"), corev1.ResourceMemory: quantity.MustParse("3Gi")}}
 	run(t, n, input{nodes: metricsv1beta1.NodeMetricsList{Items: []metricsv1beta1.NodeMetrics{node, node}}})
-	want := "# HELP kube_metrics_server_node_cpu " + families[0].help + `
+	want := "# HELP kube_metrics_server_node_cpu " + families[0].Help + `
 # TYPE kube_metrics_server_node_cpu gauge
 kube_metrics_server_node_cpu{node="n1"} 61.488047183
 # HELP kube_metrics_server_node_mem Memory working set of the node in bytes.
@@ -305,7 +308,7 @@ kube_metrics_server_node_mem{node="n1"} 3221225472
 
 func TestDroppedSamplesAreCounted(t *testing.T) {
 	now := time.Now()
-	s, n := newTestServer(t, source{})
+	s, n := newTestServer(t, scope.Settings{})
 	run(t, n, input{
 		pods: []slim.Pod{testPod("a", "p", "n", "i", now.Add(-time.Hour), nil)},
 		usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
@@ -332,15 +335,15 @@ func TestDroppedSamplesAreCounted(t *testing.T) {
 
 func TestPodThatGoesAndComesBack(t *testing.T) {
 	now := time.Now()
-	s, n := newTestServer(t, source{})
+	s, n := newTestServer(t, scope.Settings{})
 	old := testPod("a", "db-0", "n1", "i1", now.Add(-time.Hour), nil)
 	moved := testPod("a", "db-0", "n2", "i2", now.Add(-10*time.Second), nil)
 	old.ResourceVersion, moved.ResourceVersion = "10", "20"
 	late := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
 		podUsage("a", "db-0", now.Add(-20*time.Second), "x", "1 -")}}
 	fresh := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{podUsage("a", "db-0", now, "x", "2 -")}}
-	put := func(p slim.Pod) { n.pods.Store.Put(n.pods.Watch.Keep(&p)) }
-	del := func(p slim.Pod) { n.pods.Store.Delete(n.pods.Watch.Keep(&p)) }
+	put := func(p slim.Pod) { n.Pods.Store.Put(n.Pods.Watch.Keep(&p)) }
+	del := func(p slim.Pod) { n.Pods.Store.Delete(n.Pods.Watch.Keep(&p)) }
 	for _, step := range []struct {
 		what  string
 		event func()
@@ -383,7 +386,7 @@ func TestNothingOldIsServedAsNew(t *testing.T) {
 		"when all has expired nothing stays":      {func(l *list) { l.Joiner.MaxAge = 5 * time.Second; l.Loop.Expire() }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, n := newTestServer(t, source{})
+			s, n := newTestServer(t, scope.Settings{})
 			run(t, n, c)
 			if want := now.Add(-60 * time.Second).Add(5 * time.Minute).Unix(); n.lists[1].Loop.Expires().Unix() != want {
 				t.Errorf("expires %s, want the first sample's timestamp and max-age", n.lists[1].Loop.Expires())
@@ -401,7 +404,7 @@ func TestNothingOldIsServedAsNew(t *testing.T) {
 }
 
 func TestScrapeEncodings(t *testing.T) {
-	s, n := newTestServer(t, source{})
+	s, n := newTestServer(t, scope.Settings{})
 	run(t, n, bigCluster(50, 2))
 	unzip := func(b []byte) []byte {
 		r, err := gzip.NewReader(bytes.NewReader(b))
@@ -439,7 +442,7 @@ func TestScrapeEncodings(t *testing.T) {
 }
 
 func TestBeforeTheFirstDataAScrapeWaitsAndThenIsToldToComeAgain(t *testing.T) {
-	s, _ := newTestServer(t, source{})
+	s, _ := newTestServer(t, scope.Settings{})
 	began := time.Now()
 	resp := get(t, s, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "0.4")
 	if waited := time.Since(began); waited < 200*time.Millisecond ||
@@ -457,7 +460,7 @@ func TestBeforeTheFirstDataAScrapeWaitsAndThenIsToldToComeAgain(t *testing.T) {
 }
 
 func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
-	s, n := newTestServer(t, source{maxAge: time.Minute})
+	s, n := newTestServer(t, scope.Settings{MaxAge: time.Minute})
 	now := time.Now()
 	old := podUsage("a", "p", now.Add(-58*time.Second), "x", "1 1")
 	run(t, n, input{usage: metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{old}}})
@@ -480,7 +483,7 @@ func TestMetricsAPIGoneForLongerThanMaxAge(t *testing.T) {
 // second old.
 func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, n := newTestServer(t, source{})
+		s, n := newTestServer(t, scope.Settings{})
 		run(t, n, input{})
 		now := func() *page.Page { return s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry) }
 		first := now()
@@ -505,7 +508,7 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 			}},
 			{"a new pod", `watched_objects{resource="pods"} 1`, func() {
 				p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
-				n.pods.Store.Put(n.pods.Watch.Keep(&p))
+				n.Pods.Store.Put(n.Pods.Watch.Keep(&p))
 				time.Sleep(selfAge)
 			}},
 			{"a tick", `source_period_seconds 15`, func() {
@@ -539,11 +542,11 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 		"by another cluster": func(s *server, n *connection) { s.clusters[0].leave(n) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, n := newTestServer(t, source{})
+			s, n := newTestServer(t, scope.Settings{})
 			run(t, n, bigCluster(50, 2))
 			page := weak.Make(s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry))
-			part := weak.Make(n.lists[1].present.Load().rendered.parts[2][0])
-			former := weak.Make(n.pods.Store)
+			part := weak.Make(n.lists[1].present.Load().rendered.Parts[2][0])
+			former := weak.Make(n.Pods.Store)
 			replace(s, n)
 			if runtime.GC(); page.Value() != nil || part.Value() != nil {
 				t.Error("the page of the former snapshot, or what it is made of, is kept until the next scrape")
@@ -558,7 +561,7 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 
 // TestFormerConnectionTakesNothingFromItsSuccessor hands over in either order: the former's end may come late.
 func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
-	s, former := newTestServer(t, source{})
+	s, former := newTestServer(t, scope.Settings{})
 	run(t, former, bigCluster(50, 2))
 	c := s.clusters[0]
 	successor := c.connect(func(schema.GroupVersion) rest.Interface { return nil })
@@ -579,7 +582,7 @@ func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
 // TestScrapeOfAClusterThatIsGoneIsLetGo waits for first data that never come, as the kubeconfig changes.
 func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, former := newTestServer(t, source{})
+		s, former := newTestServer(t, scope.Settings{})
 		answered := make(chan *http.Response)
 		go func() { answered <- get(t, s, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "30") }()
 		synctest.Wait()
@@ -600,7 +603,7 @@ func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 }
 
 func TestPages(t *testing.T) {
-	s, n := newTestServer(t, source{})
+	s, n := newTestServer(t, scope.Settings{})
 	run(t, n, input{})
 	for request, want := range map[string]int{"GET /metrics": 200, "HEAD /metrics": 200, "GET /healthz": 200,
 		"GET /-/healthy": 200, "GET /-/ready": 200, "GET /": 200, "HEAD /": 200,
@@ -629,22 +632,25 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		flag, env, unset, value, want, wrong string // wrong is a value that is refused
 		get                                  func(*settings) string
 	}{
-		{"kubeconfig", "KUBECONFIG", "", "/k", "/k", "", got(func(s *settings) any { return s.kubeconfig })},
-		{"context", "KUBE_CONTEXT", "", "dev", "dev", "", got(func(s *settings) any { return s.context })},
-		{"namespaces", "NAMESPACES", "[]", "a, b", "[a b]", "a b", got(func(s *settings) any { return s.namespaces })},
-		{"namespaces", "NAMESPACES", "", "a,b", "[a b]", "A", got(func(s *settings) any { return s.scopes() })},
-		{"exclude-namespaces", "EXCLUDE_NAMESPACES", "[]", "a", "[a]", "-", got(func(s *settings) any { return s.excludeNamespaces })},
-		{"selector", "LABEL_SELECTOR", "", "app=shop,tier!=test", "app=shop,tier!=test", "app in", got(func(s *settings) any { return s.selector })},
-		{"pod-labels", "POD_LABELS", "[]", "app,a.b/c", "[app a.b/c]", "a b", got(func(s *settings) any { return s.podLabels })},
-		{"pages", "PAGES", "[]", "cadvisor, kube-state-metrics", "[cadvisor kube-state-metrics]", "cadvisor,node", got(func(s *settings) any { return s.pages })},
-		{"refresh-interval", "REFRESH_INTERVAL", "15s", "1s", "1s", "999ms", got(func(s *settings) any { return s.refreshInterval })},
-		{"refresh-interval", "REFRESH_INTERVAL", "15s", "10m", "10m0s", "10m1s", got(func(s *settings) any { return s.refreshInterval })},
-		{"max-age", "MAX_AGE", "5m0s", "1m", "1m0s", "5", got(func(s *settings) any { return s.maxAge })},
+		{"kubeconfig", "KUBECONFIG", "", "/k", "/k", "", got(func(s *settings) any { return s.Kubeconfig })},
+		{"context", "KUBE_CONTEXT", "", "dev", "dev", "", got(func(s *settings) any { return s.Context })},
+		{"namespaces", "NAMESPACES", "[]", "a, b", "[a b]", "a b", got(func(s *settings) any { return s.Namespaces })},
+		{"namespaces", "NAMESPACES", "", "a,b", "[a b]", "A", got(func(s *settings) any { return s.Each() })},
+		{"exclude-namespaces", "EXCLUDE_NAMESPACES", "[]", "a", "[a]", "-", got(func(s *settings) any { return s.ExcludeNamespaces })},
+		{"selector", "LABEL_SELECTOR", "", "app=shop,tier!=test", "app=shop,tier!=test", "app in", got(func(s *settings) any { return s.Selector })},
+		{"pod-labels", "POD_LABELS", "[]", "app,a.b/c", "[app a.b/c]", "a b", got(func(s *settings) any { return s.PodLabels })},
+		{"pages", "PAGES", "[]", "cadvisor, kube-state-metrics", "[cadvisor kube-state-metrics]", "cadvisor,node", got(func(s *settings) any { return s.Pages })},
+		{"refresh-interval", "REFRESH_INTERVAL", "15s", "1s", "1s", "999ms", got(func(s *settings) any { return s.RefreshInterval })},
+		{"refresh-interval", "REFRESH_INTERVAL", "15s", "10m", "10m0s", "10m1s", got(func(s *settings) any { return s.RefreshInterval })},
+		{"max-age", "MAX_AGE", "5m0s", "1m", "1m0s", "5", got(func(s *settings) any { return s.MaxAge })},
 		{"web.listen-address", "PORT", ":9100", "8080", ":8080", "70000", got(func(s *settings) any { return s.listenAddress })},
 		{"web.telemetry-path", "WEB_TELEMETRY_PATH", "/metrics", "/usage", "/usage", "/-/ready", got(func(s *settings) any { return s.telemetryPath })},
 		{"web.config.file", "WEB_CONFIG_FILE", "", "", "", "/does/not/exist", got(func(s *settings) any { return s.webConfig })},
 		{"push.url", "PUSH_URL", "", "http://h/p", "http://h/p", "h:1", got(func(s *settings) any { return s.push.URL })},
-		{"push.interval", "PUSH_INTERVAL", "30s", "5s", "5s", "0s", got(func(s *settings) any { return s.push.Interval })},
+		{"push.interval", "PUSH_INTERVAL", "30s", "5s", "5s", "999ms", got(func(s *settings) any { return s.push.Interval })},
+		{"push.interval", "PUSH_INTERVAL", "30s", "0", "0s", "-1s", got(func(s *settings) any { return s.push.Interval })},
+		{"push.format", "PUSH_FORMAT", "text", "remote-write", "remote-write", "json", got(func(s *settings) any { return s.push.Format })},
+		{"push.instance", "PUSH_INSTANCE", "", "h", "h", "a\tb", got(func(s *settings) any { return s.push.Instance })},
 		{"push.extra-labels", "PUSH_EXTRA_LABELS", "", `a="b"`, `a="b"`, "", got(func(s *settings) any { return s.push.ExtraLabels })},
 		{"push.header", "PUSH_HEADER", "map[]", "A: b\nC: d", "map[A:[b] C:[d]]", "MARKED-SECRET", got(func(s *settings) any { return s.push.Headers })},
 		{"log.level", "LOG_LEVEL", "INFO", "debug", "DEBUG", "loud", got(func(s *settings) any { return s.logLevel })},
@@ -766,12 +772,13 @@ func TestSettingsThatContradictEachOther(t *testing.T) {
 
 // TestSampleLabelsAreThoseOfThePage keeps the list of them complete.
 func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
-	s, n := newTestServer(t, source{})
+	s, n := newTestServer(t, scope.Settings{})
 	run(t, n, bigCluster(1, 1))
 	var page strings.Builder
 	s.clusters[0].requested("pods", "list", "200")
-	s.pushed(true)
-	if err := s.writePage(t.Context(), &page); err != nil {
+	s.set.push.Format = push.RemoteWrite
+	s.set.push.Register(s.self)
+	if err := s.writePages(t.Context(), &page, false); err != nil {
 		t.Fatal(err)
 	}
 	names := map[string]bool{}
@@ -854,12 +861,13 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 			t.Errorf("--%s, %s, default %q is told as: %s", row.Flag, row.Env, row.Default, line)
 		}
 	}
-	s, n := newTestServer(t, source{pages: furtherPages})
+	s, n := newTestServer(t, scope.Settings{Pages: furtherPages})
 	refreshes := n.source.Self.Histogram("refresh_duration_seconds", "Read by a loop, of which there is none.", "",
 		[]float64{1})
 	refreshes.Update(1)
 	run(t, n, bigCluster(1, 1))
-	s.pushed(true)
+	s.set.push.Format = push.RemoteWrite
+	s.set.push.Register(s.self)
 	s.clusters[0].requested("pods", "list", "200")
 	n.ticks.Fresh.Tick(time.Now(), time.Second)
 	n.ticks.Fresh.Shown(time.Now())
@@ -872,22 +880,22 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 	}
 	labels := labelsOfFurtherPages(t)
 	for _, f := range families {
-		if f.page == "" {
+		if f.Page == "" {
 			continue
 		}
-		known[f.name] = true
-		row := strings.Split(find(f.name)+"||||", "|")
+		known[f.Name] = true
+		row := strings.Split(find(f.Name)+"||||", "|")
 		of := strings.TrimSpace(row[4])
-		if f.labels != nil && f.source == nodes { // the line below that of containers
+		if f.Labels != nil && f.Source == nodes { // the line below that of containers
 			row, of = []string{"", "", "id, node", row[3]}, nodes
 			if !strings.Contains(string(readme), "| the same two | id, node |") {
 				t.Error("the root of nodes is not told")
 			}
 		}
 		told := strings.Replace(strings.TrimSpace(row[2]), "and those of `--pod-labels`", "label_app", 1)
-		if of != f.source || !slices.Contains(labels[f.name], told) ||
-			f.kind == "counter" != strings.Contains(row[3], "a counter") && f.kind != "" {
-			t.Errorf("%s, a %s of %s with the labels %q, is told as: %s", f.name, f.kind, f.source, labels[f.name], row)
+		if of != f.Source || !slices.Contains(labels[f.Name], told) ||
+			f.Kind == "counter" != strings.Contains(row[3], "a counter") && f.Kind != "" {
+			t.Errorf("%s, a %s of %s with the labels %q, is told as: %s", f.Name, f.Kind, f.Source, labels[f.Name], row)
 		}
 	}
 	for _, cell := range told {
@@ -974,9 +982,9 @@ func FuzzLabelNames(f *testing.F) {
 			}
 		}
 		seen := map[string]bool{}
-		for i, name := range label.Names(set.podLabels) {
+		for i, name := range label.Names(set.PodLabels) {
 			if !valid.MatchString(name) {
-				t.Errorf("%q becomes %q", set.podLabels[i], name)
+				t.Errorf("%q becomes %q", set.PodLabels[i], name)
 			}
 			if seen[name] {
 				t.Errorf("%q: %s twice", list, name)
@@ -1245,7 +1253,7 @@ type bubble struct {
 	pulse context.CancelFunc          // ends the pulse
 }
 
-func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
+func inBubble(t *testing.T, set scope.Settings, do func(t *testing.T, b *bubble)) {
 	t.Helper()
 	// The race detector crashes now and then where two threads run timers of a bubble: https://go.dev/issue/78156
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -1256,8 +1264,8 @@ func inBubble(t *testing.T, set source, do func(t *testing.T, b *bubble)) {
 		ctx, stop := context.WithCancel(t.Context())
 		b.begin = func(do func(context.Context)) { running.Go(func() { do(ctx) }) }
 		var none *connection
-		if b.server, none = newTestServer(t, set); set.refreshInterval != 0 {
-			b.server.set.refreshInterval = set.refreshInterval
+		if b.server, none = newTestServer(t, set); set.RefreshInterval != 0 {
+			b.server.set.RefreshInterval = set.RefreshInterval
 		}
 		b.clusters[0].leave(none)
 		b.connection = b.clusters[0].connect(b.api.client)
@@ -1351,7 +1359,7 @@ func TestNamespacesFailOneByOne(t *testing.T) {
 					time.Since(b.api.began), status, took, found, age, within, page)
 			}
 			age, found = b.age(page, "b")
-			if found && age >= b.server.set.maxAge {
+			if found && age >= b.server.set.MaxAge {
 				b.t.Errorf("what is served of b is %s old", age)
 			}
 			return found
@@ -1361,7 +1369,7 @@ func TestNamespacesFailOneByOne(t *testing.T) {
 				b.api.answer(request, as)
 			}
 		}
-		set := source{namespaces: []string{"a", "b"}}
+		set := scope.Settings{Namespaces: []string{"a", "b"}}
 		t.Run(name+" at a start", func(t *testing.T) {
 			inBubble(t, set, func(t *testing.T, b *bubble) {
 				breakB(b)
@@ -1426,8 +1434,8 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 		"two minutes":         {[]time.Duration{2 * time.Minute}, anew},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
-				b.begin(b.pods.Watch.Run)
+			inBubble(t, scope.Settings{Namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
+				b.begin(b.Pods.Watch.Run)
 				ready := func() {
 					t.Helper()
 					for _, l := range b.lists[1:] {
@@ -1460,8 +1468,8 @@ func TestPodsAreListedAnewAfterAFreeze(t *testing.T) {
 
 // TestShortFreezesBetweenAttemptsDoNotAddUp has each of them followed by an attempt.
 func TestShortFreezesBetweenAttemptsDoNotAddUp(t *testing.T) {
-	inBubble(t, source{}, func(t *testing.T, b *bubble) {
-		b.begin(b.pods.Watch.Run)
+	inBubble(t, scope.Settings{}, func(t *testing.T, b *bubble) {
+		b.begin(b.Pods.Watch.Run)
 		for range 5 {
 			if err := b.lists[1].Ready(t.Context()); err != nil {
 				t.Fatal(err)
@@ -1476,7 +1484,7 @@ func TestShortFreezesBetweenAttemptsDoNotAddUp(t *testing.T) {
 
 // TestUsageIsNotJoinedWithPodsOfLongAgo has a watch that breaks once it has its list, and cannot be opened again.
 func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
-	inBubble(t, source{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{MaxAge: time.Minute}, func(t *testing.T, b *bubble) {
 		b.api.answer("page pods", breaks)
 		b.api.answer("watch pods", func(r *http.Request) (*http.Response, error) {
 			b.api.answer("watch pods", breaks)
@@ -1484,7 +1492,7 @@ func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
 			answer.Body = io.NopCloser(b.api.initialEvents(r, pods, ""))
 			return answer, err
 		})
-		b.begin(b.pods.Watch.Run)
+		b.begin(b.Pods.Watch.Run)
 		ready := func() error { return b.lists[1].Ready(t.Context()) }
 		if err := ready(); err != nil {
 			t.Fatal(err)
@@ -1508,7 +1516,7 @@ func TestUsageIsNotJoinedWithPodsOfLongAgo(t *testing.T) {
 
 // TestUsageIsReadAsSoonAsThePodsAreThere has pods that are refused at first.
 func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
-	inBubble(t, source{}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{}, func(t *testing.T, b *bubble) {
 		b.api.answer("watch pods", forbids)
 		b.api.answer("page pods", forbids)
 		b.begin(b.run)
@@ -1532,11 +1540,11 @@ func TestUsageIsReadAsSoonAsThePodsAreThere(t *testing.T) {
 
 // TestDeletedPodsAreForgottenInTime deletes a pod of which there may be usage as long as that is served.
 func TestDeletedPodsAreForgottenInTime(t *testing.T) {
-	inBubble(t, source{maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{MaxAge: time.Minute}, func(t *testing.T, b *bubble) {
 		gone := testPod("a", "gone", "n", "i", time.Now(), nil)
-		b.pods.Store.Put(b.pods.Watch.Keep(&gone))
-		b.pods.Store.Delete(b.pods.Watch.Keep(&gone))
-		b.begin(b.pods.Watch.Run)
+		b.Pods.Store.Put(b.Pods.Watch.Keep(&gone))
+		b.Pods.Store.Delete(b.Pods.Watch.Keep(&gone))
+		b.begin(b.Pods.Watch.Run)
 		for _, step := range []struct {
 			after time.Duration
 			known bool
@@ -1545,7 +1553,7 @@ func TestDeletedPodsAreForgottenInTime(t *testing.T) {
 			if err := b.lists[1].Ready(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if _, known := b.pods.Store.Find([]byte("a"), []byte("gone")); known != step.known {
+			if _, known := b.Pods.Store.Find([]byte("a"), []byte("gone")); known != step.known {
 				t.Errorf("%s later it is known that the pod was deleted: %t", step.after, known)
 			}
 		}
@@ -1567,7 +1575,7 @@ func TestProbesAreOfWhatTheShippedRolesAllow(t *testing.T) {
 		"namespaces without usage: nothing": {[]string{"a"}, map[string]answerer{"list a/pods": forbids}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{namespaces: c.namespaces}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Namespaces: c.namespaces}, func(t *testing.T, b *bubble) {
 				b.api.stamp = func(now time.Time) time.Time { return now.Truncate(15 * time.Second) }
 				for request, as := range c.answers {
 					b.api.answer(request, as)
@@ -1602,12 +1610,12 @@ func TestTick(t *testing.T) {
 		"of a source that nobody knows":                {15 * s, 0, []time.Duration{2 * s}, 3 * s},
 		"of several within the interval, the last":     {15 * s, 5 * s, []time.Duration{4 * s, 9 * s, 14 * s}, 14 * s},
 		"the last may be as late as the next interval": {15 * s, 5 * s, []time.Duration{5 * s, 10 * s, 15 * s}, 15 * s},
-		"of a slow source, each":                       {15 * s, 60 * s, []time.Duration{5 * s}, 5 * s},
+		"of a slow scope.Settings, each":               {15 * s, 60 * s, []time.Duration{5 * s}, 5 * s},
 		"where the last does not come":                 {15 * s, 5 * s, []time.Duration{4 * s, 9 * s}, 17 * s},
 		"of a fast source and a long interval":         {60 * s, 15 * s, []time.Duration{29 * s, 44 * s, 59 * s}, 59 * s},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{refreshInterval: c.refresh}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{RefreshInterval: c.refresh}, func(t *testing.T, b *bubble) {
 				began := time.Now()
 				if b.ticks.Fresh.Tick(began, c.period); c.period == 0 {
 					b.ticks.Fresh.Lost()
@@ -1651,7 +1659,7 @@ func TestInterval(t *testing.T) {
 		{600 * s, 60 * s, 602 * s},
 	} {
 		t.Run(fmt.Sprintf("%s of a source of %s", c.refresh, c.period), func(t *testing.T) {
-			inBubble(t, source{refreshInterval: c.refresh, maxAge: time.Hour}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{RefreshInterval: c.refresh, MaxAge: time.Hour}, func(t *testing.T, b *bubble) {
 				b.api.stamp = func(now time.Time) time.Time { return now.Truncate(c.period) }
 				b.begin(b.run)
 				longest := time.Duration(0)
@@ -1690,7 +1698,7 @@ func TestNewestSampleOfAClockThatIsAhead(t *testing.T) {
 		"no clock is ahead, both stop":     {until(half), until(half), 0, half, half},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{}, func(t *testing.T, b *bubble) {
 				began := time.Now()
 				told := func(name string) time.Duration {
 					_, page, _ := b.scrape()
@@ -1728,8 +1736,8 @@ func TestNewestSampleOfAClockThatIsAhead(t *testing.T) {
 
 // TestPageMadeAcrossAThawIsNotServed has the process stand still while a page is made of what was current.
 func TestPageMadeAcrossAThawIsNotServed(t *testing.T) {
-	inBubble(t, source{}, func(t *testing.T, b *bubble) {
-		b.begin(b.pods.Watch.Run)
+	inBubble(t, scope.Settings{}, func(t *testing.T, b *bubble) {
+		b.begin(b.Pods.Watch.Run)
 		for _, l := range b.lists {
 			b.begin(l.Loop.Run)
 		}
@@ -1770,7 +1778,7 @@ func TestHealthPage(t *testing.T) {
 		}, 503, "failed\nnodes: .*\na notice: .*\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, n := newTestServer(t, source{})
+			s, n := newTestServer(t, scope.Settings{})
 			before, _ := io.ReadAll(get(t, s, "/healthz").Body)
 			if want := "failed\npods, nodes: not read yet\n"; string(before) != want {
 				t.Errorf("before the first data: %q, want %q", before, want)
@@ -1787,7 +1795,7 @@ func TestHealthPage(t *testing.T) {
 }
 
 func TestEncodingThatThereIsNotIsAnsweredWithThoseThatThereAre(t *testing.T) {
-	s, n := newTestServer(t, source{})
+	s, n := newTestServer(t, scope.Settings{})
 	run(t, n, input{})
 	resp := get(t, s, "/metrics", "Accept-Encoding", "br, identity;q=0")
 	body, _ := io.ReadAll(resp.Body)
@@ -1800,7 +1808,7 @@ func TestEncodingThatThereIsNotIsAnsweredWithThoseThatThereAre(t *testing.T) {
 // TestStopLetsGoOfScrapesThatWait has each page wait for first data that do not come.
 func TestStopLetsGoOfScrapesThatWait(t *testing.T) {
 	for _, name := range append([]string{""}, furtherPages...) {
-		inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+		inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 			time.AfterFunc(time.Second, b.stop)
 			if status, body, took := b.scrapePage(name); status != http.StatusServiceUnavailable || took != time.Second {
 				t.Errorf("%s: status %d after %s: %s", name, status, took, body)
@@ -1832,7 +1840,7 @@ func TestFirstPage(t *testing.T) {
 		"the pods' watches hang":    {all(hangs, "watch a/pods", "watch b/pods"), false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
 				for request, as := range c.answers {
 					b.api.answer(request, as)
 				}
@@ -1859,7 +1867,7 @@ func TestFirstPage(t *testing.T) {
 // TestWhatIsAskedFor is what the server is told to leave out.
 func TestWhatIsAskedFor(t *testing.T) {
 	const inNamespaces = "metadata.namespace!=x,metadata.namespace!=y"
-	set := source{selector: "app=shop", excludeNamespaces: []string{"x", "y"}, pages: furtherPages}
+	set := scope.Settings{Selector: "app=shop", ExcludeNamespaces: []string{"x", "y"}, Pages: furtherPages}
 	inBubble(t, set, func(t *testing.T, b *bubble) {
 		asked := make(chan url.Values, 10)
 		record := func(request string) {
@@ -1897,7 +1905,7 @@ func TestNodesThatAreForbidden(t *testing.T) {
 		up         bool // whether there is a sample of it
 	}{"in the cluster": {nil, true}, "with namespaces": {[]string{"a"}, false}} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{namespaces: c.namespaces}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Namespaces: c.namespaces}, func(t *testing.T, b *bubble) {
 				b.api.answer("list nodes", forbids)
 				b.begin(b.run)
 				_, page, _ := b.scrape()
@@ -1917,7 +1925,7 @@ func TestNodesThatAreForbidden(t *testing.T) {
 func TestAFailedProbeLosesThePhase(t *testing.T) {
 	for name, fails := range map[string]answerer{"refused": forbids, "no answer": hangs, "half an answer": hangsLater} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
 				b.api.stamp = func(now time.Time) time.Time { return now.Truncate(15 * time.Second) }
 				b.begin(b.run)
 				time.Sleep(2 * time.Minute)
@@ -1947,7 +1955,7 @@ func TestAFailedProbeLosesThePhase(t *testing.T) {
 
 // TestNoProbesWhileListsFail has nothing to be looked at any more.
 func TestNoProbesWhileListsFail(t *testing.T) {
-	inBubble(t, source{}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{}, func(t *testing.T, b *bubble) {
 		b.api.stamp = func(now time.Time) time.Time { return now.Truncate(15 * time.Second) }
 		b.begin(b.run)
 		time.Sleep(time.Minute)
@@ -1971,7 +1979,7 @@ func TestNoProbesWhileListsFail(t *testing.T) {
 // TestNothingOfAClusterThatIsGone has a scrape wait for one namespace, as the kubeconfig is taken away: what there is
 // of the other is not the answer.
 func TestNothingOfAClusterThatIsGone(t *testing.T) {
-	inBubble(t, source{namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
 		b.api.answer("list b/pods", hangs)
 		b.begin(b.run)
 		time.AfterFunc(time.Second, func() { b.clusters[0].leave(b.connection) })
@@ -1983,7 +1991,7 @@ func TestNothingOfAClusterThatIsGone(t *testing.T) {
 
 // TestHealthKeysAreKnown has everything fail: what is not known would stay on the health page of another cluster.
 func TestHealthKeysAreKnown(t *testing.T) {
-	inBubble(t, source{namespaces: []string{"a", "b"}, pages: furtherPages}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Namespaces: []string{"a", "b"}, Pages: furtherPages}, func(t *testing.T, b *bubble) {
 		broken := []string{"list nodes", "list a/pods", "list b/pods", "get namespaces/a", "get namespaces/b"}
 		for _, resource := range []string{quotas, replicaSets, jobs} {
 			for _, verb := range []string{"watch ", "page "} {
@@ -2014,8 +2022,8 @@ var furtherPages = []string{cadvisor, kubeState}
 
 // watched has the watches run and waits until each has its first list, as far as it gets one.
 func (b *bubble) watched() {
-	b.begin(b.connection.pods.Watch.Run)
-	for _, o := range b.others {
+	b.begin(b.connection.Pods.Watch.Run)
+	for _, o := range b.Others {
 		b.begin(o.Watch.Run)
 	}
 	synctest.Wait()
@@ -2023,8 +2031,8 @@ func (b *bubble) watched() {
 
 // put is an event of the watch of pods.
 func (b *bubble) put(p corev1.Pod) {
-	whole := slimPod(p, len(b.set.pages) > 0)
-	b.connection.pods.Store.Put(b.connection.pods.Watch.Keep(&whole))
+	whole := slimPod(p, len(b.set.Pages) > 0)
+	b.connection.Pods.Store.Put(b.connection.Pods.Watch.Keep(&whole))
 }
 
 // familiesOf are the families of a page's text, in their order.
@@ -2048,7 +2056,7 @@ func TestOnlyWhatPagesNeedIsWatched(t *testing.T) {
 		"both":               {furtherPages, objects},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{pages: c.pages}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Pages: c.pages}, func(t *testing.T, b *bubble) {
 				b.begin(b.run)
 				time.Sleep(time.Minute)
 				for _, page := range furtherPages {
@@ -2062,7 +2070,7 @@ func TestOnlyWhatPagesNeedIsWatched(t *testing.T) {
 				if want := slices.Concat(usage, c.watches); !slices.Equal(asked, want) {
 					t.Errorf("asks for %q, want %q", asked, want)
 				}
-				store := b.connection.pods.Store
+				store := b.connection.Pods.Store
 				p, _ := store.Find([]byte("a"), []byte("p"))
 				if p == nil || (p.Value.Own != "") != (c.pages != nil) ||
 					(p.Counters != nil) != slices.Contains(c.pages, cadvisor) ||
@@ -2078,7 +2086,7 @@ func TestOnlyWhatPagesNeedIsWatched(t *testing.T) {
 func TestPagesChangeNothingElse(t *testing.T) {
 	var samples, self [2][]string
 	for i, pages := range [][]string{nil, furtherPages} {
-		inBubble(t, source{pages: pages, podLabels: []string{"pod-template-hash"}}, func(t *testing.T, b *bubble) {
+		inBubble(t, scope.Settings{Pages: pages, PodLabels: []string{"pod-template-hash"}}, func(t *testing.T, b *bubble) {
 			b.begin(b.run)
 			time.Sleep(time.Minute)
 			for _, page := range pages {
@@ -2138,7 +2146,7 @@ func TestPagesThatThereAreNot(t *testing.T) {
 // TestPathsOfPages has the further pages below the telemetry path, which stays as it was set.
 func TestPathsOfPages(t *testing.T) {
 	for path, below := range map[string]string{"/metrics": "/metrics/cadvisor", "/a/b/": "/a/b/cadvisor"} {
-		s := newServer(&settings{telemetryPath: path, source: source{maxAge: time.Minute}})
+		s := newServer(&settings{telemetryPath: path, Settings: scope.Settings{MaxAge: time.Minute}})
 		s.stop() // or there would be waited for data
 		for of, want := range map[string]int{path: http.StatusServiceUnavailable, below: http.StatusNotFound} {
 			resp := get(t, s, of)
@@ -2235,7 +2243,7 @@ func smallCluster(began time.Time) map[string][]any {
 // inSmallCluster is inBubble with that cluster, in which usage was read a minute after the beginning.
 func inSmallCluster(t *testing.T, do func(t *testing.T, b *bubble)) {
 	t.Helper()
-	inBubble(t, source{pages: furtherPages, podLabels: []string{"app"}}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Pages: furtherPages, PodLabels: []string{"app"}}, func(t *testing.T, b *bubble) {
 		b.api.have = smallCluster(b.api.began)
 		b.watched()
 		time.Sleep(time.Minute)
@@ -2547,7 +2555,7 @@ func TestCPUCounters(t *testing.T) {
 				p := podOf(created, created, "c c1")
 				p.Labels = map[string]string{"l": "v"}
 				b.api.have[pods] = []any{p}
-				b.connection.pods.Watch.Resync()
+				b.connection.Pods.Watch.Resync()
 				synctest.Wait()
 			}, one(30, "1"), false, "c c1 30"},
 		}, "added 2"},
@@ -2559,7 +2567,7 @@ func TestCPUCounters(t *testing.T) {
 			{15, nil, one(15, "1"), false, "c c1 15"},
 			{30, func(b *bubble) {
 				gone := slimPod(podOf(created, created, "c c1"), true)
-				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+				b.connection.Pods.Store.Delete(b.connection.Pods.Watch.Keep(&gone))
 			}, one(30, "1"), false, ""},
 			{60, func(b *bubble) { b.put(podOf(at(40), at(40), "c c2")) }, one(60, "1"), false, "c c2 15"},
 		}, "added 2"},
@@ -2570,7 +2578,7 @@ func TestCPUCounters(t *testing.T) {
 		}, "added 1, filled 1, invalid 1, filled seconds 15"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{pages: []string{cadvisor}, podLabels: []string{"l"}}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Pages: []string{cadvisor}, PodLabels: []string{"l"}}, func(t *testing.T, b *bubble) {
 				if c.containers == nil {
 					c.containers = []string{"c c1"}
 				}
@@ -2608,7 +2616,7 @@ func TestCPUCounters(t *testing.T) {
 
 // TestCountersOfWhatIsLeft has of two pods one expire: the other keeps its own counter.
 func TestCountersOfWhatIsLeft(t *testing.T) {
-	inBubble(t, source{pages: []string{cadvisor}}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Pages: []string{cadvisor}}, func(t *testing.T, b *bubble) {
 		p, old := podOf(b.api.began, b.api.began, "c c1"), podOf(b.api.began, b.api.began, "c old")
 		old.Name = "old"
 		b.api.have[pods] = []any{p, old}
@@ -2630,7 +2638,7 @@ func TestCountersOfWhatIsLeft(t *testing.T) {
 
 // TestNodeCounters has a node that is away for two lists.
 func TestNodeCounters(t *testing.T) {
-	inBubble(t, source{pages: []string{cadvisor}}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Pages: []string{cadvisor}}, func(t *testing.T, b *bubble) {
 		b.watched()
 		for i, want := range []string{"15", "", "", "60"} {
 			time.Sleep(15 * time.Second)
@@ -2684,7 +2692,7 @@ func (b *bubble) tells(lines ...string) {
 
 // stateOf are the families of the state of a resource's objects on the pages that are on.
 func stateOf(resource string) (all []string) {
-	for _, row := range rows(resource, furtherPages, nil) {
+	for _, row := range families.Rows(resource, furtherPages, nil) {
 		all = append(all, names[row.Family])
 	}
 	return all
@@ -2696,7 +2704,7 @@ var optional = []string{nodes, namespaces, quotas, replicaSets, jobs}
 // TestResourcesThatMayNotBeRead has each of them refused for a quarter of an hour, and then allowed.
 func TestResourcesThatMayNotBeRead(t *testing.T) {
 	var all []string // families where nothing is refused
-	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 		b.begin(b.run)
 		all = familiesOf(b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0))
 	})
@@ -2704,7 +2712,7 @@ func TestResourcesThatMayNotBeRead(t *testing.T) {
 		for _, resource := range optional {
 			t.Run(resource+" "+how, func(t *testing.T) {
 				log := logged(t)
-				inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 					guessed := resource == replicaSets || resource == jobs
 					what := map[bool]string{true: " is guessed from the pods", false: " not served"}[guessed]
 					check := func(refused bool) {
@@ -2778,7 +2786,7 @@ func btoi(b bool) int {
 // TestPagesByRolesInNamespaces asks for nothing that a Role cannot give the right to, but for the list of nodes' usage.
 func TestPagesByRolesInNamespaces(t *testing.T) {
 	log := logged(t)
-	inBubble(t, source{namespaces: []string{"a", "b"}, pages: furtherPages}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Namespaces: []string{"a", "b"}, Pages: furtherPages}, func(t *testing.T, b *bubble) {
 		b.api.answer("list nodes", forbids)
 		b.begin(b.run)
 		time.Sleep(5 * time.Minute)
@@ -2834,7 +2842,7 @@ func TestNamespacesFailOneByOneOnTheStatePage(t *testing.T) {
 		"are refused": forbids, "are slow": hangs, "get stuck": hangsLater, "break": breaks} {
 		for broken, family := range of {
 			t.Run("its "+broken+" "+how, func(t *testing.T) {
-				inBubble(t, source{namespaces: []string{"a", "b"}, pages: furtherPages}, func(t *testing.T, b *bubble) {
+				inBubble(t, scope.Settings{Namespaces: []string{"a", "b"}, Pages: furtherPages}, func(t *testing.T, b *bubble) {
 					requests := []string{"watch b/" + broken, "page b/" + broken}
 					if broken == namespaces {
 						requests = []string{"get namespaces/b"}
@@ -2923,7 +2931,7 @@ func TestStatePageAfterAFreeze(t *testing.T) {
 		"Jobs are slow":        {time.Minute, jobs, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 				b.watched()
 				of := regexp.MustCompile(`namespace="(a|shop)"|node="(n1|n2|)"|uid="(.*?)"`)
 				before := b.pageOf(kubeState, 0)
@@ -2958,7 +2966,7 @@ func TestStatePageAfterAFreeze(t *testing.T) {
 func TestStateOfBrokenWatchesIsServedForMaxAge(t *testing.T) {
 	for _, resource := range append([]string{pods}, optional...) {
 		t.Run(resource, func(t *testing.T) {
-			inBubble(t, source{pages: furtherPages, maxAge: time.Minute}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Pages: furtherPages, MaxAge: time.Minute}, func(t *testing.T, b *bubble) {
 				b.endsOnce(resource, breaks)
 				b.begin(b.run)
 				before := familiesOf(b.pageOf(kubeState, 0))
@@ -3009,7 +3017,7 @@ func TestStateOfBrokenWatchesIsServedForMaxAge(t *testing.T) {
 func TestRightsThatAreTakenAway(t *testing.T) {
 	for _, resource := range optional {
 		t.Run(resource, func(t *testing.T) {
-			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 				b.endsOnce(resource, forbids)
 				b.begin(b.run)
 				text, family := b.pageOf(kubeState, 0), stateOf(resource)[len(stateOf(resource))-1]
@@ -3033,14 +3041,14 @@ func TestRightsThatAreTakenAway(t *testing.T) {
 
 // TestGuessesAreGivenUp has the right to ReplicaSets given: nothing of what was guessed is kept.
 func TestGuessesAreGivenUp(t *testing.T) {
-	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 		for _, request := range []string{"watch replicasets", "page replicasets"} {
 			b.api.answer(request, forbids)
 			time.AfterFunc(time.Second, func() { b.api.answer(request, nil) })
 		}
 		b.watched()
 		b.statePage()
-		leaf := weak.Make(b.connection.pods.Store.Leaves()[0])
+		leaf := weak.Make(b.connection.Pods.Store.Leaves()[0])
 		time.Sleep(2 * time.Minute)
 		b.put(numbered(1, ""))
 		b.statePage()
@@ -3072,7 +3080,7 @@ func TestFirstStatePage(t *testing.T) {
 		"quotas break":      {quotas, breaks, 200, 0, 0, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 				for _, verb := range []string{"watch ", "page "} {
 					b.api.answer(verb+c.resource, c.answer)
 				}
@@ -3103,7 +3111,7 @@ func TestNothingOfAClusterThatIsGoneOnTheStatePage(t *testing.T) {
 	for _, waitsFor := range []string{pods, nodes} {
 		for name, status := range map[string]int{"another comes": 200, "none comes": 503} {
 			t.Run(waitsFor+", "+name, func(t *testing.T) {
-				inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+				inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 					b.api.answer("watch "+waitsFor, hangs)
 					b.begin(b.run)
 					c, took := b.clusters[0], 9500*time.Millisecond
@@ -3130,10 +3138,10 @@ func TestNothingOfAClusterThatIsGoneOnTheStatePage(t *testing.T) {
 
 // rendered is how many leaves of pods were rendered, and of other resources.
 func (b *bubble) rendered() (pods, others int64) {
-	for _, o := range b.others {
+	for _, o := range b.Others {
 		others += o.Rendered()
 	}
-	return b.connection.pods.Rendered(), others
+	return b.connection.Pods.Rendered(), others
 }
 
 // statePage is the page, which is ready at once.
@@ -3165,7 +3173,7 @@ func numbered(i int, ip string) corev1.Pod {
 // TestOnlyWhatHasChangedIsRendered counts the leaves of the state page that are rendered for each change.
 func TestOnlyWhatHasChangedIsRendered(t *testing.T) {
 	const many = 3000
-	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 		b.watched()
 		for i := range many {
 			b.put(numbered(i, "10.0.0.1"))
@@ -3201,10 +3209,10 @@ func TestOnlyWhatHasChangedIsRendered(t *testing.T) {
 			}, 1, 0, `pod="pod-0001",uid="",host_ip="",pod_ip="10.9.9.8"`},
 			{"a pod is gone", func() {
 				gone := slimPod(numbered(2999, ""), true)
-				b.connection.pods.Store.Delete(b.connection.pods.Watch.Keep(&gone))
+				b.connection.Pods.Store.Delete(b.connection.Pods.Watch.Keep(&gone))
 			}, 1, 0, ""},
 			{"a node", func() {
-				for _, o := range b.others {
+				for _, o := range b.Others {
 					if o.Watch.Resource == nodes {
 						n := &slim.Node{}
 						n.Name = "new"
@@ -3237,7 +3245,7 @@ func TestOnlyWhatHasChangedIsRendered(t *testing.T) {
 func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
 	for name, answer := range map[string]answerer{"all is read": nil, "owners are guessed": forbids} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 				for _, request := range []string{"watch replicasets", "page replicasets", "watch jobs", "page jobs"} {
 					b.api.answer(request, answer)
 				}
@@ -3280,7 +3288,7 @@ func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
 					}
 				}
 				scrape()
-				leaf := weak.Make(b.connection.pods.Store.Leaves()[0])
+				leaf := weak.Make(b.connection.Pods.Store.Leaves()[0])
 				time.Sleep(maxIdle - time.Second)
 				if runtime.GC(); leaf.Value() == nil || len(all) < 20 || all[len(all)-1].gone() {
 					t.Error("given up before ten minutes have passed")
@@ -3312,7 +3320,7 @@ func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
 func TestPagesThatAreAskedForAreKept(t *testing.T) {
 	for _, name := range furtherPages {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+			inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 				b.begin(b.run)
 				before := familiesOf(b.pageOf(name, 0))
 				pods, others := b.rendered()
@@ -3333,7 +3341,7 @@ func TestPagesThatAreAskedForAreKept(t *testing.T) {
 
 // TestNothingIsKeptOfAFormerCluster ends a connection of which both pages were scraped.
 func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
-	inBubble(t, source{pages: furtherPages}, func(t *testing.T, b *bubble) {
+	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 		b.clusters[0].leave(b.connection)
 		for _, request := range []string{"watch jobs", "page jobs"} {
 			b.api.answer(request, forbids)
@@ -3345,8 +3353,8 @@ func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
 			running.Go(func() { n.run(ctx) })
 			synctest.Wait()
 			b.pageOf(cadvisor, 0)
-			page, leaf := weak.Make(b.statePage()), weak.Make(n.pods.Store.Leaves()[0])
-			snapshot, former := weak.Make(n.lists[1].present.Load()), weak.Make(n.pods.Store)
+			page, leaf := weak.Make(b.statePage()), weak.Make(n.Pods.Store.Leaves()[0])
+			snapshot, former := weak.Make(n.lists[1].present.Load()), weak.Make(n.Pods.Store)
 			b.clusters[0].leave(n)
 			stop()
 			running.Wait()
@@ -3404,9 +3412,9 @@ func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 		default:
 		}
 		p := slimPod(numbered(i%60, fmt.Sprintf("10.0.0.%d", i%256)), true)
-		n.pods.Store.Put(n.pods.Watch.Keep(&p))
+		n.Pods.Store.Put(n.Pods.Watch.Keep(&p))
 		if i%7 == 0 {
-			n.pods.Store.Delete(n.pods.Watch.Keep(&p))
+			n.Pods.Store.Delete(n.Pods.Watch.Keep(&p))
 		}
 		refreshFrom(t, n.lists[0], &in.nodes, "NodeMetricsList")
 		refreshFrom(t, n.lists[1], &in.usage, "PodMetricsList")
@@ -3416,7 +3424,7 @@ func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 		case 10:
 			s.release(kubeState)
 		case 15:
-			for _, o := range n.others {
+			for _, o := range n.Others {
 				o.Watch.Resync()
 			}
 		}
@@ -3451,10 +3459,10 @@ func cpuTime(b *testing.B) time.Duration {
 func eachSize(b *testing.B, f func(b *testing.B, s *server, n *connection, in input) func()) {
 	for _, size := range benchmarked {
 		b.Run(fmt.Sprintf("pods=%d", size), func(b *testing.B) {
-			s, n := newTestServer(b, source{})
+			s, n := newTestServer(b, scope.Settings{})
 			in := bigCluster(size, 2)
 			for i := range in.pods {
-				n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
+				n.Pods.Store.Put(n.Pods.Watch.Keep(&in.pods[i]))
 			}
 			measured := f(b, s, n, in)
 			b.ReportAllocs()
@@ -3471,7 +3479,7 @@ func BenchmarkLabels(b *testing.B) {
 	eachSize(b, func(_ *testing.B, _ *server, n *connection, in input) func() {
 		return func() {
 			for i := range in.pods {
-				n.pods.Watch.Keep(&in.pods[i])
+				n.Pods.Watch.Keep(&in.pods[i])
 			}
 		}
 	})
@@ -3507,19 +3515,19 @@ func BenchmarkRenderAndGzip(b *testing.B) {
 // time to assemble it, which is paid once for each change.
 func BenchmarkSplit(b *testing.B) {
 	const size = 150_000
-	_, n := newTestServer(b, source{})
+	_, n := newTestServer(b, scope.Settings{})
 	in := bigCluster(size, 2)
 	for i := range in.pods {
-		n.pods.Store.Put(n.pods.Watch.Keep(&in.pods[i]))
+		n.Pods.Store.Put(n.Pods.Watch.Keep(&in.pods[i]))
 	}
 	refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{source: pods, rendered: &rendered{}}
+			s := &snapshot{Shown: usage.Shown{Resource: pods}, rendered: families.Rendered()}
 			for i, f := range families {
-				if f.source == pods && f.page == "" {
-					s.rendered.parts[i], s.rendered.served[i] = f.render(&n.compressor, &label.Usage{Batch: batch}, partLen)
+				if f.Source == pods && f.Page == "" {
+					s.rendered.Parts[i], s.rendered.Served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
 				}
 			}
 			var whole *page.Page
@@ -3550,18 +3558,18 @@ func bigServer(b testing.TB, size int, answers map[string]answerer) (*server, *c
 		api.have[pods] = append(api.have[pods], whole)
 	}
 	s := newServer(&settings{telemetryPath: "/metrics",
-		source: source{pages: furtherPages, maxAge: 5 * time.Minute, refreshInterval: 15 * time.Second}})
+		Settings: scope.Settings{Pages: furtherPages, MaxAge: 5 * time.Minute, RefreshInterval: 15 * time.Second}})
 	n := s.clusters[0].connect(api.client)
 	var running sync.WaitGroup
 	ctx, stop := context.WithCancel(context.Background())
 	b.Cleanup(func() { stop(); running.Wait() })
 	running.Go(func() { s.pulse.Run(ctx) })
-	running.Go(func() { n.pods.Watch.Run(ctx) })
-	for _, o := range n.others {
+	running.Go(func() { n.Pods.Watch.Run(ctx) })
+	for _, o := range n.Others {
 		running.Go(func() { o.Watch.Run(ctx) })
 	}
-	if err := n.pods.Ready(b.Context()); err != nil || n.pods.Store.Len() != size {
-		b.Fatal(n.pods.Store.Len(), err)
+	if err := n.Pods.Ready(b.Context()); err != nil || n.Pods.Store.Len() != size {
+		b.Fatal(n.Pods.Store.Len(), err)
 	}
 	refreshFrom(b, n.lists[0], &in.nodes, "NodeMetricsList")
 	refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
@@ -3581,7 +3589,7 @@ func BenchmarkFurtherPages(b *testing.B) {
 			var whole *page.Page
 			for b.Loop() {
 				s.release(name)
-				n.lists[1].present.Load().rendered.page = ""
+				n.lists[1].present.Load().rendered.Page = ""
 				var err error
 				if whole, err = s.currentPage(b.Context(), name); err != nil {
 					b.Fatal(err)

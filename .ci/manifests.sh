@@ -1,7 +1,7 @@
 #!/bin/sh
 # Checks all manifests without a cluster: the kustomizations, the chart with several sets of values, Knative, Cloud Run,
 # the compose example, Prometheus' configuration and rules, the dashboards and the workflow. Needs Go; builds what else
-# it needs.
+# it needs. The exporter itself says whether it takes the settings.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -61,6 +61,26 @@ for namespaces in '' ',settings.namespaces={shop,shop-test}'; do
 done
 render push --set push.existingSecret=push,push.interval=30s,serviceAccount.name=reader \
   --set 'push.extraLabels=cluster="shop"'
+remote="push.url=https://receiver.example/api/v1/write,push.format=remote-write"
+render remote-write --set "$remote,push.httpConfig.existingSecret=push,push.interval=0s"
+has remote-write 'push.instance=release-metrics-server-prom'
+has remote-write 'push.http-config.file=/etc/metrics-server-prom-push/http-config.yml'
+has remote-write 'type: Recreate'
+hasNot push 'type: Recreate|push.instance'
+# Once and out: no right to watch, and nothing that is only for a server.
+for namespaces in '' ',settings.namespaces={shop,shop-test}'; do
+  for pages in '' ',pages={cadvisor,kube-state-metrics}'; do
+    set=cronjob${namespaces:+-by-roles}${pages:+-pages}
+    render "$set" --set "$remote,push.instance=shop,cronJob.enabled=true,networkPolicy.enabled=true$namespaces$pages"
+    has "$set" 'kind: CronJob'
+    has "$set" 'push.instance=shop'
+    hasNot "$set" 'watch|kind: (Deployment|Service$)|Probe:|web\.'
+  done
+done
+render cronjob-secrets --set cronJob.enabled=true,push.existingSecret=push,push.httpConfig.existingSecret=access \
+  --set 'push.format=remote-write,cronJob.schedule=*/5 * * * *,kubeconfig.existingSecret=shop' \
+  --set webConfig.existingSecret=web
+hasNot cronjob-secrets 'web-config'
 # As OpenShift's restricted-v2 wants it.
 render openshift --set podSecurityContext.runAsUser=,podSecurityContext.runAsGroup=,podSecurityContext.fsGroup=
 hasNot openshift 'runAsUser|runAsGroup|fsGroup'
@@ -180,6 +200,14 @@ refuse serviceMonitor.jobs=cadvisor
 refuse service.port=0
 refuse push.url=receiver:8428
 refuse push.interval=30s
+refuse push.format=remote-write
+refuse push.httpConfig.existingSecret=push
+refuse push.url=https://receiver.example,push.format=otlp
+refuse push.url=https://receiver.example,push.instance=shop
+refuse cronJob.enabled=true
+refuse push.url=https://receiver.example,cronJob.enabled=true,serviceMonitor.enabled=true
+refuse push.url=https://receiver.example,cronJob.enabled=true,push.interval=30s
+refuse push.url=https://receiver.example,cronJob.enabled=true,cronJob.schedule=
 refuse serviceMonitor.enabled=true,podMonitor.enabled=true
 refuse enabled=maybe
 refuse podSecurityContext=restricted
@@ -223,7 +251,8 @@ rights=$namespace,$k/serviceaccount.yaml,$k/clusterrole.yaml,$k/clusterrolebindi
 go -C .ci/manifests test -count 1 . >&2
 # The words of both lists are paths without spaces.
 # shellcheck disable=SC2046,SC2086
-checked=$(go -C .ci/manifests run . -cloudrun "$root/deploy/cloudrun/service.yaml" \
+checked=$(go -C .ci/manifests run . -exporter "$work/exporter" \
+  -cloudrun "$root/deploy/cloudrun/service.yaml,$root/deploy/cloudrun/job.yaml" \
   -compose "$root/example/docker-compose.yml" -env "$root/example/env-example" \
   -dashboards "$root/deploy/grafana" -rules "$work/dashboards.yml" \
   $(for set in \
@@ -233,7 +262,7 @@ checked=$(go -C .ci/manifests run . -cloudrun "$root/deploy/cloudrun/service.yam
     "$namespace,$k/components/pages/clusterrole.yaml,deploy/outside/rbac.yaml,deploy/outside/token.yaml"; do
     echo "$root/$set" | sed "s|,|,$root/|g"
   done) \
-  $overlays "$sets"/*.yaml)
+  $overlays "$root"/deploy/push/*/ "$sets"/*.yaml)
 
 sh -n deploy/outside/kubeconfig.sh
 

@@ -10,8 +10,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,45 +19,25 @@ import (
 
 	"metrics-server-prom/e2e/check"
 	"metrics-server-prom/e2e/exporter"
-	"metrics-server-prom/e2e/process"
+	"metrics-server-prom/e2e/receiver"
 )
 
-// receiver is a program that takes pushes.
-type receiver struct {
-	name string // of Debian's package and of the program
-	args func(address, dir string) []string
-	path string // to push to
-	// values is what it has of the four families, series text to value. A sample without the extra labels is an error.
+// receivers of the text format, and what each has of the four families, series text to value. A sample without the
+// extra labels is an error.
+var receivers = []struct {
+	receiver.Kind
 	values func(ctx context.Context, url string) (map[string]float64, error)
-}
-
-var receivers = []receiver{
-	{
-		name: "victoria-metrics",
-		args: func(address, dir string) []string {
-			return []string{"-httpListenAddr=" + address, "-storageDataPath=" + dir, "-loggerLevel=WARN"}
-		},
-		path:   "/api/v1/import/prometheus",
-		values: victoriaMetricsValues,
-	},
-	{
-		name: "prometheus-pushgateway",
-		args: func(address, dir string) []string {
-			return []string{"--web.listen-address=" + address, "--log.level=warn"}
-		},
-		path:   "/metrics/job/e2e",
-		values: pushgatewayValues,
-	},
-}
+	keeps  bool // what is gone, with its last value
+}{{receiver.VictoriaMetrics, victoriaMetricsValues, true}, {receiver.Pushgateway, pushgatewayValues, false}}
 
 // TestReceiverHasThePagesValues pushes to the real programs and asks them for what they have.
 func TestReceiverHasThePagesValues(t *testing.T) {
 	t.Parallel()
 	for _, r := range receivers {
-		t.Run(r.name, func(t *testing.T) {
+		t.Run(r.Name, func(t *testing.T) {
 			t.Parallel()
-			url := r.start(t)
-			e := startExporter(t, deployed(t), "--push.url="+url+r.path, "--push.interval=1s",
+			url := startReceiver(t, r.Kind).URL
+			e := startExporter(t, deployed(t), "--push.url="+url+r.Text, "--push.interval=1s",
 				`--push.extra-labels=cluster="e2e",site="x y"`)
 			eventually(t, 2*aTick, func(ctx context.Context) error {
 				page, err := e.Scrape(ctx)
@@ -74,10 +52,10 @@ func TestReceiverHasThePagesValues(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				// The last push may be of the page before. One that is gone stays for a while, with its last value.
+				// The last push may be of the page before.
 				var differences []string
 				for _, difference := range check.Diff(want, got) {
-					if !strings.HasPrefix(difference, "not in the API") {
+					if !r.keeps || !strings.HasPrefix(difference, "not in the API") {
 						differences = append(differences, difference)
 					}
 				}
@@ -94,6 +72,56 @@ func TestReceiverHasThePagesValues(t *testing.T) {
 				t.Errorf("the log complains:\n%s", strings.Join(told, "\n"))
 			}
 		})
+	}
+}
+
+// TestNothingThatIsGoneStaysInAPushgateway: a pod's series go with the pod, and all go with the exporter. What was
+// pushed by others stays.
+func TestNothingThatIsGoneStaysInAPushgateway(t *testing.T) {
+	t.Parallel()
+	url := startReceiver(t, receiver.Pushgateway).URL
+	others, err := http.Post(url+"/metrics/job/others", "text/plain",
+		strings.NewReader("kube_metrics_server_node_cpu{cluster=\"e2e\",site=\"x y\",node=\"theirs\"} 1\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	others.Body.Close()
+	e := startReady(t, deployed(t), "--push.url="+url+receiver.Pushgateway.Text+"/instance/one", "--push.interval=1s",
+		`--push.extra-labels=cluster="e2e",site="x y"`)
+	await := func(limit time.Duration, what string, met func(values map[string]float64, ofPod int) bool) {
+		t.Helper()
+		eventually(t, limit, func(ctx context.Context) error {
+			values, err := pushgatewayValues(ctx, url)
+			if err != nil {
+				return err
+			}
+			ofPod := 0
+			for series := range values {
+				if strings.Contains(series, `namespace="pushed"`) {
+					ofPod++
+				}
+			}
+			if !met(values, ofPod) {
+				return fmt.Errorf("%s: the Pushgateway has %d series, %d of the pod", what, len(values), ofPod)
+			}
+			return nil
+		})
+	}
+	createPod(t, onePod("pushed", "guest", "node-1"))
+	await(aTick, "the pod is there", func(_ map[string]float64, ofPod int) bool { return ofPod == 2 })
+	if err := plane.DeletePod(within(t, 30*time.Second), "pushed", "guest"); err != nil {
+		t.Fatal(err)
+	}
+	await(aTick, "the pod is gone", func(all map[string]float64, ofPod int) bool { return ofPod == 0 && len(all) > 1 })
+	if code, took, err := e.Terminate(); err != nil || code != 0 {
+		t.Fatalf("exit code %d after %s, %v", code, took, err)
+	}
+	values, err := pushgatewayValues(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(values) != 1 {
+		t.Errorf("the exporter has ended, and the Pushgateway has %d series, not only that of others", len(values))
 	}
 }
 
@@ -162,30 +190,18 @@ func TestPushesThatFailHarmNobodyAndTellNoSecret(t *testing.T) {
 	}
 }
 
-// start starts the receiver and returns its URL when it answers.
-func (r receiver) start(t *testing.T) (url string) {
+// startReceiver starts a program for the test; one that this machine does not have is a reason to skip the test.
+func startReceiver(t *testing.T, kind receiver.Kind) *receiver.Receiver {
 	t.Helper()
-	path, err := exec.LookPath(r.name)
-	if err != nil && os.Getenv("CI") != "true" {
-		t.Skipf("not installed; on Debian: apt-get install --no-install-recommends %s", r.name)
+	r, err := receiver.New(within(t, time.Minute), kind, t.TempDir())
+	if errors.Is(err, receiver.ErrNotInstalled) && os.Getenv("CI") != "true" {
+		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := fmt.Sprintf("127.0.0.1:%d", must(process.FreePort())(t))
-	dir := t.TempDir()
-	p := must(process.Start(process.Command{
-		Name: r.name, Path: path, Args: r.args(address, filepath.Join(dir, "data")),
-		Env: []string{"PATH=" + os.Getenv("PATH")}, Log: filepath.Join(dir, "log"),
-	}))(t)
-	t.Cleanup(p.Kill)
-	if err := p.Await(within(t, 30*time.Second), func(ctx context.Context) error {
-		_, err := body(ctx, "http://"+address+"/metrics")
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return "http://" + address
+	t.Cleanup(r.Kill)
+	return r
 }
 
 // body is what a URL answers with status 200.

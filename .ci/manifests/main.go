@@ -1,14 +1,14 @@
 // Command manifests checks rendered manifests as far as that can be done without a cluster: unknown and doubled fields
 // by the types of each API, pods by the Pod Security level restricted, Knative Services by Knative's own validation,
-// the Cloud Run Service by Google's published types, the compose file by the Compose specification, and whether the
-// objects of a set fit together: what they refer to, the rights, the pages and how they are scraped. What a real API
-// server says of them is for the end-to-end tests.
+// what is for Cloud Run by Google's published types, the compose file by the Compose specification, and whether the
+// objects of a set fit together: what they refer to, the rights, the pages and how they are scraped, and that the
+// exporter takes the settings. What a real API server says of them is for the end-to-end tests.
 //
 // Of dashboards it writes all expressions to a file of rules, which promtool can read.
 //
 // Each SET is what one command would apply: files and folders with a kustomization, joined by commas.
 //
-//	manifests [-cloudrun FILE] [-compose FILE -env FILE] [-dashboards FOLDER -rules FILE] SET...
+//	manifests [-exporter FILE] [-cloudrun FILE,FILE] [-compose FILE -env FILE] [-dashboards FOLDER -rules FILE] SET...
 package main
 
 import (
@@ -27,6 +27,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/cli"
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	run "google.golang.org/api/run/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -39,7 +40,8 @@ import (
 )
 
 func main() {
-	cloudRun := flag.String("cloudrun", "", "a Cloud Run Service")
+	flag.StringVar(&exporterProgram, "exporter", "", "the exporter, to try the settings with")
+	cloudRun := flag.String("cloudrun", "", "Cloud Run Services and Jobs, separated by commas")
 	compose := flag.String("compose", "", "a compose file")
 	env := flag.String("env", "", "its environment file")
 	dashboards := flag.String("dashboards", "", "a folder of Grafana's dashboards")
@@ -59,7 +61,9 @@ func main() {
 		}
 	}
 	if *cloudRun != "" {
-		problems = append(problems, checkCloudRun(*cloudRun))
+		for _, file := range strings.Split(*cloudRun, ",") {
+			problems = append(problems, checkCloudRun(file))
+		}
 	}
 	if *compose != "" {
 		problems = append(problems, checkCompose(*compose, *env))
@@ -145,13 +149,28 @@ func checkCloudRun(file string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
+	var kind struct{ Kind string }
+	if err := json.Unmarshal(text, &kind); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
 	var service run.Service
+	var job run.Job
+	var into any = &service
+	if kind.Kind == "Job" {
+		into = &job
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&service); err != nil {
+	if err := d.Decode(into); err != nil {
 		return fmt.Errorf("%s: not what Cloud Run's API knows: %w", file, err)
 	}
-	for _, c := range service.Spec.Template.Spec.Containers {
+	if kind.Kind == "Job" {
+		task := job.Spec.Template.Spec.Template.Spec
+		return errors.Join(checkCloudRunContainer(file, task.Containers[0], task.Volumes),
+			checkCloudRunJob(file, task.Containers[0]))
+	}
+	spec := service.Spec.Template.Spec
+	for _, c := range spec.Containers {
 		for _, p := range []*run.Probe{c.StartupProbe, c.LivenessProbe} {
 			if p == nil || p.HttpGet == nil {
 				return fmt.Errorf("%s: a probe over HTTP is missing", file)
@@ -160,6 +179,37 @@ func checkCloudRun(file string) error {
 				return fmt.Errorf("%s: Cloud Run reserves paths like %s", file, p.HttpGet.Path)
 			}
 		}
+	}
+	return checkCloudRunContainer(file, spec.Containers[0], spec.Volumes)
+}
+
+// checkCloudRunContainer looks at the volumes and the settings.
+func checkCloudRunContainer(file string, c *run.Container, volumes []*run.Volume) error {
+	same := &corev1.Container{Args: c.Args}
+	for _, e := range c.Env {
+		same.Env = append(same.Env, corev1.EnvVar{Name: e.Name, Value: e.Value})
+	}
+	pod := corev1.PodSpec{}
+	for _, m := range c.VolumeMounts {
+		same.VolumeMounts = append(same.VolumeMounts, corev1.VolumeMount{Name: m.Name, MountPath: m.MountPath})
+	}
+	for _, v := range volumes {
+		pod.Volumes = append(pod.Volumes, corev1.Volume{Name: v.Name})
+	}
+	pod.Containers = []corev1.Container{*same}
+	if err := errors.Join(errors.Join(mounts(pod)...), (set{}).checkSettings(same, nil)); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
+}
+
+func checkCloudRunJob(file string, c *run.Container) error {
+	env := map[string]string{}
+	for _, e := range c.Env {
+		env[e.Name] = e.Value
+	}
+	if env["ONCE"] != "true" || env["PUSH_URL"] == "" {
+		return fmt.Errorf("%s: a job has to push once", file)
 	}
 	return nil
 }

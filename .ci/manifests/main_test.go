@@ -1,17 +1,22 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 )
 
@@ -322,6 +327,177 @@ func TestServerlessProblemsAreSeen(t *testing.T) {
 		}
 		if err := checkCloudRun(file); err == nil || !strings.Contains(err.Error(), bad) {
 			t.Errorf("Cloud Run, %s: got %v", bad, err)
+		}
+	}
+}
+
+// TestPushExamples holds the examples of deploy/push against each other and against the receivers' papers.
+func TestPushExamples(t *testing.T) {
+	folders, err := filepath.Glob(deploy + "push/*/kustomization.yaml")
+	if err != nil || len(folders) != 6 {
+		t.Fatalf("%q, %v; want six examples", folders, err)
+	}
+	fileOf := regexp.MustCompile(`(?m)^ *\w+_file: (\S+)`)
+	for _, file := range folders {
+		t.Run(filepath.Base(filepath.Dir(file)), func(t *testing.T) {
+			s, err := readSet([]string{filepath.Dir(file)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, mounted := s.exporter(), ""
+			for _, o := range s.objects {
+				switch o := o.(type) {
+				case *appsv1.Deployment:
+					mounted = o.Spec.Template.Spec.Volumes[0].Secret.SecretName
+					if o.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
+						t.Error("two at a time would push the same series")
+					}
+				case *batchv1.CronJob:
+					mounted = o.Spec.JobTemplate.Spec.Template.Spec.Volumes[0].Secret.SecretName
+				}
+			}
+			env := map[string]string{}
+			for _, e := range c.Env {
+				env[e.Name] = e.Value
+			}
+			if env["PUSH_FORMAT"] != "remote-write" || env["PUSH_INSTANCE"] == "" || env["PUSH_URL"] == "" ||
+				env["PUSH_HTTP_CONFIG_FILE"] != c.VolumeMounts[0].MountPath+"/http-config.yml" {
+				t.Errorf("settings %q", env)
+			}
+			secret := s.secret(mounted)
+			config, ok := secret["http-config.yml"]
+			if !ok {
+				t.Errorf("Secret %s is mounted, and has no http-config.yml", mounted)
+			}
+			for _, found := range fileOf.FindAllSubmatch(config, -1) {
+				if _, ok := secret[string(found[1])]; !ok {
+					t.Errorf("the Secret has no %s", found[1])
+				}
+			}
+		})
+	}
+}
+
+// TestPushInANamespace uses the component without cluster-wide rights.
+func TestPushInANamespace(t *testing.T) {
+	s := overlay(t, "namespace: shop\nresources: [BASE/kubernetes-namespaced]\n"+
+		"components: [BASE/kubernetes/components/push, BASE/kubernetes/components/jobs-mixin]\n"+
+		"secretGenerator: [{name: metrics-server-prom-push, literals: [http-config.yml=]}]")
+	if err := errors.Join(s.check()...); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"PAGES", "NAMESPACES", "PUSH_FORMAT"} {
+		if !hasSetting(s.exporter(), "", name) {
+			t.Errorf("no %s", name)
+		}
+	}
+}
+
+// TestRoleOfAmazon holds the role's papers against the account that takes it on.
+func TestRoleOfAmazon(t *testing.T) {
+	s, err := readSet([]string{deploy + "push/amazon"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		"policy.json": `"Action": "aps:RemoteWrite"`,
+		"trust.json":  `"ISSUER:sub": "system:serviceaccount:metrics-server-prom:metrics-server-prom"`,
+	} {
+		text, err := os.ReadFile(deploy + "push/amazon/" + file)
+		if err != nil || !json.Valid(text) || !strings.Contains(string(text), want) {
+			t.Errorf("%s: %v, want JSON with %s", file, err, want)
+		}
+	}
+	if !slices.ContainsFunc(s.objects, func(o runtime.Object) bool {
+		a, ok := o.(*corev1.ServiceAccount)
+		return ok && a.Namespace+":"+a.Name == "metrics-server-prom:metrics-server-prom" &&
+			strings.HasPrefix(a.Annotations["eks.amazonaws.com/role-arn"], "arn:aws:iam::")
+	}) {
+		t.Error("no account of that name has the role")
+	}
+}
+
+func TestCronJobProblemsAreSeen(t *testing.T) {
+	made, err := manifest(deploy + "push/cronjob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(made)
+	if err := checkText(t, good); err != nil {
+		t.Fatal("the manifests as they are:", err)
+	}
+	for name, c := range map[string]struct{ old, new, want string }{
+		"two at a time":             {"concurrencyPolicy: Forbid", "concurrencyPolicy: Allow", "the same series"},
+		"a program that stays":      {"name: ONCE", "name: OTHER", "does not end"},
+		"nowhere to push":           {"name: PUSH_URL", "name: OTHER", "pushes nowhere"},
+		"a right to watch":          {"  verbs:\n  - list\n", "  verbs:\n  - list\n  - watch\n", "grants"},
+		"a root to write to":        {"readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "may write to its root"},
+		"a volume for nobody":       {"name: push\n            secret", "name: other\n            secret", "no volume push"},
+		"an account that is gone":   {"serviceAccountName: metrics-server-prom", "serviceAccountName: other", "no ServiceAccount"},
+		"a field that nobody knows": {"backoffLimit:", "backofLimit:", "unknown field"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !strings.Contains(good, c.old) {
+				t.Fatalf("the manifests have no %q", c.old)
+			}
+			err := checkText(t, strings.ReplaceAll(good, c.old, c.new))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want an error with %q", err, c.want)
+			}
+		})
+	}
+}
+
+// TestSettingsAreTried has a program in the exporter's place that knows one set of settings.
+func TestSettingsAreTried(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "exporter")
+	const script = `#!/bin/sh
+echo "takes $PUSH_INSTANCE" >&2
+[ "$PUSH_INSTANCE $ONCE" = "metrics-server-prom true" ] && grep -q vmauth "$PUSH_HTTP_CONFIG_FILE" || exit 2
+exit 1
+`
+	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	exporterProgram = program
+	defer func() { exporterProgram = "" }()
+	made, err := manifest(deploy + "push/cronjob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkText(t, string(made)); err != nil {
+		t.Error(err)
+	}
+	for old, new := range map[string]string{
+		"value: metrics-server-prom": "value: other", "value: /etc/metrics-server-prom-push/": "value: /etc/elsewhere/",
+	} {
+		err := checkText(t, strings.ReplaceAll(string(made), old, new))
+		if err == nil || !strings.Contains(err.Error(), "does not take the settings (exit status 2): takes ") {
+			t.Errorf("%s: %v", new, err)
+		}
+	}
+}
+
+func TestCloudRunJobProblemsAreSeen(t *testing.T) {
+	job, err := os.ReadFile(deploy + "cloudrun/job.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ old, new, want string }{
+		"as it is":             {"", "", ""},
+		"a field of a Service": {"taskCount: 1", "containerConcurrency: 1", "containerConcurrency"},
+		"a program that stays": {"name: ONCE", "name: OTHER", "has to push once"},
+		"nowhere to push":      {"name: PUSH_URL", "name: OTHER", "has to push once"},
+		"a volume for nobody":  {"- name: push\n              secret", "- name: other\n              secret", "no volume push"},
+	} {
+		file := filepath.Join(t.TempDir(), "job.yaml")
+		text := strings.Replace(string(job), c.old, c.new, 1)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := checkCloudRun(file)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
@@ -17,53 +18,64 @@ import (
 
 var allPages = []string{"cadvisor", "kube-state-metrics"}
 
-// rights are the rules that a role of the kind has to have with these pages, and no more.
-func rights(kind string, pages []string) []rbacv1.PolicyRule {
+// rights are the rules that a role of the kind has to have with these pages, and no more. An exporter that reads once
+// watches nothing and asks for nothing twice.
+func rights(kind string, pages []string, once bool) []rbacv1.PolicyRule {
 	rule := func(group string, verbs string, resources ...string) rbacv1.PolicyRule {
 		return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: resources, Verbs: strings.Split(verbs, " ")}
 	}
+	watch, ask := "list watch", "get list"
+	if once {
+		watch, ask = "list", "list"
+	}
 	state := slices.Contains(pages, "kube-state-metrics")
-	rules := []rbacv1.PolicyRule{rule("", "list watch", "pods")}
+	rules := []rbacv1.PolicyRule{rule("", watch, "pods")}
 	if kind == "Role" {
-		rules = append(rules, rule("metrics.k8s.io", "get list", "pods"))
+		rules = append(rules, rule("metrics.k8s.io", ask, "pods"))
 		if state {
-			rules = append(rules, rule("", "get", "namespaces"), rule("", "list watch", "resourcequotas"))
+			rules = append(rules, rule("", "get", "namespaces"), rule("", watch, "resourcequotas"))
 		}
 	} else {
-		rules = append(rules, rule("metrics.k8s.io", "list", "pods"), rule("metrics.k8s.io", "get list", "nodes"))
+		if once {
+			rules = append(rules, rule("metrics.k8s.io", ask, "pods", "nodes"))
+		} else {
+			rules = append(rules, rule("metrics.k8s.io", "list", "pods"), rule("metrics.k8s.io", ask, "nodes"))
+		}
 		if len(pages) > 0 {
-			rules = append(rules, rule("", "list watch", "nodes"))
+			rules = append(rules, rule("", watch, "nodes"))
 		}
 		if state {
-			rules = append(rules, rule("", "list watch", "namespaces", "resourcequotas"))
+			rules = append(rules, rule("", watch, "namespaces", "resourcequotas"))
 		}
 	}
 	if state {
-		rules = append(rules, rule("apps", "list watch", "replicasets"), rule("batch", "list watch", "jobs"))
+		rules = append(rules, rule("apps", watch, "replicasets"), rule("batch", watch, "jobs"))
 	}
 	return rules
 }
 
 // checkRights looks at a role beside an exporter, or for one elsewhere, which may have all pages or none.
 func (s set) checkRights(kind string, rules []rbacv1.PolicyRule) error {
-	pages := [][]string{nil, allPages}
+	pages, once := [][]string{nil, allPages}, false
 	if c := s.exporter(); c != nil {
-		pages = [][]string{pagesOf(c)}
+		pages, once = [][]string{pagesOf(c)}, isOnce(c)
 	}
 	for _, p := range pages {
-		if reflect.DeepEqual(rules, rights(kind, p)) {
+		if reflect.DeepEqual(rules, rights(kind, p, once)) {
 			return nil
 		}
 	}
-	return fmt.Errorf("grants %v, where %v is needed for the pages %q", rules, rights(kind, pages[0]), pages[0])
+	return fmt.Errorf("grants %v, where %v is needed for the pages %q", rules, rights(kind, pages[0], once), pages[0])
 }
 
-// exporter is the container of the set's Deployment or Knative Service, or nil.
+// exporter is the container of the set's Deployment, CronJob or Knative Service, or nil.
 func (s set) exporter() *corev1.Container {
 	for _, o := range s.objects {
 		switch o := o.(type) {
 		case *appsv1.Deployment:
 			return &o.Spec.Template.Spec.Containers[0]
+		case *batchv1.CronJob:
+			return &o.Spec.JobTemplate.Spec.Template.Spec.Containers[0]
 		case *servingv1.Service:
 			return &o.Spec.Template.Spec.Containers[0]
 		}

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -60,6 +63,8 @@ func (s set) checkObject(o runtime.Object) error {
 			return err
 		}
 		return s.checkPod(o.Namespace, o.Spec.Template.ObjectMeta, o.Spec.Template.Spec)
+	case *batchv1.CronJob:
+		return s.checkCronJob(o)
 	case *servingv1.Service:
 		o.SetDefaults(context.Background())
 		if err := o.Validate(context.Background()); err != nil {
@@ -80,6 +85,9 @@ func (s set) checkObject(o runtime.Object) error {
 		pod, err := s.pod(o.Namespace, &o.Spec.PodSelector)
 		if err != nil {
 			return err
+		}
+		if len(pod.Containers[0].Ports) == 0 && len(o.Spec.Ingress) == 0 {
+			return nil
 		}
 		return hasPort(pod, o.Spec.Ingress[0].Ports[0].Port.StrVal)
 	case *monitoringv1.PodMonitor:
@@ -120,11 +128,20 @@ func (s set) checkPod(namespace string, m metav1.ObjectMeta, spec corev1.PodSpec
 	if !s.has("ServiceAccount", namespace, spec.ServiceAccountName) {
 		problems = append(problems, fmt.Errorf("no ServiceAccount %s/%s in the set", namespace, spec.ServiceAccountName))
 	}
-	mounted := map[string]bool{}
 	for _, c := range spec.Containers {
 		if !*c.SecurityContext.ReadOnlyRootFilesystem {
 			problems = append(problems, fmt.Errorf("container %s may write to its root", c.Name))
 		}
+	}
+	problems = append(problems, mounts(spec)...)
+	problems = append(problems, s.checkSettings(&spec.Containers[0], spec.Volumes))
+	return errors.Join(problems...)
+}
+
+// mounts looks for volumes that are not mounted, and the other way round.
+func mounts(spec corev1.PodSpec) (problems []error) {
+	mounted := map[string]bool{}
+	for _, c := range spec.Containers {
 		for _, v := range c.VolumeMounts {
 			mounted[v.Name] = true
 		}
@@ -138,8 +155,33 @@ func (s set) checkPod(namespace string, m metav1.ObjectMeta, spec corev1.PodSpec
 	for v := range mounted {
 		problems = append(problems, fmt.Errorf("there is no volume %s to mount", v))
 	}
+	return problems
+}
+
+// checkCronJob looks at a CronJob, whose exporter has to push once and end.
+func (s set) checkCronJob(o *batchv1.CronJob) error {
+	pod := o.Spec.JobTemplate.Spec.Template
+	problems := []error{s.checkPod(o.Namespace, pod.ObjectMeta, pod.Spec)}
+	if o.Spec.ConcurrencyPolicy != batchv1.ForbidConcurrent {
+		problems = append(problems, errors.New("two at a time would push the same series"))
+	}
+	if !isOnce(&pod.Spec.Containers[0]) {
+		problems = append(problems, errors.New("the exporter does not end"))
+	}
+	if !pushes(&pod.Spec.Containers[0]) {
+		problems = append(problems, errors.New("the exporter pushes nowhere"))
+	}
 	return errors.Join(problems...)
 }
+
+// hasSetting tells whether a container has a setting, by its flag and value or its variable.
+func hasSetting(c *corev1.Container, flag, variable string) bool {
+	return slices.ContainsFunc(c.Args, func(arg string) bool { return arg == flag || strings.HasPrefix(arg, flag+"=") }) ||
+		slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == variable })
+}
+
+func isOnce(c *corev1.Container) bool { return hasSetting(c, "--once", "ONCE") }
+func pushes(c *corev1.Container) bool { return hasSetting(c, "--push.url", "PUSH_URL") }
 
 // watched is the namespace that a monitor looks in: the one that it names, or its own.
 func watched(own string, by monitoringv1.NamespaceSelector) string {
@@ -189,12 +231,20 @@ func (s set) has(kind, namespace, name string) bool {
 	return false
 }
 
-// pod finds the pod template of a Deployment of the set by its labels.
+// pod finds the pod template of a Deployment or CronJob of the set by its labels.
 func (s set) pod(namespace string, by *metav1.LabelSelector) (corev1.PodSpec, error) {
 	for _, o := range s.objects {
-		d, ok := o.(*appsv1.Deployment)
-		if ok && d.Namespace == namespace && selects(by, d.Spec.Template.Labels) == nil {
-			return d.Spec.Template.Spec, nil
+		var template corev1.PodTemplateSpec
+		switch o := o.(type) {
+		case *appsv1.Deployment:
+			template = o.Spec.Template
+		case *batchv1.CronJob:
+			template = o.Spec.JobTemplate.Spec.Template
+		default:
+			continue
+		}
+		if m, _ := meta.Accessor(o); m.GetNamespace() == namespace && selects(by, template.Labels) == nil {
+			return template.Spec, nil
 		}
 	}
 	return corev1.PodSpec{}, errors.New("selects no pod of the set")

@@ -2,10 +2,12 @@
 package exporter
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,23 +117,49 @@ func Launch(options Options) (*Exporter, error) {
 
 // Run runs the exporter to its end, for starts that fail and for --help, and returns its exit code and all its output.
 func Run(ctx context.Context, args, env []string) (code int, output string, err error) {
-	path, err := Binary()
-	if err != nil {
-		return 0, "", err
+	var text bytes.Buffer
+	code, _, err = run(ctx, "", args, env, &text, &text)
+	return code, text.String(), err
+}
+
+// Once is an exporter that has run to its end.
+type Once struct {
+	Code           int
+	Stdout, Stderr string
+	Took           time.Duration // from before exec to the end
+}
+
+// RunOnce runs an exporter that ends by itself, the one at path or, where that is "", of this checkout.
+func RunOnce(ctx context.Context, path string, args, env []string) (o Once, err error) {
+	var stdout, stderr bytes.Buffer
+	o.Code, o.Took, err = run(ctx, path, args, env, &stdout, &stderr)
+	o.Stdout, o.Stderr = stdout.String(), stderr.String()
+	return o, err
+}
+
+func run(ctx context.Context, path string, args, env []string, stdout, stderr io.Writer) (code int,
+	took time.Duration, err error) {
+	if path == "" {
+		if path, err = Binary(); err != nil {
+			return 0, 0, err
+		}
 	}
 	home, err := os.MkdirTemp("", "metrics-server-prom-e2e-home-")
 	if err != nil {
-		return 0, "", err
+		return 0, 0, err
 	}
 	defer os.RemoveAll(home)
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = environment(home, env)
-	text, err := cmd.CombinedOutput()
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	began := time.Now()
+	err = cmd.Run()
+	took = time.Since(began)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && ctx.Err() == nil {
-		return exit.ExitCode(), string(text), nil
+		return exit.ExitCode(), took, nil
 	}
-	return 0, string(text), errors.Join(err, ctx.Err())
+	return 0, took, errors.Join(err, ctx.Err())
 }
 
 func environment(home string, more []string) []string {

@@ -44,6 +44,7 @@ type checker struct {
 	allowed  leniency
 	since    time.Time // when that began to be allowed
 	pages    int
+	slowest  time.Duration // that a page took
 	samples  int
 	wrong    []string // the first of them
 	wrongs   int
@@ -77,6 +78,7 @@ func (c *checker) run(ctx context.Context) {
 		}
 		switch {
 		case err == nil:
+			c.slowest = max(c.slowest, page.Took)
 			c.judge(page, began, ended, allowed)
 		case page != nil && page.Status == 503 && allowed.refuse:
 		default:

@@ -34,6 +34,8 @@ type Fault struct {
 	Namespaces []string
 	// Plugin gives the exporter its token by an exec plugin.
 	Plugin bool
+	// Push makes the exporter push to a receiver, see receivers.go.
+	Push bool
 	// FromStart is a fault that exists before the exporter is started.
 	FromStart bool
 	// Lasts is how long its last attempt may go on when its cause is gone, beyond what Hangs says.
@@ -67,7 +69,8 @@ type Expect struct {
 	// Again is how many more lines the log may have, for causes that come one after the other.
 	Again int
 	// Begins and Ends are parts of the log lines where these differ from those of a failure. They need a fault that
-	// lasts: what is not a failure is logged once it has stayed for 5 s, with the next attempt.
+	// lasts: what is not a failure is logged once it has stayed for 5 s, with the next attempt. A push that fails is
+	// logged at once, and is not in /healthz.
 	Begins, Ends string
 	// Flickers says that the fault comes and goes, so that it can be seen only now and then.
 	Flickers bool
@@ -182,6 +185,7 @@ func (f Fault) log(text string) error {
 	}
 	for line := range strings.Lines(text) {
 		switch {
+		case f.While.Begins != "" && strings.Contains(line, f.While.Begins):
 		case f.While.Notice != nil && f.While.Notice.MatchString(line):
 			notices++
 		case strings.Contains(line, "level=WARN"), strings.Contains(line, "level=ERROR"):

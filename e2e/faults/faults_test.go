@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 // TestSimulated runs the table on a simulated cluster whose pods come, go, move and are relabelled meanwhile.
 func TestSimulated(t *testing.T) {
 	t.Parallel()
-	for _, fault := range slices.Concat(Bodies, Simulatable, Endless, Silent, Namespaced) {
+	for _, fault := range slices.Concat(Bodies, Simulatable, Endless, Silent, Namespaced, Receivers) {
 		t.Run(fault.Name, func(t *testing.T) {
 			t.Parallel()
 			h, err := Simulated(t.Context(), For(fault))

@@ -25,6 +25,7 @@ import (
 	"metrics-server-prom/e2e/controlplane"
 	"metrics-server-prom/e2e/exporter"
 	"metrics-server-prom/e2e/process"
+	"metrics-server-prom/e2e/receiver"
 )
 
 const (
@@ -48,6 +49,7 @@ type Harness struct {
 	API      *standin.Server            // the cluster, where it is simulated
 	Plane    *controlplane.ControlPlane // the cluster, where it is real
 	Exporter *exporter.Exporter
+	Receiver *receiver.Faulty // what the exporter pushes to; nil where it does not
 
 	look     func(context.Context) (*check.Reading, error) // the API's state, past the fault
 	history  *history
@@ -71,6 +73,10 @@ type Harness struct {
 	ends   time.Time       // when that certificate does
 	slow   time.Duration   // resolution of a source that is slower than the refresh interval
 	before uint64          // a count of requests before the fault
+
+	pushToken      string    // file with the token that the exporter pushes with
+	caused, mended time.Time // when a fault of the receiver began, and when its cause was taken away
+	refused        bool      // the receiver has refused samples for good
 }
 
 // Options of a harness.
@@ -85,13 +91,15 @@ type Options struct {
 	Plugin bool
 	// Before, if not nil, is caused before the exporter is started, which must then not be healthy.
 	Before *Fault
+	// Push makes the exporter push to a receiver, every 5 s.
+	Push bool
 	// Unchecked leaves the checking of pages to the caller.
 	Unchecked bool
 }
 
 // For is the options of a harness for a fault.
 func For(f Fault) Options {
-	o := Options{MaxAge: f.MaxAge, Namespaces: f.Namespaces, Plugin: f.Plugin}
+	o := Options{MaxAge: f.MaxAge, Namespaces: f.Namespaces, Plugin: f.Plugin, Push: f.Push}
 	if f.FromStart {
 		o.Before = &f
 	}
@@ -179,6 +187,13 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 	args := []string{"--kubeconfig=" + h.config, "--refresh-interval=" + o.Resolution.String(),
 		"--max-age=" + o.MaxAge.String(),
 		"--pod-labels=team", "--namespaces=" + strings.Join(o.Namespaces, ",")}
+	if o.Push {
+		push, err := h.startReceiver()
+		if err != nil {
+			return err
+		}
+		args = append(args, push...)
+	}
 	if h.Exporter, err = exporter.Start(ctx, exporter.Options{Args: append(args, o.Args...), Env: o.Env}); err != nil {
 		return err
 	}
@@ -218,7 +233,10 @@ func (h *Harness) awaitStart(ctx context.Context) error {
 	if err := h.Exporter.AwaitReady(ctx); err != nil {
 		return err
 	}
-	return h.awaitHealth(ctx, Expect{})
+	if err := h.awaitHealth(ctx, Expect{}); err != nil || h.Receiver == nil {
+		return err
+	}
+	return await(ctx, h.delivered)
 }
 
 // Close ends everything.

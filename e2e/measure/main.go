@@ -5,6 +5,7 @@
 //	go -C e2e run ./measure -simulated               # on simulated clusters of 100, 10,000 and 150,000 pods
 //	go -C e2e run ./measure -simulated -pods 10000
 //	go -C e2e run ./measure -simulated -pods 10000 -pages             # /metrics/cadvisor and /metrics/kube-state-metrics
+//	go -C e2e run ./measure -simulated -pods 10000 -push              # pushing, against not; with -pages: all pages
 //	go -C e2e run ./measure -simulated -pods 10000 -baseline BINARY   # memory against that of another exporter
 //
 // The real one shows what is served and how soon, the simulated ones what that costs at sizes that this machine could
@@ -38,12 +39,14 @@ var (
 	simulatedFlag = flag.Bool("simulated", false, "simulated clusters in place of a real control plane")
 	podsFlag      = flag.Int("pods", 0, "pods of the cluster; by default 10000 or, simulated, 100, 10000 and 150000 "+
 		"one after the other. KWOK and metrics-server manage up to about 20,000 on two cores")
-	nodesFlag    = flag.Int("nodes", 0, "nodes of the cluster; by default 100 or, simulated, one for 30 pods")
-	containers   = flag.Int("containers", 2, "containers of each pod")
-	starts       = flag.Int("starts", 5, "starts of the exporter, of whose times the medians count")
-	scrapes      = flag.Int("scrapes", 1000, "scrapes of an unchanged page of a real cluster")
-	ticks        = flag.Int("ticks", 12, "readings of a real metrics-server over which the age added is measured")
-	pagesFlag    = flag.Bool("pages", false, "measure the extra pages of a simulated cluster, and not the first one")
+	nodesFlag  = flag.Int("nodes", 0, "nodes of the cluster; by default 100 or, simulated, one for 30 pods")
+	containers = flag.Int("containers", 2, "containers of each pod")
+	starts     = flag.Int("starts", 5, "starts of the exporter, of whose times the medians count")
+	scrapes    = flag.Int("scrapes", 1000, "scrapes of an unchanged page of a real cluster")
+	ticks      = flag.Int("ticks", 12, "readings of a real metrics-server over which the age added is measured")
+	pagesFlag  = flag.Bool("pages", false, "measure the extra pages of a simulated cluster, and not the first one")
+	pushFlag   = flag.Bool("push", false, "measure what pushing costs an exporter of a simulated cluster, and nothing "+
+		"else")
 	baselineFlag = flag.String("baseline", "", "exporter built from another commit: its memory, without the extra pages, "+
 		"is compared with this one's on a simulated cluster")
 	exporterFlag = flag.String("exporter", "", "exporter to measure; it is built from this checkout if not given")
@@ -81,8 +84,8 @@ func run(ctx context.Context, args []string) (reached bool, err error) {
 	if len(args) > 0 {
 		return true, serveChild(args)
 	}
-	if (*pagesFlag || *baselineFlag != "") && !*simulatedFlag {
-		return false, errors.New("-pages and -baseline measure on simulated clusters: give -simulated too")
+	if (*pagesFlag || *pushFlag || *baselineFlag != "") && !*simulatedFlag {
+		return false, errors.New("-pages, -push and -baseline measure on simulated clusters: give -simulated too")
 	}
 	if _, err := exporterPath(); err != nil {
 		return false, err

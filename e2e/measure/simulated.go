@@ -77,13 +77,16 @@ func measureSimulated(ctx context.Context, nodes, pods int) (title string, resul
 	}
 	parts := []func(context.Context, int) ([]result, error){
 		func(ctx context.Context, _ int) ([]result, error) { return s.start(ctx) }, s.measure}
-	if *baselineFlag != "" || *pagesFlag {
+	if *baselineFlag != "" || *pagesFlag || *pushFlag {
 		parts = nil
 	}
 	if *baselineFlag != "" {
 		parts = append(parts, s.baseline)
 	}
-	if *pagesFlag {
+	switch {
+	case *pushFlag:
+		parts = append(parts, s.push)
+	case *pagesFlag:
 		parts = append(parts, s.pages)
 	}
 	for _, part := range parts {
@@ -200,13 +203,18 @@ func (s *simulated) measure(ctx context.Context, pods int) ([]result, error) {
 }
 
 // freshBinary is a copy of an exporter that the kernel has nothing of in memory, so that its pages count as the
-// exporter's, as in a container on a node that has just pulled the image.
+// exporter's, as in a container on a node that has just pulled the image. It is there until the next one is made.
 func (s *simulated) freshBinary(original string) (path string, err error) {
+	return s.freshCopy(original, "metrics-server-prom")
+}
+
+// freshCopy is one of that name.
+func (s *simulated) freshCopy(original, name string) (path string, err error) {
 	program, err := os.ReadFile(original)
 	if err != nil {
 		return "", err
 	}
-	path = filepath.Join(s.dir, "metrics-server-prom")
+	path = filepath.Join(s.dir, name)
 	if err := os.WriteFile(path, program, 0o700); err != nil {
 		return "", err
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,9 @@ type Cgroup struct {
 	dir, peak string
 }
 
+// cgroups is how many this process has tried to make: each has a name of its own.
+var cgroups atomic.Int64
+
 // NewCgroup makes a memory cgroup below the one that this process is in or, where cgroup v2 does not allow that, below
 // the nearest parent that hands the memory controller down. It needs the right to create a directory there.
 func NewCgroup() (*Cgroup, error) {
@@ -93,7 +97,8 @@ func NewCgroup() (*Cgroup, error) {
 	} {
 		root, own, err := cgroupDir(v.controller, v.fstype, v.option)
 		for dir := own; err == nil; dir = filepath.Dir(dir) {
-			c := &Cgroup{Kind: v.kind, dir: filepath.Join(dir, fmt.Sprintf("metrics-server-prom-%d", os.Getpid()))}
+			name := fmt.Sprintf("metrics-server-prom-%d-%d", os.Getpid(), cgroups.Add(1))
+			c := &Cgroup{Kind: v.kind, dir: filepath.Join(dir, name)}
 			c.peak = filepath.Join(c.dir, v.peak)
 			if err := os.Mkdir(c.dir, 0o755); err != nil {
 				problems = append(problems, err)

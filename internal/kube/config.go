@@ -122,9 +122,9 @@ func (s Source) Config() (*rest.Config, error) {
 // mount is the way out where there is no kubeconfig.
 const mount = "mount one at " + MountedKubeconfig + ", or set --kubeconfig (KUBECONFIG)"
 
-// SetData sets p to a kubeconfig that is given as it is or, for where variables cannot have several lines, as
+// setData sets p to a kubeconfig that is given as it is or, for where variables cannot have several lines, as
 // base64. It returns what the value must be if it is not that.
-func SetData(p *string) func(value string) (must string) {
+func setData(p *string) func(value string) (must string) {
 	return func(value string) string {
 		if *p = value; value == "" {
 			return ""

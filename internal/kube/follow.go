@@ -8,17 +8,40 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+
+	"metrics-server-prom/internal/setting"
 )
 
 // kubeconfigEvery is how often the kubeconfig is looked at for changes.
 const kubeconfigEvery = 5 * time.Second
 
-// Cluster is how the clients of a cluster are made and used.
-type Cluster struct {
+// Settings say which cluster it is.
+type Settings struct {
 	Kubeconfig, Context string // as for Find
 	KubeconfigData      string // a kubeconfig itself, in place of Kubeconfig; as Source.Data
 	Native              string // as Source.Native
-	UserAgent           string // of all requests; empty for client-go's own
+}
+
+// Rows is their part of the table of settings.
+func (s *Settings) Rows() []setting.Row {
+	return []setting.Row{
+		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.Kubeconfig),
+			Help: "kubeconfig; if not set " + MountedKubeconfig +
+				" if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
+		{Flag: "kubeconfig-data", Env: "KUBECONFIG_DATA", Excludes: "kubeconfig", Set: setData(&s.KubeconfigData),
+			Secret: true, Help: "kubeconfig itself, as YAML or base64 of it, where secrets are handed out as variables"},
+		{Flag: "native-credentials", Env: "NATIVE_CREDENTIALS", Default: NativeMissing,
+			Set:  setting.OneOf(&s.Native, NativeMissing, NativeAlways, NativeNever),
+			Help: "when to answer in place of an exec plugin of EKS, GKE or AKS: where it is missing, always or never"},
+		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.Context),
+			Help: "context of the kubeconfig; if not set its current one"},
+	}
+}
+
+// Cluster is how the clients of a cluster are made and used.
+type Cluster struct {
+	Settings
+	UserAgent string // of all requests; empty for client-go's own
 	// Report is told of every request, with the resource as kubectl names it ("pods", "pods.metrics.k8s.io"), the verb
 	// (list, watch, get) and the HTTP status code, or "error" where there was none.
 	Report func(resource, verb, code string)

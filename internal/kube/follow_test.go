@@ -43,7 +43,7 @@ func TestFollowTheKubeconfig(t *testing.T) {
 		var events []string
 		event := func(e string) { mu.Lock(); defer mu.Unlock(); events = append(events, e) }
 		var running atomic.Int32
-		c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {},
+		c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {},
 			Failed: func(f *Failure) { event("failed " + f.Reason) },
 			Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 				if running.Add(1) > 1 {
@@ -132,7 +132,8 @@ func TestRepairedKubeconfigIsTakenOverWhileThePluginHangs(t *testing.T) {
 	file := write(t, "config", hangs)
 	begun := make(chan string, 10)
 	ended := make(chan time.Time, 10)
-	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
+	c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {},
+		Failed: func(f *Failure) { t.Error(f) },
 		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 			core := client(Core)
 			begun <- core.Get().URL().Host
@@ -189,7 +190,8 @@ func TestConnectionsOfAFormerClusterAreClosed(t *testing.T) {
 	runs := 0
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	c := Cluster{Kubeconfig: file, Report: func(_, _, _ string) {}, Failed: func(f *Failure) { t.Error(f) },
+	c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {},
+		Failed: func(f *Failure) { t.Error(f) },
 		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 			core := client(Core)
 			if runs++; runs > 1 {

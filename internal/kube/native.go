@@ -20,16 +20,6 @@ const (
 	NativeNever   = "never"
 )
 
-// SetNative sets p to one of these. It returns what the value must be if it is none.
-func SetNative(p *string) func(value string) (must string) {
-	return func(value string) string {
-		if *p = value; !slices.Contains([]string{NativeMissing, NativeAlways, NativeNever}, value) {
-			return "one of missing, always, never"
-		}
-		return ""
-	}
-}
-
 // useNative is the way out where it was set that this program answers in place of none.
 const useNative = "set --native-credentials (NATIVE_CREDENTIALS) to missing"
 

@@ -135,7 +135,7 @@ func TestKubeconfigOfACloudWorksWithoutItsProgram(t *testing.T) {
 			text = strings.Replace(text, "command: aws", "interactiveMode: IfAvailable\n      command: aws", 1)
 		}
 		var data string
-		if must := SetData(&data)(base64.StdEncoding.EncodeToString([]byte(text))); must != "" {
+		if must := setData(&data)(base64.StdEncoding.EncodeToString([]byte(text))); must != "" {
 			t.Fatal(must)
 		}
 		for where, source := range map[string]Source{"a file": {Files: []string{write(t, "config", text)}},
@@ -230,7 +230,7 @@ func TestKubeconfigData(t *testing.T) {
 		"broken YAML": {text + "\n\t{" + secret, false},
 	} {
 		var data string
-		must := SetData(&data)(c.value)
+		must := setData(&data)(c.value)
 		if (must == "") != c.ok || strings.Contains(must, secret) {
 			t.Errorf("%s: %q", name, must)
 		}
@@ -254,7 +254,7 @@ func FuzzKubeconfigData(f *testing.F) {
 	f.Add("clusters: [{name: a, cluster: {server: x}}]\nusers: [{name: u, user: {exec: {command: aws}}}]")
 	f.Fuzz(func(t *testing.T, value string) {
 		var data string
-		if SetData(&data)(value) != "" {
+		if setData(&data)(value) != "" {
 			return
 		}
 		if _, err := (Source{Data: data, Native: NativeAlways}).Config(); err != nil {

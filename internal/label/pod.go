@@ -6,6 +6,7 @@ import (
 
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/store"
 )
 
 // Pods builds the label text of pods.
@@ -65,6 +66,12 @@ func value(text, prefix string) string {
 func LabelsOf(t sample.Text) string {
 	tail := t.Tail.Value()
 	return strings.TrimPrefix(tail[len(quoted(tail, 3)):len(tail)-1], ",")
+}
+
+// KeyOf are the texts of namespace and name in the text of a pod. They are in the order of these as long as names have
+// no characters that Kubernetes does not allow.
+func KeyOf(t sample.Text) store.Key {
+	return store.Key{Namespace: quoted(t.Tail.Value(), 3), Name: quoted(t.Head, 1)}
 }
 
 // quoted is a label text as far as its n-th quote, of those that are not escaped.

@@ -85,15 +85,10 @@ func (s *Source[V]) Parts() [][]*page.Part {
 }
 
 // show is Parts and the namespaces of which there is nothing in them.
-func (s *Source[V]) show() (parts [][]*page.Part, missing []string) {
+func (s *Source[V]) show() ([][]*page.Part, []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	leaves := s.Store.Leaves()
-	for _, namespace := range s.Watch.Namespaces {
-		if s.isMissing(namespace) {
-			missing = append(missing, namespace)
-		}
-	}
+	leaves, missing := s.Store.Leaves(), s.missingNow()
 	if !slices.Equal(missing, s.missing) {
 		s.leaves, s.rendered, s.parts = nil, nil, nil // it does not happen often
 	}
@@ -111,7 +106,7 @@ func (s *Source[V]) show() (parts [][]*page.Part, missing []string) {
 	for i, leaf := range leaves {
 		parts := known[leaf]
 		if parts == nil {
-			parts = s.options.Render(c, s.served(leaf.Entries))
+			parts = s.options.Render(c, without(missing, leaf.Entries))
 			s.count.Add(1)
 		}
 		s.rendered[i] = parts
@@ -124,16 +119,38 @@ func (s *Source[V]) show() (parts [][]*page.Part, missing []string) {
 	return s.parts, missing
 }
 
-// served returns the entries without those of namespaces that are missing.
-func (s *Source[V]) served(entries []store.Entry[V]) []store.Entry[V] {
+// Leaves returns what Parts renders, in order of namespace and name. A leaf is the same as at an earlier call where
+// nothing of it has changed and no namespace is missing.
+func (s *Source[V]) Leaves() []*store.Leaf[V] {
+	leaves, missing := s.Store.Leaves(), s.missingNow()
+	if len(missing) > 0 {
+		for i, leaf := range leaves {
+			leaves[i] = &store.Leaf[V]{Entries: without(missing, leaf.Entries)}
+		}
+	}
+	return leaves
+}
+
+// missingNow is the namespaces of which nothing is served.
+func (s *Source[V]) missingNow() (missing []string) {
+	for _, namespace := range s.Watch.Namespaces {
+		if s.isMissing(namespace) {
+			missing = append(missing, namespace)
+		}
+	}
+	return missing
+}
+
+// without returns the entries without those of namespaces that are missing.
+func without[V comparable](missing []string, entries []store.Entry[V]) []store.Entry[V] {
 	switch {
-	case len(s.missing) == 0:
+	case len(missing) == 0:
 		return entries
-	case s.missing[0] == "":
+	case missing[0] == "":
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(entries), func(e store.Entry[V]) bool {
-		return slices.Contains(s.missing, e.Namespace)
+		return slices.Contains(missing, e.Namespace)
 	})
 }
 

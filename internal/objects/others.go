@@ -26,7 +26,9 @@ import (
 type Cluster struct {
 	Client               func(schema.GroupVersion) rest.Interface
 	Namespaces, Excluded []string // as of watch.Options
+	ListOnly             bool     // the same
 	MaxAge               time.Duration
+	Label                string // of its samples, see label.Cluster
 	Pulse                *refresh.Pulse
 	Health               *health.Tracker
 	Self                 *selfmetrics.Scope
@@ -35,7 +37,8 @@ type Cluster struct {
 // For returns the options of a resource of the cluster.
 func For[V comparable](c *Cluster, group schema.GroupVersion, resource string) (o Options[V]) {
 	o.Client, o.Resource, o.MaxAge, o.Changed = c.Client(group), resource, c.MaxAge, func(string) {}
-	o.Namespaces, o.Excluded, o.Pulse, o.Health, o.Self = c.Namespaces, c.Excluded, c.Pulse, c.Health, c.Self
+	o.Namespaces, o.Excluded, o.ListOnly = c.Namespaces, c.Excluded, c.ListOnly
+	o.Pulse, o.Health, o.Self = c.Pulse, c.Health, c.Self
 	return o
 }
 
@@ -56,23 +59,12 @@ func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []strin
 	for i := range state.Resources {
 		r := &state.Resources[i]
 		if rows := rows(r.Name); len(rows) > 0 && !(r.Global && c.Namespaces[0] != "") {
-			o := newOther(c, r, rows, &state.Renderer{Names: names})
+			o := newOther(c, r, rows, &state.Renderer{Names: names, Cluster: c.Label})
 			all = append(all, o)
 			keys = append(keys, o.Keys()...)
 		}
 	}
 	return all, keys
-}
-
-// Parts returns the parts of each resource that has some, see Other.
-func (all Others) Parts(ctx context.Context, pods *Source[sample.Text], wanted func(resource string) bool) (
-	parts [][][]*page.Part) {
-	for _, o := range all {
-		if wanted(o.Watch.Resource) {
-			parts = append(parts, o.Parts(ctx, pods)...)
-		}
-	}
-	return parts
 }
 
 // get returns what is kept of an object; known is false where the resource has no source, or nothing is known of the
@@ -123,22 +115,6 @@ func (all Others) Missing(resource string) bool {
 	return i < 0 || all[i].isMissing("")
 }
 
-// Release gives back what is rendered, until it is asked for again.
-func (all Others) Release(wanted func(resource string) bool) {
-	for _, o := range all {
-		if wanted(o.Watch.Resource) {
-			o.Release()
-		}
-	}
-}
-
-// Forget drops what is kept of objects that were deleted before the given moment.
-func (all Others) Forget(before time.Time) {
-	for _, o := range all {
-		o.Store.Forget(before)
-	}
-}
-
 // leafLen is how many objects other than pods a leaf has; each has few samples.
 const leafLen = 128
 
@@ -174,19 +150,45 @@ func (s *Other) Parts(ctx context.Context, pods *Source[sample.Text]) [][][]*pag
 		return nil
 	}
 	parts, missing := s.show()
-	if s.guess == nil {
-		return [][][]*page.Part{parts}
-	}
-	guessed := slices.DeleteFunc(slices.Clone(missing), func(namespace string) bool {
-		return !s.Watch.State(namespace).Refused() || pods.isMissing(namespace)
-	})
+	guessed := s.guessed(pods, missing)
 	s.mu.Lock() // the source's, as they have a renderer in common
 	defer s.mu.Unlock()
 	if len(guessed) == 0 {
-		s.guess.Release()
+		if s.guess != nil {
+			s.guess.Release()
+		}
 		return [][][]*page.Part{parts}
 	}
 	return [][][]*page.Part{parts, s.guess.Parts(pods.Store.Leaves(), guessed)}
+}
+
+// Known waits as Parts does and returns the objects that Parts renders, in order of namespace and name.
+func (s *Other) Known(ctx context.Context, pods *Source[sample.Text]) []*store.Leaf[string] {
+	if err := s.Ready(ctx); err != nil {
+		return nil
+	}
+	leaves := s.Leaves()
+	guessed := s.guessed(pods, s.missingNow())
+	if len(guessed) == 0 {
+		return leaves
+	}
+	var all []store.Entry[string]
+	for _, leaf := range leaves {
+		all = append(all, leaf.Entries...)
+	}
+	all = append(all, s.guess.Entries(pods.Store.Leaves(), guessed)...)
+	slices.SortFunc(all, func(a, b store.Entry[string]) int { return a.Compare(b.Key) })
+	return []*store.Leaf[string]{{Entries: all}}
+}
+
+// guessed is the missing namespaces in which the objects' owners are guessed.
+func (s *Other) guessed(pods *Source[sample.Text], missing []string) []string {
+	if s.guess == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(missing), func(namespace string) bool {
+		return !s.Watch.State(namespace).Refused() || pods.isMissing(namespace)
+	})
 }
 
 // Release gives the memory of the parts back, until Parts is called again.

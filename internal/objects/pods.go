@@ -6,6 +6,7 @@ import (
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/slim"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/store"
@@ -50,13 +51,16 @@ func NewPods(c *Cluster, pods Pods) *Source[sample.Text] {
 		return e
 	}
 	if len(pods.Rows) > 0 {
-		renderer := state.Renderer{Names: pods.Names}
+		renderer := state.Renderer{Names: pods.Names, Cluster: c.Label}
 		o.LeafLen = podLeafLen
 		o.Render = func(c *page.Compressor, entries []store.Entry[sample.Text]) []*page.Part {
 			return renderer.Pods(c, pods.Rows, entries)
 		}
 	}
-	return New(o)
+	source := New(o)
+	c.Self.Gauge("watched_pods", "Replaced by "+selfmetrics.Prefix+"watched_objects; gone in the next version.", "",
+		func() float64 { return float64(source.Store.Len()) })
+	return source
 }
 
 // Keys are those of the source's health.

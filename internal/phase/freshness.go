@@ -2,6 +2,7 @@ package phase
 
 import (
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,9 @@ type Freshness struct {
 	before atomic.Int64 // Unix ns at which the data that a tick has brought were not there yet; 0 where not known
 	shown  atomic.Int64 // Unix ns at which newer data were first shown
 	added  atomic.Int64 // ns that these were older than they had to be; 0 where not known
+	// least is the shortest period of the last ticks, which are told; 0 where one of these had none.
+	least atomic.Int64
+	told  [3]int64
 }
 
 // Register registers the metrics that show it.
@@ -35,20 +39,27 @@ func (f *Freshness) Register(self *selfmetrics.Scope) {
 // Period is the time between two ticks of the source, 0 while none is known.
 func (f *Freshness) Period() time.Duration { return time.Duration(f.period.Load()) }
 
-// Interval is the most time between two full lists: what is configured or, where the source has new data less often,
-// its period. A list is read right after a tick; the slack keeps it from being read just before.
+// Interval is the most time between two full lists: what is configured or, where the source has new data less often
+// by several ticks, its period. A list is read right after a tick; the slack keeps it from being read just before.
 func (f *Freshness) Interval(configured time.Duration) time.Duration {
-	if period := f.Period(); period > 0 {
-		return max(configured, period) + 2*time.Second
+	if f.Period() == 0 {
+		return configured
 	}
-	return configured
+	return max(configured, time.Duration(f.least.Load())) + 2*time.Second
 }
 
-// Lost forgets the period.
-func (f *Freshness) Lost() { f.period.Store(0) }
+// Lost forgets the period. It and Tick are called by one goroutine.
+func (f *Freshness) Lost() {
+	clear(f.told[:])
+	f.least.Store(0)
+	f.period.Store(0)
+}
 
 // Tick notes a tick as Follow reports it.
 func (f *Freshness) Tick(since time.Time, period time.Duration) {
+	copy(f.told[:], f.told[1:])
+	f.told[len(f.told)-1] = int64(period)
+	f.least.Store(slices.Min(f.told[:]))
 	f.period.Store(int64(period))
 	f.before.Store(0)
 	if !since.IsZero() {

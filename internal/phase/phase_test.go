@@ -63,7 +63,9 @@ type process struct {
 	probes  []time.Duration
 	ticks   []tick
 	lost    []time.Duration
-	longest time.Duration // of the periods that Tick was told
+	due     []time.Duration
+	shown   func(at time.Duration) (after, before time.Duration) // nil for nothing
+	longest time.Duration                                        // of the periods that Tick was told
 }
 
 // tick is a call of Tick.
@@ -99,10 +101,13 @@ func (p *process) stop(length time.Duration) {
 	p.mu.Lock()
 	p.resume = resume
 	p.mu.Unlock()
+	began := p.elapsed()
 	time.Sleep(length)
 	p.suspended()
+	over := p.elapsed()
 	p.mu.Lock()
 	p.resume = nil
+	p.shown = func(time.Duration) (after, before time.Duration) { return began, over } // a list that was read meanwhile
 	p.mu.Unlock()
 	close(resume)
 }
@@ -151,6 +156,16 @@ func (p *process) follow(length time.Duration) {
 			}
 			p.ticks = append(p.ticks, told)
 			p.longest = max(p.longest, period)
+		},
+		Due: func(time.Duration) { p.due = append(p.due, p.elapsed()) },
+		Shown: func() (after, before time.Time) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.shown == nil {
+				return time.Time{}, time.Time{}
+			}
+			from, to := p.shown(p.elapsed())
+			return p.start.Add(from), p.start.Add(to)
 		},
 		Thaws: func() uint64 {
 			p.runs()
@@ -469,6 +484,149 @@ func TestThawIsNotWaitedFor(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTicksThatTheObjectDoesNotShow has lists of all objects read with each tick that is seen or due, and at last 17 s
+// after one another.
+func TestTicksThatTheObjectDoesNotShow(t *testing.T) {
+	every := func(n, from int) (left []int) {
+		for i := from; i < 200; i += n {
+			left = append(left, i)
+		}
+		return left
+	}
+	for name, c := range map[string]struct {
+		period time.Duration
+		hidden []int // ticks
+		lost   bool
+	}{
+		"none":                            {15 * s, nil, false},
+		"one in ten":                      {15 * s, every(10, 10), false},
+		"one in three":                    {15 * s, every(3, 3), false},
+		"each second":                     {15 * s, every(2, 2), false},
+		"each but the third":              {15 * s, append(every(3, 1), every(3, 2)...), false},
+		"one in three, and every 10 s":    {10 * s, every(3, 3), false},
+		"one in three, and every 60 s":    {60 * s, every(3, 3), false},
+		"the second":                      {15 * s, []int{2}, false},
+		"the second and third":            {15 * s, []int{2, 3}, false},
+		"three after one another at once": {15 * s, []int{100, 101, 102}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := ticks{0}.every(c.period, s/5, 200*c.period)
+				p := newProcess(t, of(all.without(c.hidden...)))
+				var read, after, before time.Duration
+				look := func(at time.Duration) {
+					if all.stamp(at) > all.stamp(read) {
+						after, before = read, at
+					}
+					read = at
+				}
+				p.shown = func(at time.Duration) (time.Duration, time.Duration) {
+					if n := len(p.ticks); n > 0 && p.ticks[n-1].at > read {
+						look(p.ticks[n-1].at)
+					}
+					if n := len(p.due); n > 0 && p.due[n-1] > read {
+						look(p.due[n-1])
+					}
+					for at-read > 17*s {
+						look(read + 17*s)
+					}
+					return after, before
+				}
+				p.follow(200 * c.period)
+				for _, told := range p.ticks {
+					if told.period != 0 && (told.period-c.period).Abs() > s+s/2 {
+						t.Errorf("period %s at %s", told.period, told.at)
+					}
+				}
+				if (len(p.lost) > 0) != c.lost {
+					t.Errorf("lost at %v", p.lost)
+				}
+				if c.lost {
+					return
+				}
+				known := p.ticks[slices.IndexFunc(p.ticks, func(told tick) bool { return told.period > 0 })].at
+				late := 0
+				for i, at := range all[:len(all)-1] {
+					told := func(moment time.Duration) bool { return moment >= at && moment < at+5*s/2 }
+					if at > known && !slices.ContainsFunc(p.due, told) &&
+						!slices.ContainsFunc(p.ticks, func(seen tick) bool { return told(seen.at) }) {
+						late++
+						t.Logf("nobody was told of the tick %d at %s", i, at)
+					}
+				}
+				if late > 2 {
+					t.Errorf("nobody was told of %d ticks", late)
+				}
+				if n := len(p.ticks) + len(p.due) - len(all); n > 4 {
+					t.Errorf("%d calls too many", n)
+				}
+				perTick := float64(p.between(known, all[len(all)-1])) / float64(len(all))
+				t.Logf("%.1f probes a tick", perTick)
+				if perTick > 5 {
+					t.Errorf("%.1f probes a tick", perTick)
+				}
+			})
+		})
+	}
+}
+
+func TestATickThatDoesNotComeIsDueOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProcess(t, of(ticks{0}.every(15*s, 0, 100*s)))
+		p.follow(600 * s)
+		if len(p.due) != 1 || p.due[0] < 105*s || p.due[0] > 107*s {
+			t.Errorf("due at %v, want once right after 1m45s", p.due)
+		}
+	})
+}
+
+func TestSearchBeginsWithTheFirstAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := of(ticks{0}.every(60*s, 0, h))
+		p := newProcess(t, func(at time.Duration) (string, int64, error) {
+			if at < 100*s {
+				time.Sleep(100*s - at) // there is no object yet
+			}
+			return source(max(at, 100*s))
+		})
+		p.follow(200 * s)
+		if n := len(p.ticks); n < 2 || !close1s(p.ticks[1].period, 60*s) {
+			t.Errorf("ticks %v, want a period with the second", p.ticks)
+		}
+	})
+}
+
+func TestIntervalGrowsWithThreeTicks(t *testing.T) {
+	var f Freshness
+	step := func(what string, want time.Duration) {
+		t.Helper()
+		if got := f.Interval(15 * s); got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	tick := func(period time.Duration) { f.Tick(time.Time{}, period) }
+	step("nothing is known", 15*s)
+	tick(0)
+	step("one tick", 15*s)
+	tick(60 * s)
+	step("the first period", 17*s)
+	tick(60 * s)
+	step("the second", 17*s)
+	tick(61 * s)
+	step("the third", 62*s)
+	tick(15 * s)
+	step("a shorter one", 17*s)
+	tick(60 * s)
+	tick(60 * s)
+	step("two longer ones after it", 17*s)
+	tick(60 * s)
+	step("the third of them", 62*s)
+	f.Lost()
+	step("lost", 15*s)
+	tick(60 * s)
+	step("the first after that", 17*s)
 }
 
 func TestFailedProbe(t *testing.T) {

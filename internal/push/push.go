@@ -1,59 +1,122 @@
-// Package push sends a page to a receiver of Prometheus' text format at an interval, for places that nobody can scrape.
+// Package push sends what the program knows to a receiver, for places that nobody can scrape: the page as text, or
+// all series by Prometheus' remote write.
 package push
 
 import (
-	"bufio"
-	"bytes"
+	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
+	"regexp"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/VictoriaMetrics/metrics"
 
-	"metrics-server-prom/internal/redact"
+	"metrics-server-prom/internal/label"
+	"metrics-server-prom/internal/remotewrite"
+	"metrics-server-prom/internal/selfmetrics"
 )
 
-// Pusher is what to push and where to.
+// The formats to push in.
+const (
+	Text        = "text"         // the text exposition format
+	RemoteWrite = "remote-write" // Prometheus' remote write, version 1.0
+)
+
+// Pusher is what to push, where to and how. What its rows set is checked by Check; Register comes before all that
+// pushes.
 type Pusher struct {
 	URL         string        // VictoriaMetrics' /api/v1/import/prometheus, a Pushgateway's /metrics/job/JOB, or the like
-	Interval    time.Duration // between two pushes
+	Format      string        // Text or RemoteWrite; "" is Text
+	Interval    time.Duration // between two pushes; 0 is for pushes that are asked for only
+	Instance    string        // the label of that name, of remote write
 	ExtraLabels string        // added to every sample: foo="bar",cluster="x"
 	Headers     http.Header   // sent along; they may be secret and are never logged
 	UserAgent   string        // the header of that name, unless Headers has one
-	// Page writes what is to be pushed. Where it fails nothing arrives, or a request that breaks off.
-	Page func(context.Context, io.Writer) error
-	// Done is told how each push ended: ok is that the receiver took the whole page.
-	Done func(ok bool)
+	JustOnce    bool          // whether the program is to push once and end
+	Batch       int           // series of a request; 0 for what receivers take
+	// Page writes the page of the text format. Where it fails nothing arrives, or a request that breaks off. once: the
+	// push is one that was asked for, which has nothing that this program counts itself.
+	Page func(ctx context.Context, w io.Writer, once bool) error
+	// Series adds all that is to be pushed by remote write, and flushes where there is enough for a batch.
+	Series func(ctx context.Context, o *Out, once bool) error
+	// Ended adds the stale markers of all series that the receiver has of the pushes at the interval.
+	Ended func(ctx context.Context, o *Out) error
 
-	extraNames []string // of ExtraLabels
+	extraNames []string                    // of ExtraLabels
+	client     *client                     // nil until it is needed, where no file configures it
+	pushes     map[bool]*metrics.Counter   // by whether they worked
+	samples    map[string]*metrics.Counter // by result
+
+	mu      sync.Mutex // held by a push
+	asked   time.Time  // for the last push that was
+	resting time.Time  // until when the receiver has asked to be left alone
+	failing bool
+	out     Out
 }
 
 const (
-	longest   = time.Minute // how long a push may take; its snapshots are kept in memory until then
-	maxHeader = 64 << 10    // bytes of an answer's header that are read at most
-	maxAnswer = 4 << 10     // bytes of a refusal's body that are read at most
+	// standard is how long a batch is tried where no interval says it.
+	standard = 30 * time.Second
+	// goodbye is how long the receiver has to take in that nothing more comes.
+	goodbye = 5 * time.Second
 )
 
-// transport makes a connection for each push: one that was idle in between can be dead without a sign, and a page that
-// is written as it is sent cannot be sent again. It follows no redirect.
-var transport = func() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DisableKeepAlives = true
-	t.DisableCompression = true // of answers
-	t.MaxResponseHeaderBytes = maxHeader
-	return t
-}()
+// patience is how long the receiver has for a batch, from the first try on.
+func (p *Pusher) patience() time.Duration { return cmp.Or(p.Interval, standard) }
 
-// Run pushes until ctx ends. A receiver that fails is logged when it begins to and when it ends to.
+// What becomes of samples.
+const (
+	taken       = "ok"
+	refused     = "refused"     // by the receiver, for good
+	undelivered = "undelivered" // within the interval
+	invalid     = "invalid"     // not sent
+)
+
+// Register adds the pusher's metrics to those of the program.
+func (p *Pusher) Register(self *selfmetrics.Scope) {
+	count := func(name, help, result string) *metrics.Counter {
+		return self.Counter(name, help, fmt.Sprintf("result=%q", result))
+	}
+	const pushes = "Pushes, by how they ended."
+	p.pushes = map[bool]*metrics.Counter{
+		true: count("pushes_total", pushes, "ok"), false: count("pushes_total", pushes, "error")}
+	if p.Format != RemoteWrite {
+		return
+	}
+	p.samples = map[string]*metrics.Counter{}
+	for _, result := range []string{taken, refused, undelivered, invalid} {
+		p.samples[result] = count("push_samples_total", "Samples pushed by remote write, by what became of them: ok, "+
+			"refused by the receiver for good, undelivered within the interval, or invalid and so not sent.", result)
+	}
+}
+
+// Target has the labels that all series of a job have in common.
+func (p *Pusher) Target(job string) *remotewrite.Target {
+	t, _ := p.target(job) // an error is one of Check's
+	return t
+}
+
+func (p *Pusher) target(job string) (*remotewrite.Target, error) {
+	labels := label.Append(nil, "job", job, "instance", p.Instance)
+	if p.ExtraLabels != "" {
+		labels = label.Append(labels, "", p.ExtraLabels)
+	}
+	return remotewrite.NewTarget(string(labels))
+}
+
+// Run pushes at the interval until ctx ends, and then tells the receiver what has ended with it: it returns at most
+// goodbye later. A receiver that fails is logged when it begins to and when it ends to.
 func (p *Pusher) Run(ctx context.Context) {
+	if p.Interval == 0 {
+		return
+	}
 	tick := time.NewTicker(p.Interval)
 	defer tick.Stop()
 	p.run(ctx, tick.C)
@@ -61,193 +124,141 @@ func (p *Pusher) Run(ctx context.Context) {
 
 // run pushes once for each tick.
 func (p *Pusher) run(ctx context.Context, tick <-chan time.Time) {
-	target := "(invalid URL)"
-	if u, err := url.Parse(p.URL); err == nil {
-		target = u.Scheme + "://" + u.Host // its user, path and query can hold tokens
-	}
-	failing := false
-	for {
+	for pushed := false; ; pushed = true {
 		select {
 		case <-tick:
+			p.mu.Lock()
+			p.push(ctx, false)
+			p.mu.Unlock()
 		case <-ctx.Done():
+			if pushed {
+				p.end(context.WithoutCancel(ctx))
+			}
 			return
 		}
-		err := p.push(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		p.Done(err == nil)
-		switch {
-		case err != nil && !failing:
-			slog.Warn(fmt.Sprintf("cannot push to %s: %v; the next push is in %s", target, err, p.Interval))
-		case err == nil && failing:
-			slog.Info("pushing to " + target + " works again")
-		}
-		failing = err != nil
 	}
 }
 
-// push sends the page as it is written, so that memory does not depend on its size.
-func (p *Pusher) push(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, min(p.Interval, longest))
+// end tells the receiver that nothing more comes.
+func (p *Pusher) end(ctx context.Context) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ctx, cancel := withTimeout(ctx, goodbye)
 	defer cancel()
-	pipe, w := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		err := p.write(ctx, w)
-		w.CloseWithError(err) // nil makes it an io.EOF
-		written <- err
-	}()
-	// A page that fails at its beginning is not worth a request.
-	const beginning = 64 << 10
-	page := bufio.NewReaderSize(pipe, beginning)
-	if _, err := page.Peek(beginning); err != nil && err != io.EOF {
-		if ctx.Err() != nil {
-			err = errors.New("no data yet, see /healthz")
-		}
-		return fmt.Errorf("there is no page to push: %w", err)
-	}
-	err := p.post(ctx, struct {
-		io.Reader
-		io.Closer
-	}{page, pipe})
-	pipe.Close()
-	broken := <-written
+	var err error
 	switch {
-	case err == nil && broken == nil:
-		return nil
-	case broken != nil && !errors.Is(broken, io.ErrClosedPipe) && ctx.Err() == nil:
-		return fmt.Errorf("the page broke off: %w", broken)
-	case err == nil:
-		err = errors.New("the receiver answered before it had the whole page")
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		err = fmt.Errorf("the receiver did not answer within %s", min(p.Interval, longest))
+	case p.Format == RemoteWrite:
+		_, err = p.pushSeries(ctx, func(o *Out) error { return p.Ended(ctx, o) })
+	case p.isGroup():
+		err = p.deleteGroup(ctx)
 	}
-	return errors.New(p.redact(err.Error()) + "; check --push.url, --push.header and the receiver")
+	if err != nil {
+		slog.Warn(fmt.Sprintf("cannot tell %s that nothing more comes, so that the last values stay for a while: %v",
+			p.receiver(), err))
+	}
 }
 
-// write writes the page as gzip. Only a whole page gets gzip's end, so that nobody takes half of one for it.
-func (p *Pusher) write(ctx context.Context, w io.Writer) error {
-	compressed, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
-	if err != nil {
-		return err
-	}
-	text := &lineWriter{to: compressed, labels: p.ExtraLabels}
-	if err := p.Page(ctx, text); err != nil {
-		return err
-	}
-	if _, err := text.Write([]byte("\n")); err != nil { // the end of a last line that has none
-		return err
-	}
-	return compressed.Close()
+// Once pushes once, whatever the interval, and returns how many samples the receiver has taken. Nothing goes that this
+// program counts itself. What goes wrong is for the caller to tell.
+func (p *Pusher) Once(ctx context.Context) (samples int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.push(ctx, true)
 }
 
-// post returns nil once the receiver says that it has taken the samples.
-func (p *Pusher) post(ctx context.Context, page io.ReadCloser) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL, page)
+// uncounted is why a push that was asked for is without counters.
+const uncounted = "What this program counts itself, such as container_cpu_usage_seconds_total, is not pushed this " +
+	"way: a counter needs a process that pushes all the time, see --push.interval.\n"
+
+// ServeHTTP answers POST /-/push: it pushes once, and says how that went.
+func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	const pause = time.Second
+	if p.URL == "" {
+		http.Error(w, "there is nowhere to push to; set --push.url (PUSH_URL)", http.StatusNotFound)
+		return
+	}
+	if !p.mu.TryLock() {
+		busy(w, "a push is running")
+		return
+	}
+	defer p.mu.Unlock()
+	if time.Since(p.asked) < pause {
+		busy(w, "the last push that was asked for began less than a second ago")
+		return
+	}
+	p.asked = time.Now()
+	samples, err := p.push(r.Context(), true)
 	if err != nil {
-		return errors.New("--push.url is not a valid URL")
+		status := http.StatusServiceUnavailable
+		if _, ok := errors.AsType[*failure](err); ok {
+			status = http.StatusBadGateway
+		}
+		http.Error(w, err.Error(), status)
+		return
 	}
-	request.Header.Set("Content-Type", "text/plain")
-	request.Header.Set("User-Agent", p.UserAgent)
-	if user := request.URL.User; user != nil {
-		password, _ := user.Password()
-		request.SetBasicAuth(user.Username(), password)
+	fmt.Fprintf(w, "pushed %d samples\n%s", samples, uncounted)
+}
+
+func busy(w http.ResponseWriter, why string) {
+	w.Header().Set("Retry-After", "1")
+	http.Error(w, why, http.StatusTooManyRequests)
+}
+
+// push pushes what there is and counts and logs how that went.
+func (p *Pusher) push(ctx context.Context, once bool) (samples int, err error) {
+	if p.Format == RemoteWrite {
+		samples, err = p.pushSeries(ctx, func(o *Out) error { return p.Series(ctx, o, once) })
+	} else {
+		samples, err = p.pushPage(ctx, once)
 	}
-	for name, values := range p.Headers {
-		request.Header[name] = values
+	if err != nil {
+		err = fmt.Errorf("cannot push to %s: %w", p.receiver(), err)
 	}
-	request.Header.Set("Content-Encoding", "gzip")
-	// Not an http.Client, which would follow a redirect with an empty GET, and give the headers to another host.
-	response, err := transport.RoundTrip(request)
+	if ctx.Err() != nil {
+		return samples, err // nobody waits for it any more
+	}
+	p.pushes[err == nil].Inc()
 	switch {
-	case err != nil && strings.Contains(err.Error(), "invalid proxy address"): // which it quotes, with its password
-		return errors.New("HTTP_PROXY or HTTPS_PROXY is not a valid URL")
-	case err != nil:
-		return err
+	case p.JustOnce:
+	case err != nil && !p.failing && p.Interval > 0:
+		slog.Warn(fmt.Sprintf("%v; the next push is in %s", err, p.Interval))
+	case err != nil && !p.failing:
+		slog.Warn(err.Error())
+	case err == nil && p.failing:
+		slog.Info("pushing to " + p.receiver() + " works again")
 	}
-	defer response.Body.Close()
-	switch to, err := response.Location(); {
-	case response.StatusCode/100 == 2:
-		return nil
-	case response.StatusCode/100 == 3 && err != http.ErrNoLocation:
-		host := "another path" // the path itself may repeat a secret of --push.url
-		if err == nil && (to.Host != request.URL.Host || to.Scheme != request.URL.Scheme) {
-			host = to.Host
-		}
-		return fmt.Errorf("the receiver answered %s and redirects to %s, which is not followed; "+
-			"set --push.url to the final URL", response.Status, host)
-	}
-	answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	return fmt.Errorf("the receiver answered %s: %s", response.Status, answer)
+	p.failing = err != nil
+	return samples, err
 }
 
-// wellKnown are words of receivers' paths, which are no secrets.
-var wellKnown = []string{"import", "insert", "instance", "metrics", "prometheus", "push", "write"}
-
-// secrets is what a request holds that is not to be shown.
-func (p *Pusher) secrets() (secrets []string) {
-	for _, values := range p.Headers {
-		for _, value := range values {
-			secrets = append(append(secrets, value), redact.Credentials(value)...)
-		}
-	}
-	if u, err := url.Parse(p.URL); err == nil {
-		separator := func(r rune) bool { return strings.ContainsRune("/?&=", r) }
-		for _, piece := range strings.FieldsFunc(u.EscapedPath()+"?"+u.RawQuery, separator) {
-			unescaped, _ := url.QueryUnescape(piece)
-			path, _ := url.PathUnescape(piece)
-			secrets = append(secrets, piece, unescaped, path)
-		}
-		password, _ := u.User.Password()
-		basic := base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password))
-		secrets = append(secrets, redact.Credentials(basic)...)
-	}
-	return slices.DeleteFunc(secrets, func(s string) bool { return slices.Contains(wellKnown, s) })
+// pushSeries pushes by remote write what is added.
+func (p *Pusher) pushSeries(ctx context.Context, add func(*Out) error) (samples int, err error) {
+	defer p.connection().renew() // one that was idle in between can be dead without a sign
+	o := &p.out
+	*o = Out{pusher: p, encoder: o.encoder}
+	err = add(o)
+	err = cmp.Or(o.Flush(ctx), err) // an error of Flush that add passes on is the same one
+	return o.taken, cmp.Or(err, o.refusal)
 }
 
-// redact takes out of a text what a receiver may have repeated of the request, and makes it short and one line.
-func (p *Pusher) redact(s string) string { return redact.OneLine(redact.Text(s, p.secrets()), 300) }
-
-// lineWriter passes the lines of a page on, as they are to be pushed. It keeps what follows the last line's end.
-type lineWriter struct {
-	to        io.Writer
-	labels    string
-	rest, out []byte
+// receiver is the receiver's name for people: its URL's user, path and query can hold tokens.
+func (p *Pusher) receiver() string {
+	u, err := url.Parse(p.URL)
+	if err != nil {
+		return "(invalid URL)"
+	}
+	return u.Scheme + "://" + u.Host
 }
 
-func (l *lineWriter) Write(text []byte) (int, error) {
-	l.rest = append(l.rest, text...)
-	end := bytes.LastIndexByte(l.rest, '\n') + 1
-	l.out = appendLines(l.out[:0], l.rest[:end], l.labels)
-	l.rest = l.rest[:copy(l.rest, l.rest[end:])]
-	if _, err := l.to.Write(l.out); err != nil {
-		return 0, err
-	}
-	return len(text), nil
-}
+var group = regexp.MustCompile(`^(.*)/metrics/job(@base64)?/[^/]`)
 
-// appendLines appends the lines of a page with the labels added to each sample, in the way of VictoriaMetrics' library
-// (addExtraLabels in its push.go). The metrics of the process are left out: a Pushgateway shows everything it was sent
-// on one page with the metrics of itself, and refuses a push with the names of those.
-func appendLines(to, page []byte, labels string) []byte {
-	for line := range bytes.Lines(page) {
-		line = bytes.TrimSpace(line)
-		name := bytes.TrimPrefix(bytes.TrimPrefix(line, []byte("# HELP ")), []byte("# TYPE "))
-		if len(line) == 0 || bytes.HasPrefix(name, []byte("go_")) || bytes.HasPrefix(name, []byte("process_")) {
-			continue
-		}
-		brace := bytes.IndexByte(line, '{')
-		space := bytes.LastIndexByte(line, ' ')
-		switch {
-		case line[0] == '#' || labels == "":
-			to = append(to, line...)
-		case brace >= 0:
-			to = fmt.Appendf(to, "%s%s,%s", line[:brace+1], labels, line[brace+1:])
-		case space >= 0:
-			to = fmt.Appendf(to, "%s{%s}%s", line[:space], labels, line[space:])
-		}
-		to = append(to, '\n')
+// isGroup tells whether the URL is of a group of a Pushgateway, below any path. VictoriaMetrics takes pushes at such
+// paths too, which are to add to what it has.
+func (p *Pusher) isGroup() bool {
+	u, err := url.Parse(p.URL)
+	if err != nil {
+		return false
 	}
-	return to
+	match := group.FindStringSubmatch(u.EscapedPath())
+	return match != nil && !strings.HasSuffix(match[1], "/import/prometheus")
 }

@@ -3,6 +3,7 @@ package push
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/rand"
@@ -21,37 +22,39 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"metrics-server-prom/internal/selfmetrics"
 )
 
 // ample is an interval, and so a time for one push, that no push to a receiver that answers comes near.
 const ample = time.Minute
 
-// pushes runs a pusher for n pushes, each begun when the one before has ended. p needs no Interval, Page or Done.
-func pushes(t *testing.T, n int, p Pusher) (ok []bool, log string) {
+// pushes runs a pusher for n pushes, each begun when the one before has ended. p needs no Interval or Page.
+func pushes(t *testing.T, n int, p *Pusher) (ok []bool, log string) {
 	t.Helper()
+	var registry selfmetrics.Registry
+	p.Interval = cmp.Or(p.Interval, ample)
+	if p.Page == nil {
+		p.Page = onePage
+	}
+	p.Register(registry.Scope(""))
+	log = logged(func() {
+		for range n {
+			p.push(t.Context(), false)
+			ok = append(ok, !p.failing)
+		}
+	})
+	return ok, log
+}
+
+// logged is what is logged during f.
+func logged(f func()) string {
 	var out bytes.Buffer
 	former := slog.Default()
 	slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
 	defer slog.SetDefault(former)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	if p.Interval == 0 {
-		p.Interval = ample
-	}
-	if p.Page == nil {
-		p.Page = onePage
-	}
-	tick := make(chan time.Time, 1)
-	tick <- time.Time{}
-	p.Done = func(worked bool) {
-		if ok = append(ok, worked); len(ok) == n {
-			cancel()
-		} else {
-			tick <- time.Time{}
-		}
-	}
-	p.run(ctx, tick)
-	return ok, out.String()
+	f()
+	return out.String()
 }
 
 // receiver starts one over HTTP/1.1 or HTTP/2.
@@ -79,7 +82,7 @@ func over(t *testing.T, test func(t *testing.T, protocol string)) {
 	}
 }
 
-func onePage(_ context.Context, w io.Writer) error {
+func onePage(_ context.Context, w io.Writer, _ bool) error {
 	_, err := io.WriteString(w, "# TYPE a gauge\na{b=\"c\"} 1\n"+
 		"# HELP go_threads x\ngo_threads 7\nd 2\nprocess_open_fds 9\ne 3")
 	return err
@@ -113,7 +116,7 @@ func TestPushesGzippedTextWithLabelsAndHeadersButNotTheProcess(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		ok, log := pushes(t, 1, Pusher{URL: url + "/import?x=y", ExtraLabels: `cluster="x"`, UserAgent: "name/version",
+		ok, log := pushes(t, 1, &Pusher{URL: url + "/import?x=y", ExtraLabels: `cluster="x"`, UserAgent: "name/version",
 			Headers: http.Header{"Authorization": {"Bearer TOKEN"}, "X-Scope": {"y"}}})
 		want := "POST /import?x=y " + protocol +
 			" # TYPE a gauge\na{cluster=\"x\",b=\"c\"} 1\nd{cluster=\"x\"} 2\ne{cluster=\"x\"} 3\n"
@@ -132,7 +135,7 @@ func TestPushesGzippedTextWithLabelsAndHeadersButNotTheProcess(t *testing.T) {
 func TestHeadersThatAreSetWin(t *testing.T) {
 	var header http.Header
 	url := receiver(t, "HTTP/1.1", func(_ http.ResponseWriter, r *http.Request) { header = r.Header })
-	pushes(t, 1, Pusher{URL: strings.Replace(url, "://", "://me:password@", 1), UserAgent: "name/version",
+	pushes(t, 1, &Pusher{URL: strings.Replace(url, "://", "://me:password@", 1), UserAgent: "name/version",
 		Headers: http.Header{"User-Agent": {"mine"}, "Content-Type": {"text/mine"}}})
 	for name, want := range map[string]string{"User-Agent": "mine", "Content-Type": "text/mine",
 		"Authorization": "Basic bWU6cGFzc3dvcmQ="} {
@@ -163,7 +166,7 @@ func TestRedirectIsRefusedAndTheOtherHostLearnsNothing(t *testing.T) {
 					w.Header().Set("Location", c.location)
 					w.WriteHeader(code)
 				})
-				ok, log := pushes(t, 1, Pusher{URL: url, Headers: http.Header{"X-Api-Key": {"MARKED"}}})
+				ok, log := pushes(t, 1, &Pusher{URL: url, Headers: http.Header{"X-Api-Key": {"MARKED"}}})
 				if ok[0] || calls != 1 || asked.Load() != 0 {
 					t.Errorf("ok %v, %d calls, %d of the other host", ok, calls, asked.Load())
 				}
@@ -181,15 +184,15 @@ func TestOnlyAWholePageThatIsTakenIsOK(t *testing.T) {
 	for code, want := range map[int]bool{200: true, 202: true, 204: true, 299: true,
 		300: false, 304: false, 400: false, 404: false, 429: false, 503: false} {
 		url := receiver(t, "HTTP/1.1", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) })
-		ok, log := pushes(t, 1, Pusher{URL: url})
+		ok, log := pushes(t, 1, &Pusher{URL: url})
 		if ok[0] != want || want != (log == "") || !want && !strings.Contains(log, fmt.Sprint(code)) {
 			t.Errorf("%d: ok %v, log: %s", code, ok, log)
 		}
 	}
 	over(t, func(t *testing.T, protocol string) {
 		url := receiver(t, protocol, func(_ http.ResponseWriter, r *http.Request) { r.Body.Read(make([]byte, 10)) })
-		page := func(_ context.Context, w io.Writer) error { return largePage(w, 64<<20) }
-		ok, log := pushes(t, 1, Pusher{URL: url, Page: page})
+		page := func(_ context.Context, w io.Writer, _ bool) error { return largePage(w, 64<<20) }
+		ok, log := pushes(t, 1, &Pusher{URL: url, Page: page})
 		if ok[0] || log == "" {
 			t.Errorf("a 200 before the page was taken: ok %v, log: %s", ok, log)
 		}
@@ -213,7 +216,7 @@ func TestPageIsStreamed(t *testing.T) {
 			}
 			received = half/2 + len(rest)
 		})
-		page := func(ctx context.Context, w io.Writer) error {
+		page := func(ctx context.Context, w io.Writer, _ bool) error {
 			if err := largePage(w, half); err != nil {
 				return err
 			}
@@ -224,7 +227,7 @@ func TestPageIsStreamed(t *testing.T) {
 			}
 			return largePage(w, half)
 		}
-		ok, log := pushes(t, 1, Pusher{URL: url, Interval: 20 * time.Second, Page: page})
+		ok, log := pushes(t, 1, &Pusher{URL: url, Interval: 20 * time.Second, Page: page})
 		if !ok[0] || received < 2*half-128 {
 			t.Errorf("ok %v, %d bytes; log: %s", ok, received, log)
 		}
@@ -248,7 +251,7 @@ func TestPageThatBreaksOffNeverArrivesWhole(t *testing.T) {
 				results <- nil
 			}
 		})
-		ok, log := pushes(t, 1, Pusher{URL: url, Page: func(_ context.Context, w io.Writer) error {
+		ok, log := pushes(t, 1, &Pusher{URL: url, Page: func(_ context.Context, w io.Writer, _ bool) error {
 			if err := largePage(w, 1<<20); err != nil {
 				return err
 			}
@@ -287,13 +290,13 @@ func TestPageThatBreaksOffAfterA200IsNotOK(t *testing.T) {
 		close(answered)
 		io.Copy(io.Discard, conn)
 	}()
-	page := func(_ context.Context, w io.Writer) error {
+	page := func(_ context.Context, w io.Writer, _ bool) error {
 		largePage(w, 1<<20)
 		<-answered
 		largePage(w, 1<<20)
 		return errors.New("the disk is gone")
 	}
-	ok, log := pushes(t, 1, Pusher{URL: "http://" + listener.Addr().String(), Page: page})
+	ok, log := pushes(t, 1, &Pusher{URL: "http://" + listener.Addr().String(), Page: page})
 	if ok[0] || log == "" {
 		t.Errorf("ok %v, log: %s", ok, log)
 	}
@@ -302,7 +305,7 @@ func TestPageThatBreaksOffAfterA200IsNotOK(t *testing.T) {
 func TestNothingIsPushedWhereThereIsNothing(t *testing.T) {
 	calls := 0
 	url := receiver(t, "HTTP/1.1", func(http.ResponseWriter, *http.Request) { calls++ })
-	ok, log := pushes(t, 2, Pusher{URL: url, Page: func(_ context.Context, w io.Writer) error {
+	ok, log := pushes(t, 2, &Pusher{URL: url, Page: func(_ context.Context, w io.Writer, _ bool) error {
 		io.WriteString(w, "half a page\nand a half line")
 		return errors.New("no data yet")
 	}})
@@ -313,8 +316,8 @@ func TestNothingIsPushedWhereThereIsNothing(t *testing.T) {
 }
 
 func TestNoDataIsNotTakenForAReceiverThatDoesNotAnswer(t *testing.T) {
-	ok, log := pushes(t, 1, Pusher{URL: "http://receiver.invalid", Interval: 10 * time.Millisecond,
-		Page: func(ctx context.Context, w io.Writer) error { <-ctx.Done(); return ctx.Err() }})
+	ok, log := pushes(t, 1, &Pusher{URL: "http://receiver.invalid", Interval: 10 * time.Millisecond,
+		Page: func(ctx context.Context, w io.Writer, _ bool) error { <-ctx.Done(); return ctx.Err() }})
 	if ok[0] || !strings.Contains(log, "no data yet, see /healthz") {
 		t.Errorf("ok %v, log: %s", ok, log)
 	}
@@ -358,7 +361,7 @@ func TestAnswersAreReadToABound(t *testing.T) {
 				}
 				sent <- n
 			}()
-			ok, log := pushes(t, 1, Pusher{URL: "http://" + listener.Addr().String()})
+			ok, log := pushes(t, 1, &Pusher{URL: "http://" + listener.Addr().String()})
 			if want := what == "the body of a 200"; ok[0] != want || len(log) > 1000 {
 				t.Errorf("ok %v, a log of %d bytes: %.1000s", ok, len(log), log)
 			}
@@ -388,7 +391,7 @@ func TestAnswersAreReadToABound(t *testing.T) {
 				server.Close()
 				sent <- n
 			}()
-			ok, _ := pushes(t, 1, p)
+			ok, _ := pushes(t, 1, &p)
 			if n := <-sent; ok[0] || n > 1<<20 {
 				t.Errorf("%q: ok %v, %d KiB were read", line, ok, n>>10)
 			}
@@ -401,9 +404,10 @@ func TestPushesAtTheInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		start, pushes := time.Now(), 0
-		p := Pusher{URL: "http://receiver.invalid", Interval: 30 * time.Second,
-			Page: func(context.Context, io.Writer) error { return errors.New("no data yet") }}
-		p.Done = func(bool) {
+		p := Pusher{URL: "http://receiver.invalid", Interval: 30 * time.Second}
+		var registry selfmetrics.Registry
+		p.Register(registry.Scope(""))
+		p.Page = func(context.Context, io.Writer, bool) error {
 			pushes++
 			if since, want := time.Since(start), time.Duration(pushes)*p.Interval; since != want {
 				t.Errorf("push %d after %s, want %s", pushes, since, want)
@@ -411,6 +415,7 @@ func TestPushesAtTheInterval(t *testing.T) {
 			if pushes == 3 {
 				cancel()
 			}
+			return errors.New("no data yet")
 		}
 		p.Run(ctx)
 	})
@@ -430,7 +435,7 @@ func TestReceiverThatHangsIsCutOff(t *testing.T) {
 					return client, nil
 				}
 				start := time.Now()
-				ok, log := pushes(t, 2, Pusher{URL: "http://receiver.invalid", Interval: interval})
+				ok, log := pushes(t, 2, &Pusher{URL: "http://receiver.invalid", Interval: interval})
 				took := time.Since(start)
 				if ok[0] || ok[1] || took != 2*want || !strings.Contains(log, "did not answer within "+want.String()) {
 					t.Errorf("ok %v, %s; log: %s", ok, took, log)
@@ -450,7 +455,7 @@ func TestEachPushHasItsOwnConnection(t *testing.T) {
 			defer mu.Unlock()
 			clients[r.RemoteAddr] = true
 		})
-		if ok, log := pushes(t, 3, Pusher{URL: url}); len(clients) != 3 || !ok[2] {
+		if ok, log := pushes(t, 3, &Pusher{URL: url}); len(clients) != 3 || !ok[2] {
 			t.Errorf("%v, ok %v; log: %s", clients, ok, log)
 		}
 	})

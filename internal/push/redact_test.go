@@ -16,7 +16,7 @@ func TestFailuresAreLoggedOnceAndWithoutSecrets(t *testing.T) {
 			http.Error(w, "you sent "+r.Header.Get("Authorization")+" to "+r.URL.String(), http.StatusForbidden)
 		}
 	})
-	ok, log := pushes(t, 5, Pusher{URL: url + "/import?key=MARKED-KEY",
+	ok, log := pushes(t, 5, &Pusher{URL: url + "/import?key=MARKED-KEY",
 		Headers: http.Header{"Authorization": {"Bearer MARKED-TOKEN"}}})
 	if want := []bool{false, false, false, true, true}; !slices.Equal(ok, want) {
 		t.Errorf("ok %v, want %v", ok, want)
@@ -81,7 +81,7 @@ func TestReceiverThatRepeatsEverythingRevealsNothing(t *testing.T) {
 					http.Error(w, repeated, http.StatusForbidden)
 				})
 				to := strings.Replace(url, "://", "://"+c.user, 1) + c.path
-				ok, log := pushes(t, 1, Pusher{URL: to, Headers: c.header})
+				ok, log := pushes(t, 1, &Pusher{URL: to, Headers: c.header})
 				if ok[0] || revealed.MatchString(log) || strings.Contains(log, "TUFSS0VE") {
 					t.Errorf("ok %v, repeated:\n%s\nlog: %s", ok, repeated, log)
 				}
@@ -98,7 +98,7 @@ func TestWordsThatAreNoSecretsStay(t *testing.T) {
 		http.Error(w, "cannot import prometheus metrics of the job:\n\x00  see \t api", http.StatusBadRequest)
 	})
 	url += "/api/v1/import/prometheus/metrics/job/job"
-	_, log := pushes(t, 1, Pusher{URL: url, Headers: http.Header{"A": {"p"}}})
+	_, log := pushes(t, 1, &Pusher{URL: url, Headers: http.Header{"A": {"p"}}})
 	want := `cannot import prometheus metrics of the job: \x00 see api; check --push.url`
 	if !strings.Contains(log, want) || strings.Count(log, "\n") != 1 {
 		t.Errorf("log: %s", log)
@@ -107,7 +107,7 @@ func TestWordsThatAreNoSecretsStay(t *testing.T) {
 
 // TestErrorsOfConnectionsRevealNothing: those of the URL's host and port are all that such an error needs.
 func TestErrorsOfConnectionsRevealNothing(t *testing.T) {
-	ok, log := pushes(t, 1, Pusher{URL: "http://MARKED-USER:MARKED-PASSWORD@127.0.0.1:1/MARKED?MARKED"})
+	ok, log := pushes(t, 1, &Pusher{URL: "http://MARKED-USER:MARKED-PASSWORD@127.0.0.1:1/MARKED?MARKED"})
 	if ok[0] || strings.Contains(log, "MARKED") || !strings.Contains(log, "refused") ||
 		!strings.Contains(log, "cannot push to http://127.0.0.1:1: ") {
 		t.Errorf("ok %v, log: %s", ok, log)

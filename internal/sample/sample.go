@@ -88,6 +88,11 @@ type Sample struct {
 	at     uint32  // Unix seconds from which its age counts
 }
 
+// New returns a sample without a usage.
+func New(pod *store.Object[Text], name uint32, at int64) Sample {
+	return Sample{Pod: pod, CPU: math.NaN(), Memory: math.NaN(), Name: name, at: uint32(at)}
+}
+
 // At is the moment from which the sample's age counts, in Unix seconds.
 func (s *Sample) At() int64 { return int64(s.at) }
 
@@ -100,6 +105,10 @@ type Batch struct {
 	// future counts as of when it was first seen.
 	Oldest, Newest int64
 	NewestOf       store.Key // the pod, or the node without a namespace, that has the newest
+	// Ordered tells whether the items came in the order of namespace and name, as metrics-server sends them.
+	Ordered bool
+	// Version is another one after each change of a batch.
+	Version uint64
 	// Dropped is what the list had that is not in Samples, by Cause.
 	Dropped [Causes]Dropped
 	// Seconds is the CPU time of each of Samples, as far as its readings tell; NaN where none does. It is empty where
@@ -114,7 +123,7 @@ type Batch struct {
 }
 
 func (b *Batch) reset() {
-	if len(b.Names) > 1000 && len(b.Names) > 2*len(b.Samples) {
+	if len(b.Names) > 1000 && len(b.Names) > 2*cap(b.Samples) {
 		b.index, b.Names, b.lastOf = nil, nil, nil // names come and go; those that are gone are not kept for ever
 	}
 	if b.index == nil {
@@ -206,6 +215,7 @@ type Joiner struct {
 	nextAhead     map[uint64]ahead
 	readings      []reading                  // of this batch; none where Running is nil
 	nodes         map[string]counter.Counter // by name; nil but for nodes
+	version       uint64                     // of the last batch
 }
 
 // reading is what is kept of an item until its list is complete.
@@ -227,6 +237,9 @@ func (j *Joiner) Begin() {
 		j.nodes = map[string]counter.Counter{}
 		j.seed = maphash.MakeSeed()
 	}
+	if n := len(j.served.Samples); j.batch.Samples == nil {
+		j.batch.Samples = make([]Sample, 0, n+n/64)
+	}
 	j.now = time.Now().Unix()
 	j.batch.reset()
 	j.readings = j.readings[:0]
@@ -239,6 +252,9 @@ func (j *Joiner) Begin() {
 // Done is called the next time but one.
 func (j *Joiner) Done() *Batch {
 	j.batch, j.served = j.served, j.batch
+	j.batch.Samples = nil
+	j.version++
+	j.served.Version, j.served.Ordered = j.version, j.ordered
 	j.ahead, j.nextAhead = j.nextAhead, j.ahead
 	if j.Running != nil {
 		j.served.Seconds, j.batch.Seconds = j.batch.Seconds, nil
@@ -473,6 +489,8 @@ func (j *Joiner) drop(cause Cause, item *metricsapi.Item) error {
 // that of this call only.
 func (j *Joiner) Expire(now time.Time) *Batch {
 	b, fresh := j.served, j.served.Samples[:0]
+	j.version++
+	b.Version = j.version
 	clear(b.Dropped[:])
 	for i, s := range b.Samples {
 		if now.Before(time.Unix(int64(s.at), 0).Add(j.MaxAge)) {

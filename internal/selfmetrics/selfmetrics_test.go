@@ -1,10 +1,12 @@
 package selfmetrics
 
 import (
+	"bytes"
 	"io"
 	"math"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"weak"
@@ -50,6 +52,43 @@ metrics_server_prom_up 1
 	}
 }
 
+func TestTheLabelsOfAScopeComeLast(t *testing.T) {
+	for _, labels := range []string{`cluster="eu"`, `cluster="a,le=\"1\"} \\,\n{"`, `cluster=",le="`} {
+		var r Registry
+		s := r.Scope(labels)
+		r.Scope("").Histogram("seconds", "Time.", "", []float64{1}).Update(1)
+		r.Scope(`cluster="eu2"`).Counter("requests_total", "Requests.", "").Inc()
+		s.Histogram("seconds", "Time.", "", []float64{1}).Update(1)
+		s.Histogram("seconds", "Time.", `resource="pods"`, []float64{1}).Update(1)
+		s.Gauge("up", "Whether it works.", `resource="pods"`, func() float64 { return 1 })
+		var own strings.Builder
+		s.Write(&own)
+		got := map[string]int{}
+		for line := range strings.Lines(own.String()) {
+			end := strings.LastIndex(line, "} ")
+			if strings.HasPrefix(line, "#") {
+				continue
+			}
+			if !strings.HasSuffix(line[:end], labels) || strings.Contains(line[:end-len(labels)], "cluster=") {
+				t.Error(line)
+			}
+			got[strings.TrimPrefix(line[:end-len(labels)], Prefix)]++
+		}
+		for _, want := range []string{`seconds_bucket{le="1",`, `seconds_bucket{le="+Inf",`, `seconds_sum{`,
+			`seconds_bucket{resource="pods",le="1",`, `seconds_count{resource="pods",`, `up{resource="pods",`} {
+			if got[want] != 1 {
+				t.Errorf("%d of %s in:\n%s", got[want], want, own.String())
+			}
+		}
+		if len(got) != 9 || strings.Count(own.String(), "# TYPE ") != 2 {
+			t.Errorf("%v in:\n%s", got, own.String())
+		}
+		if all := text(&r); strings.Count(all, "\n") != strings.Count(own.String(), "\n")+4+3 {
+			t.Errorf("all:\n%s", all)
+		}
+	}
+}
+
 func TestClosedScopeTakesOnlyItsOwnAway(t *testing.T) {
 	var r Registry
 	former, successor := r.Scope(""), r.Scope("")
@@ -73,6 +112,54 @@ func TestGaugeMayRegister(t *testing.T) {
 	r.Write(io.Discard)
 	if got := text(&r); !strings.Contains(got, "b_total 2\n") && !strings.Contains(got, "b_total 1\n") {
 		t.Errorf("written:\n%s", got)
+	}
+}
+
+// TestEachSampleOfAText writes the text from what Each tells of it: nothing may be lost or changed.
+func TestEachSampleOfAText(t *testing.T) {
+	var r Registry
+	s := r.Scope(`cluster="eu"`)
+	s.Counter("requests_total", "Requests, of TYPE counter 1.", `reason="} 7 {a=\"b\\n\\"`).Add(2)
+	s.Gauge("age", "Age.", "", func() float64 { return -0.25 })
+	s.Gauge("left", "Left.", "", func() float64 { return math.Inf(1) })
+	s.Histogram("seconds", "Time.", `resource="pods"`, []float64{1, 2}).Update(1e-9)
+	for name, write := range map[string]func(io.Writer){
+		"no metrics": new(Registry).Write, "registered ones": r.Write, "those of the process": WriteProcess,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var written bytes.Buffer
+			write(&written)
+			var again strings.Builder
+			family := ""
+			for line := range strings.Lines(written.String()) {
+				if strings.HasPrefix(line, "#") {
+					family = strings.Join(strings.Fields(line)[2:], " ")
+				} else {
+					end := strings.LastIndex(line, " ")
+					value, err := strconv.ParseFloat(strings.TrimSpace(line[end:]), 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					again.WriteString("# TYPE " + family + "\n")
+					WriteSample(&again, line[:end], value) // in the form that the one below has
+				}
+			}
+			var got strings.Builder
+			Each(written.Bytes(), func(kind string, name, labels []byte, value float64) {
+				family, sample := string(name), string(name)
+				if kind == "histogram" || kind == "summary" {
+					family = regexp.MustCompile("_(bucket|sum|count)$").ReplaceAllString(family, "")
+				}
+				if len(labels) > 0 {
+					sample += "{" + string(labels) + "}"
+				}
+				got.WriteString("# TYPE " + family + " " + kind + "\n")
+				WriteSample(&got, sample, value)
+			})
+			if got.String() != again.String() {
+				t.Errorf("told:\n%s\nwritten:\n%s", got.String(), again.String())
+			}
+		})
 	}
 }
 

@@ -61,14 +61,19 @@ func Run(ctx context.Context, listener net.Listener, handler http.Handler, webCo
 	return nil
 }
 
-// Pages answers GET and HEAD of the pages by their paths.
-func Pages(pages map[string]http.HandlerFunc) http.Handler {
+// Pages answers GET and HEAD of the pages by their paths, and POST of the actions by theirs.
+func Pages(pages, actions map[string]http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Type", "text/plain; charset=utf-8")
-		switch page := pages[r.URL.Path]; {
+		switch page, action := pages[r.URL.Path], actions[r.URL.Path]; {
+		case action != nil && r.Method == http.MethodPost:
+			action(w, r)
+		case action != nil:
+			h.Set("Allow", "POST")
+			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		case page == nil:
 			http.NotFound(w, r)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
@@ -82,7 +87,8 @@ func Pages(pages map[string]http.HandlerFunc) http.Handler {
 
 // Health writes the original tool's page: ok, or failed with status 503, and below it what fails and what is to be
 // noticed.
-func Health(w http.ResponseWriter, failures, notices []string) {
+func Health(w http.ResponseWriter, now func() (failures, notices []string)) {
+	failures, notices := now()
 	state := "ok"
 	if len(failures) > 0 {
 		state = "failed"

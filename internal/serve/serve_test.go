@@ -275,6 +275,8 @@ func TestMethodsAndHeaders(t *testing.T) {
 	handler := Pages(map[string]http.HandlerFunc{
 		"/":     func(w http.ResponseWriter, _ *http.Request) { Landing(w, "name", "", nil, "") },
 		"/page": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<b>page") },
+	}, map[string]http.HandlerFunc{
+		"/action": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "done") },
 	})
 	for request, want := range map[string]struct {
 		status            int
@@ -288,6 +290,9 @@ func TestMethodsAndHeaders(t *testing.T) {
 		"TRACE /":         {405, "method not allowed\n", "text/plain; charset=utf-8"},
 		"GET /page/":      {404, "404 page not found\n", "text/plain; charset=utf-8"},
 		"GET /PAGE":       {404, "404 page not found\n", "text/plain; charset=utf-8"},
+		"POST /action":    {200, "done", "text/plain; charset=utf-8"},
+		"GET /action":     {405, "method not allowed\n", "text/plain; charset=utf-8"},
+		"HEAD /action":    {405, "method not allowed\n", "text/plain; charset=utf-8"},
 		"POST /elsewhere": {404, "404 page not found\n", "text/plain; charset=utf-8"},
 	} {
 		t.Run(request, func(t *testing.T) {
@@ -299,7 +304,7 @@ func TestMethodsAndHeaders(t *testing.T) {
 			}
 			allow := ""
 			if want.status == http.StatusMethodNotAllowed {
-				allow = "GET, HEAD"
+				allow = map[bool]string{false: "GET, HEAD", true: "POST"}[path == "/action"]
 			}
 			for name, want := range map[string]string{"Content-Type": want.contentType, "Allow": allow,
 				"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"} {
@@ -313,7 +318,7 @@ func TestMethodsAndHeaders(t *testing.T) {
 
 // TestEveryRequestReachesThePages has one that net/http would answer by itself, without the headers.
 func TestEveryRequestReachesThePages(t *testing.T) {
-	run(t, Pages(nil).ServeHTTP, "", func(t *testing.T, s running) {
+	run(t, Pages(nil, nil).ServeHTTP, "", func(t *testing.T, s running) {
 		connection, err := s.dial(t.Context(), "", "")
 		if err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@
 package setting
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -31,6 +32,7 @@ type Row struct {
 	Set     func(value string) (must string)
 	FromEnv func(string) string // makes the environment variable's value one for Set; nil where it is one
 	Secret  bool                // keeps the value out of error messages
+	Bool    bool                // the flag alone gives the value true
 }
 
 // Help asks for a text to be printed, and nothing else to be done.
@@ -48,7 +50,12 @@ func Parse(program, version string, table []Row, args []string, getenv func(stri
 	showVersion := flags.Bool("version", false, "")
 	given := make([][]string, len(table)) // what the command line gives each row
 	for i, row := range table {
-		flags.Func(row.Flag, "", func(v string) error { given[i] = append(given[i], v); return nil })
+		give := func(v string) error { given[i] = append(given[i], v); return nil }
+		if row.Bool {
+			flags.BoolFunc(row.Flag, "", give)
+		} else {
+			flags.Func(row.Flag, "", give)
+		}
 	}
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -161,7 +168,7 @@ func WebConfig(p *string) func(string) string {
 			return notContent
 		}
 		if err := web.Validate(v); err != nil {
-			return "a web configuration file, but: " + unquoted(err.Error())
+			return "a web configuration file, but: " + Unquoted(err.Error())
 		}
 		return ""
 	}
@@ -169,8 +176,9 @@ func WebConfig(p *string) func(string) string {
 
 var lineNumber = regexp.MustCompile(`line \d+`)
 
-// unquoted is an error of the toolkit without what it quotes of the file: that may be a secret in the wrong place.
-func unquoted(err string) string {
+// Unquoted is an error of Prometheus' libraries about a file without what it quotes of the file: that may be a secret
+// in the wrong place.
+func Unquoted(err string) string {
 	what, _, _ := strings.Cut(err, ": ")
 	switch {
 	case what == "yaml":
@@ -180,16 +188,6 @@ func unquoted(err string) string {
 		return what
 	}
 	return err
-}
-
-// Bool sets p to true or false.
-func Bool(p *bool) func(string) string {
-	return func(v string) string {
-		if *p = v == "true"; *p || v == "false" {
-			return ""
-		}
-		return "true or false"
-	}
 }
 
 // OneOf sets p to one of the values.
@@ -222,6 +220,17 @@ func ListOf(p *[]string, of string, items ...string) func(string) string {
 		}
 		return items
 	})
+}
+
+// Bool sets p to true or false, in one of the ways of strconv.ParseBool; "" is false.
+func Bool(p *bool) func(string) string {
+	return func(v string) string {
+		var err error
+		if *p, err = strconv.ParseBool(cmp.Or(v, "false")); err != nil {
+			return "true or false"
+		}
+		return ""
+	}
 }
 
 // Duration sets p to a duration within the bounds.

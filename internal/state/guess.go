@@ -1,7 +1,6 @@
 package state
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -43,6 +42,17 @@ func (g *Guess) Parts(pods []*store.Leaf[sample.Text], within []string) [][]*pag
 	if g.parts != nil && slices.Equal(g.leaves, pods) && slices.Equal(g.within, within) {
 		return g.parts
 	}
+	g.leaves, g.within, g.parts = pods, within, make([][]*page.Part, len(g.renderer.Names))
+	for family, part := range g.renderer.Kept(&g.compressor, g.Entries(pods, within)) {
+		if part != nil {
+			g.parts[family] = []*page.Part{part}
+		}
+	}
+	return g.parts
+}
+
+// Entries returns what Parts renders: the objects whose owners are guessed, in order of namespace and name.
+func (g *Guess) Entries(pods []*store.Leaf[sample.Text], within []string) []store.Entry[string] {
 	owners := map[store.Key]string{} // the name, "" for none
 	for _, leaf := range pods {
 		for _, e := range leaf.Entries {
@@ -62,28 +72,19 @@ func (g *Guess) Parts(pods []*store.Leaf[sample.Text], within []string) [][]*pag
 			}
 		}
 	}
-	r := g.renderer
-	r.samples.reset()
-	for _, key := range slices.SortedFunc(maps.Keys(owners), byName) {
+	entries := make([]store.Entry[string], 0, len(owners))
+	for _, key := range slices.SortedFunc(maps.Keys(owners), store.Key.Compare) {
 		var all []kept.Owner
 		if owner := owners[key]; owner != "" {
 			all = []kept.Owner{{Kind: g.resource.Owner, Name: owner, Controller: true}}
 		}
-		r.samples.Object(g.resource.labels(key.Namespace, key.Name)...)
-		r.samples.Family = g.family
-		addOwners(&r.samples, all)
+		var s Samples
+		s.Object(g.resource.labels(key.Namespace, key.Name)...)
+		s.Family = g.family
+		addOwners(&s, all)
+		entries = append(entries, store.Entry[string]{Key: key, Object: &store.Object[string]{Value: s.Pack()}})
 	}
-	g.leaves, g.within, g.parts = pods, within, make([][]*page.Part, len(r.Names))
-	for family, part := range r.render(&g.compressor) {
-		if part != nil {
-			g.parts[family] = []*page.Part{part}
-		}
-	}
-	return g.parts
-}
-
-func byName(a, b store.Key) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	return entries
 }
 
 // GuessOwner guesses the owner of an object from its kind and name, see Guess. It returns "" where the object seems to

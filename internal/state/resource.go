@@ -51,7 +51,7 @@ func (r *Resource) Samples(rows []Row, object slim.Object) string {
 		of.Quota = o
 	}
 	s.AddObject(rows, &of, r.labels(object.GetNamespace(), object.GetName())...)
-	return s.String()
+	return s.Pack()
 }
 
 func (r *Resource) labels(namespace, name string) []string {

@@ -28,7 +28,8 @@ type leaves[V comparable] struct {
 // is tells whether k is that key, for set.
 func (k Key) is(other Key) bool { return k == other }
 
-func (k Key) compare(other Key) int {
+// Compare orders keys by namespace and name.
+func (k Key) Compare(other Key) int {
 	if c := strings.Compare(k.Namespace, other.Namespace); c != 0 {
 		return c
 	}
@@ -65,7 +66,7 @@ func (l *leaves[V]) set(first Key, in func(Key) bool, list []Entry[V]) {
 	}
 	// The range is in the leaves from..to, or would be.
 	to, _ := slices.BinarySearchFunc(l.all, first, func(leaf *Leaf[V], first Key) int {
-		return leaf.Entries[0].compare(first)
+		return leaf.Entries[0].Compare(first)
 	})
 	from := max(to-1, 0)
 	for to < len(l.all) && in(l.all[to].Entries[0].Key) {
@@ -118,7 +119,7 @@ func (l *leaves[V]) split(list []Entry[V], old []*Leaf[V]) (leaves []*Leaf[V]) {
 
 // search returns where in a sorted list a key is, or would be.
 func search[V comparable](list []Entry[V], key Key) int {
-	i, _ := slices.BinarySearchFunc(list, key, func(e Entry[V], key Key) int { return e.compare(key) })
+	i, _ := slices.BinarySearchFunc(list, key, func(e Entry[V], key Key) int { return e.Compare(key) })
 	return i
 }
 

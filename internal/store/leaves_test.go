@@ -147,7 +147,7 @@ func (m *model) check() error {
 	leaves := m.Leaves()
 	all := flat(leaves)
 	for i, e := range all {
-		if i > 0 && all[i-1].compare(e.Key) >= 0 {
+		if i > 0 && all[i-1].Compare(e.Key) >= 0 {
 			return fmt.Errorf("%v before %v", all[i-1].Key, e.Key)
 		}
 		if held, _ := m.Find([]byte(e.Namespace), []byte(e.Name)); held != e.Object {
@@ -252,7 +252,7 @@ func TestLeavesAreReadWhileTheStoreChanges(t *testing.T) {
 				last := Key{}
 				for _, leaf := range s.Leaves() {
 					for _, e := range leaf.Entries {
-						if e.compare(last) <= 0 || e.Value != e.Name || e.Created != 1 || e.Counters != nil {
+						if e.Compare(last) <= 0 || e.Value != e.Name || e.Created != 1 || e.Counters != nil {
 							t.Errorf("%v %+v after %v", e.Key, e.Object.Value, last)
 						}
 						last = e.Key

@@ -257,7 +257,7 @@ func (c *cluster) get(address string, header ...string) *httptest.ResponseRecord
 		r.Header.Set(header[i], header[i+1])
 	}
 	w := httptest.NewRecorder()
-	serve.Pages(c.handlers).ServeHTTP(w, r)
+	serve.Pages(c.handlers, nil).ServeHTTP(w, r)
 	return w
 }
 

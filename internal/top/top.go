@@ -24,6 +24,7 @@ type Source struct {
 // Page is the page and what it reads. Its fields are set before it is used.
 type Page struct {
 	Version  string
+	Revision string   // of the program's source
 	Links    []string // paths of the other pages
 	Source   func() Source
 	State    func() (failures, notices []string) // a line for each thing that does not work, or should be known

@@ -50,6 +50,7 @@ type Status struct {
 	// the node without a namespace, that has it.
 	Newest   int64
 	NewestOf store.Key
+	began    time.Time // when the list was asked for that was Refreshed; zero also where it may be older than that
 	expires  time.Time // when the first sample shown reaches max-age; zero where there is none
 }
 
@@ -250,7 +251,7 @@ func (l *List) publish(a refresh.Attempt, err error) (pause time.Duration) {
 		}
 		l.filled().Add(batch.Filled)
 	}
-	l.show(batch, Status{Refreshed: time.Now(), Newest: batch.Newest, NewestOf: batch.NewestOf,
+	l.show(batch, Status{Refreshed: time.Now(), began: a.Began, Newest: batch.Newest, NewestOf: batch.NewestOf,
 		expires: batch.Expires(l.Joiner.MaxAge)})
 	l.Health.SetHealthy(l.What)
 	for cause, d := range batch.Dropped {

@@ -56,7 +56,7 @@ func try(t *testing.T, change func(*Options), do func(t *testing.T, l *trial)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &trial{t: t}
 		slog.SetDefault(slog.New(slog.NewTextHandler(&l.logged, nil)))
-		o := Options{Client: l.client(), Resource: "pods",
+		o := Options{Client: client(t, l), Resource: "pods",
 			Self: l.registry.Scope(""), Health: &l.health,
 			Joiner: sample.Joiner{MaxAge: maxAge, Escape: func(s string) string { return s }, Store: store.New[sample.Text](),
 				Unknown: func(namespace, name string) sample.Text { return sample.Text{Head: namespace + "/" + name} }},
@@ -83,14 +83,14 @@ func nodes(o *Options) {
 }
 
 // client is a client of metrics.k8s.io, as package kube makes it.
-func (l *trial) client() rest.Interface {
+func client(t *testing.T, transport http.RoundTripper) rest.Interface {
 	scheme, group := kruntime.NewScheme(), kube.Metrics
 	metav1.AddToGroupVersion(scheme, kube.Core)
 	config := &rest.Config{Host: "http://cluster", APIPath: "/apis", QPS: -1}
 	config.GroupVersion, config.NegotiatedSerializer = &group, serializer.NewCodecFactory(scheme).WithoutConversion()
-	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: l})
+	c, err := rest.RESTClientForConfigAndClient(config, &http.Client{Transport: transport})
 	if err != nil {
-		l.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return c
 }

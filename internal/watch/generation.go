@@ -74,7 +74,7 @@ type generation[V comparable] struct {
 	// These belong to the request in progress; there is one at a time.
 	heard    time.Time // when there last was a list or a message of a watch
 	verb     string    // as observe has it, by which a complete list has come
-	listOnly bool      // a watch-list got stuck; pages are listed instead
+	stuck    bool      // a watch-list was; pages are listed instead
 	objects  int       // of the list's pages so far; each page counts as pageSize more, so that empty ones end as well
 	pagesEnd time.Time // when pagesTime is over
 }
@@ -191,6 +191,9 @@ func (g *generation[V]) sleep(d time.Duration) {
 func (g *generation[V]) poll() {
 	for g.life.Err() == nil {
 		if g.get() == nil {
+			if g.ListOnly {
+				<-g.life.Done()
+			}
 			g.sleep(getEvery)
 			continue
 		}
@@ -267,10 +270,14 @@ var errDistrust = errors.New("the objects are listed anew")
 // reason, the reflector lists pages: the server may be one that only lists, or that refuses only watches.
 func (g *generation[V]) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	initial := o.SendInitialEvents != nil
-	if initial && g.listOnly {
+	switch {
+	case initial && (g.stuck || g.ListOnly):
 		return nil, errDistrust
-	} else if initial {
+	case initial:
 		o.ResourceVersion = ""
+	case g.ListOnly: // there has been the list
+		<-ctx.Done()
+		return nil, ctx.Err()
 	}
 	o.Watch = true
 	r, err := g.open(ctx, "watch", o)
@@ -305,7 +312,7 @@ func (r *response[V]) Decode() (watch.EventType, runtime.Object, error) {
 		return event.Type, object, nil
 	}
 	if err = r.explain(err); r.began == "" {
-		if _, r.listOnly = context.Cause(r.ctx).(*kube.Failure); r.count > r.maxObjects { // it got stuck or goes on
+		if _, r.stuck = context.Cause(r.ctx).(*kube.Failure); r.count > r.maxObjects { // it got stuck or goes on
 			err = r.endless("watch")
 		}
 	}

@@ -32,9 +32,12 @@ type Options[V comparable] struct {
 	// object, which is read by its name every half a minute: to a Namespace itself a Role can give the right to get it,
 	// but not to list or watch it. So a Namespace belongs to itself here, in the store as well.
 	Namespaces    []string
-	Excluded      []string           // namespaces, left out by the server
-	LabelSelector string             // applied by the server; empty for all objects
-	New           func() slim.Object // of the resource's type, or slim.Metadata for no more than its metadata
+	Excluded      []string // namespaces, left out by the server
+	LabelSelector string   // applied by the server; empty for all objects
+	// ListOnly says that the objects are listed once, by pages, and then left alone: no watch is ever asked for, so that
+	// the right to one is not needed. What has come by the list stays Synced.
+	ListOnly bool
+	New      func() slim.Object // of the resource's type, or slim.Metadata for no more than its metadata
 	// Keep returns what is to be kept of an object, which is all that is held of it from then on.
 	Keep  func(slim.Object) store.Entry[V]
 	Store *store.Store[V]

@@ -55,15 +55,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{- /* What the exporter does with objects that it keeps: a CronJob reads them once. */ -}}
+{{- define "metrics-server-prom.watch" -}}
+{{- ternary "[list]" "[list, watch]" .Values.cronJob.enabled -}}
+{{- end -}}
+
 {{- define "metrics-server-prom.ownerRules" -}}
 # kube_replicaset_owner: which Deployment a pod belongs to.
 - apiGroups: [apps]
   resources: [replicasets]
-  verbs: [list, watch]
+  verbs: {{ include "metrics-server-prom.watch" . }}
 # kube_job_owner: which CronJob a pod belongs to.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [list, watch]
+  verbs: {{ include "metrics-server-prom.watch" . }}
 {{- end -}}
 
 {{- /*
