@@ -157,10 +157,10 @@ func canonical(series string) string {
 	return exporter.Series(name, pairs)
 }
 
-// own is the labels that a push adds to all series.
-var own = []string{"job", "instance", "cluster"}
+// own is the labels that a push or the receiver adds to all series.
+var own = []string{"job", "instance", "cluster", receiver.ThanosLabel, receiver.ThanosTenant}
 
-// text is what canonical makes of a series, without the labels that a push adds.
+// text is what canonical makes of a series, without the labels that a push or the receiver adds.
 func text(s receiver.Series) string {
 	labels := maps.Clone(s.Labels)
 	name := labels["__name__"]

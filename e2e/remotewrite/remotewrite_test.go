@@ -3,6 +3,7 @@
 // said. As long as the README says:
 //
 //	go -C e2e test -timeout 60m ./remotewrite -v -for 30m
+//	go -C e2e test -timeout 60m ./remotewrite -v -for 10m -thanos
 package remotewrite
 
 import (
@@ -26,8 +27,11 @@ import (
 	"metrics-server-prom/e2e/receiver"
 )
 
-var duration = flag.Duration("for", 150*time.Second, "how long the exporter pushes; from 10m on receivers are "+
-	"restarted three times, not once")
+var (
+	duration = flag.Duration("for", 150*time.Second, "how long the exporter pushes; from 10m on receivers are "+
+		"restarted three times, not once")
+	thanos = flag.Bool("thanos", false, "push to Thanos Receive too, which is built first, in a quarter of an hour")
+)
 
 const (
 	namespace = "shop" // of the pods that stay
@@ -63,7 +67,11 @@ func TestReceiversHaveWhatTheAPIHasSaid(t *testing.T) {
 		}
 	})
 	var rigs []*rig
-	for _, kind := range []receiver.Kind{receiver.Prometheus, receiver.VictoriaMetrics} {
+	kinds := []receiver.Kind{receiver.Prometheus, receiver.VictoriaMetrics}
+	if *thanos {
+		kinds = append(kinds, receiver.Thanos)
+	}
+	for _, kind := range kinds {
 		if r := newRig(t, kind, kubeconfig); r != nil {
 			rigs = append(rigs, r)
 		}
@@ -205,8 +213,12 @@ func newRig(t *testing.T, kind receiver.Kind, kubeconfig string) *rig {
 // awaitAll returns when the receiver has all pages' series. Readings from before the exporter's start are not sent.
 func (r *rig) awaitAll(t *testing.T) {
 	t.Helper()
-	if err := await(t.Context(), time.Minute, func(ctx context.Context) error {
-		return errors.Join(r.allUp(ctx), r.hasPod(ctx, churned+"-0"))
+	if err := await(t.Context(), 90*time.Second, func(ctx context.Context) error {
+		err := r.allUp(ctx)
+		for i := 0; i < come && err == nil; i++ {
+			err = r.hasPod(ctx, fmt.Sprintf("%s-%d", churned, i))
+		}
+		return err
 	}); err != nil {
 		t.Fatalf("%v\n%s", err, process.Tail(r.exporter.Log(), 15))
 	}
@@ -236,7 +248,7 @@ func (r *rig) allUp(ctx context.Context) error {
 	}
 	var found []string
 	for _, up := range ups {
-		if len(up.Labels) != 4 || up.Labels["instance"] != r.instance || up.Labels["cluster"] != "e2e" ||
+		if text(up) != "up{}" || up.Labels["instance"] != r.instance || up.Labels["cluster"] != "e2e" ||
 			up.Samples[0].Value != 1 {
 			return fmt.Errorf("up: %v", up)
 		}
