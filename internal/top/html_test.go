@@ -176,7 +176,7 @@ func TestMethods(t *testing.T) {
 	for address := range c.handlers {
 		for _, method := range []string{"HEAD", "POST"} {
 			w := httptest.NewRecorder()
-			serve.Pages(c.handlers).ServeHTTP(w, httptest.NewRequest(method, address, nil))
+			serve.Pages(c.handlers, nil).ServeHTTP(w, httptest.NewRequest(method, address, nil))
 			want := map[string]int{"HEAD": 200, "POST": 405}[method]
 			if w.Code != want || method == "HEAD" && (w.Body.Len() > 0 || w.Header().Get("Content-Length") == "0") {
 				t.Errorf("%s %s: %d, %d bytes, %v", method, address, w.Code, w.Body.Len(), w.Header())
