@@ -87,6 +87,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if set.push.JustOnce {
+		set.Top = false
 		if err := newServer(set).once(ctx, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "metrics-server-prom:", err)
 			os.Exit(1)

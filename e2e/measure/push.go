@@ -47,6 +47,10 @@ func (s *simulated) push(ctx context.Context, pods int) ([]result, error) {
 			return nil, err
 		}
 	}
+	prometheus, err := s.prometheusBytes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	none, rows := all[0], []result(nil)
 	for _, p := range all {
 		rows = append(rows, fact(fmt.Sprintf("peak of memory, %s (%s)", p.name, p.kind), "%s", size(median(p.peaks))))
@@ -66,8 +70,13 @@ func (s *simulated) push(ctx context.Context, pods int) ([]result, error) {
 		if pods >= 100_000 { // else the noise of everything else is multiplied
 			of.goal, of.reached = "≤ 1 s", median(cpu) <= time.Second
 		}
-		rows = append(rows, row, of, fact("bytes on the wire for a sample, "+p.name, "%.2f, of %d samples a tick",
-			float64(bytes)/float64(max(1, samples)), samples/int64(len(p.cpu)*pushedFor)))
+		each := float64(bytes) / float64(max(1, samples))
+		wire := fact("bytes on the wire for a sample, "+p.name, "%.2f, of %d samples a tick", each,
+			samples/int64(len(p.cpu)*pushedFor))
+		if p.format == "remote-write" {
+			wire.goal, wire.reached = fmt.Sprintf("≤ Prometheus' %.2f", prometheus), each <= prometheus
+		}
+		rows = append(rows, row, of, wire)
 	}
 	return rows, nil
 }

@@ -3,6 +3,7 @@
 // said. As long as the README says:
 //
 //	go -C e2e test -timeout 60m ./remotewrite -v -for 30m
+//	go -C e2e test -timeout 60m ./remotewrite -v -for 10m -thanos
 package remotewrite
 
 import (
@@ -26,8 +27,11 @@ import (
 	"metrics-server-prom/e2e/receiver"
 )
 
-var duration = flag.Duration("for", 150*time.Second, "how long the exporter pushes; from 10m on receivers are "+
-	"restarted three times, not once")
+var (
+	duration = flag.Duration("for", 150*time.Second, "how long the exporter pushes; from 10m on receivers are "+
+		"restarted three times, not once")
+	thanos = flag.Bool("thanos", false, "push to Thanos Receive too, which is built first, in a quarter of an hour")
+)
 
 const (
 	namespace = "shop" // of the pods that stay
@@ -52,21 +56,28 @@ var jobs = []string{"cadvisor", "kube-state-metrics", "metrics-server-prom"}
 
 func TestReceiversHaveWhatTheAPIHasSaid(t *testing.T) {
 	plane, kubeconfig := start(t)
-	h := &history{series: map[string]map[int64]*reading{}}
-	recording, stop := context.WithCancel(t.Context())
-	defer stop()
+	h := newHistory()
 	var recorder sync.WaitGroup
 	defer recorder.Wait()
+	recording, stop := context.WithCancel(t.Context())
+	defer stop()
 	recorder.Go(func() {
 		if err := h.record(recording, plane); err != nil {
 			t.Error(err)
 		}
 	})
 	var rigs []*rig
-	for _, kind := range []receiver.Kind{receiver.Prometheus, receiver.VictoriaMetrics} {
+	kinds := []receiver.Kind{receiver.Prometheus, receiver.VictoriaMetrics}
+	if *thanos {
+		kinds = append(kinds, receiver.Thanos)
+	}
+	for _, kind := range kinds {
 		if r := newRig(t, kind, kubeconfig); r != nil {
 			rigs = append(rigs, r)
 		}
+	}
+	for _, r := range rigs {
+		r.awaitAll(t)
 	}
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), *duration)
@@ -169,8 +180,7 @@ type rig struct {
 	latest    map[string]time.Duration
 }
 
-// newRig starts both and returns when the receiver has all pages' series. It is nil where this machine does not have
-// the receiver.
+// newRig starts both. It is nil where this machine does not have the receiver.
 func newRig(t *testing.T, kind receiver.Kind, kubeconfig string) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -197,10 +207,21 @@ func newRig(t *testing.T, kind receiver.Kind, kubeconfig string) *rig {
 	if err := r.startExporter(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := await(ctx, time.Minute, r.allUp); err != nil {
+	return r
+}
+
+// awaitAll returns when the receiver has all pages' series. Readings from before the exporter's start are not sent.
+func (r *rig) awaitAll(t *testing.T) {
+	t.Helper()
+	if err := await(t.Context(), 90*time.Second, func(ctx context.Context) error {
+		err := r.allUp(ctx)
+		for i := 0; i < come && err == nil; i++ {
+			err = r.hasPod(ctx, fmt.Sprintf("%s-%d", churned, i))
+		}
+		return err
+	}); err != nil {
 		t.Fatalf("%v\n%s", err, process.Tail(r.exporter.Log(), 15))
 	}
-	return r
 }
 
 func (r *rig) startExporter(ctx context.Context) error {
@@ -227,7 +248,7 @@ func (r *rig) allUp(ctx context.Context) error {
 	}
 	var found []string
 	for _, up := range ups {
-		if len(up.Labels) != 4 || up.Labels["instance"] != r.instance || up.Labels["cluster"] != "e2e" ||
+		if text(up) != "up{}" || up.Labels["instance"] != r.instance || up.Labels["cluster"] != "e2e" ||
 			up.Samples[0].Value != 1 {
 			return fmt.Errorf("up: %v", up)
 		}

@@ -40,6 +40,7 @@ type Pusher struct {
 	Headers     http.Header   // sent along; they may be secret and are never logged
 	UserAgent   string        // the header of that name, unless Headers has one
 	JustOnce    bool          // whether the program is to push once and end
+	Batch       int           // series of a request; 0 for what receivers take
 	// Page writes the page of the text format. Where it fails nothing arrives, or a request that breaks off. once: the
 	// push is one that was asked for, which has nothing that this program counts itself.
 	Page func(ctx context.Context, w io.Writer, once bool) error
@@ -158,7 +159,7 @@ func (p *Pusher) end(ctx context.Context) {
 }
 
 // Once pushes once, whatever the interval, and returns how many samples the receiver has taken. Nothing goes that this
-// program counts itself.
+// program counts itself. What goes wrong is for the caller to tell.
 func (p *Pusher) Once(ctx context.Context) (samples int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -166,8 +167,8 @@ func (p *Pusher) Once(ctx context.Context) (samples int, err error) {
 }
 
 // uncounted is why a push that was asked for is without counters.
-const uncounted = "What this program counts itself (such as container_cpu_usage_seconds_total) is not pushed this way: " +
-	"a counter needs a process that pushes all the time, see --push.interval.\n"
+const uncounted = "What this program counts itself, such as container_cpu_usage_seconds_total, is not pushed this " +
+	"way: a counter needs a process that pushes all the time, see --push.interval.\n"
 
 // ServeHTTP answers POST /-/push: it pushes once, and says how that went.
 func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -218,6 +219,7 @@ func (p *Pusher) push(ctx context.Context, once bool) (samples int, err error) {
 	}
 	p.pushes[err == nil].Inc()
 	switch {
+	case p.JustOnce:
 	case err != nil && !p.failing && p.Interval > 0:
 		slog.Warn(fmt.Sprintf("%v; the next push is in %s", err, p.Interval))
 	case err != nil && !p.failing:

@@ -55,7 +55,7 @@ func (r *Renderer) addPod(rows []Row, e store.Entry[sample.Text]) {
 func (r *Renderer) Kept(c *page.Compressor, entries []store.Entry[string]) []*page.Part {
 	r.samples.reset()
 	for _, e := range entries {
-		r.samples.buf = append(r.samples.buf, e.Value...)
+		r.samples.unpack(e.Value)
 	}
 	return r.render(c)
 }
@@ -69,7 +69,8 @@ func (r *Renderer) EachPod(rows []Row, e store.Entry[sample.Text], f func(family
 
 // EachKept is EachPod for Kept.
 func (r *Renderer) EachKept(e store.Entry[string], f func(family uint8, labels []byte, value float64)) {
-	r.samples.buf = append(r.samples.buf[:0], e.Value...)
+	r.samples.reset()
+	r.samples.unpack(e.Value)
 	r.each(f)
 }
 
