@@ -76,7 +76,7 @@ func (s *settings) check() error {
 	if err := s.Settings.Check(); err != nil {
 		return err
 	}
-	return s.push.Check(append(label.Names(s.PodLabels), sampleLabels...))
+	return s.push.Check(s.labels())
 }
 
 func main() {
