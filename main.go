@@ -59,11 +59,7 @@ func (s *settings) check() error {
 	if err := s.Settings.Check(); err != nil {
 		return err
 	}
-	labels := append(label.Names(s.PodLabels), sampleLabels...)
-	if s.Several() {
-		labels = append(labels, "cluster")
-	}
-	return s.push.Check(labels)
+	return s.push.Check(s.labels())
 }
 
 func main() {

@@ -48,13 +48,15 @@ func TestHistoryIsOfEachReading(t *testing.T) {
 		"one a reading":              {[]moment{{0, "100m"}, {15 * s, "300m"}, {15 * s, "200m"}}, "0.1 0.3 0.2", .3},
 		"a little late, a little early": {
 			[]moment{{0, "1"}, {17 * s, "2"}, {13 * s, "3"}, {16 * s, "4"}, {12 * s, "5"}}, "1 2 3 4 5", 5},
-		"of two within a step the last":        {[]moment{{0, "1"}, {15 * s, "2"}, {3 * s, "3"}, {12 * s, "4"}}, "1 3 4", 4},
-		"a reading that fails is a gap":        {[]moment{{0, "1"}, {15 * s, ""}, {15 * s, "2"}}, "1 <nil> 2", 2},
-		"several that fail":                    {[]moment{{0, "4"}, {15 * s, ""}, {61 * s, "2"}}, "4 <nil> <nil> <nil> <nil> 2", 4},
-		"the last one fails":                   {[]moment{{0, "1"}, {15 * s, "2"}, {15 * s, ""}}, "1 2", 2},
-		"after a quarter of an hour it is new": {[]moment{{0, "5"}, {15 * s, ""}, {40 * time.Minute, "1"}}, strings.Repeat("<nil> ", 59) + "1", 1},
-		"a container without usage":            {[]moment{{0, "1"}, {15 * s, "-"}, {15 * s, "2"}}, "1 <nil> 2", 2},
-		"nothing is no gap":                    {[]moment{{0, "1"}, {15 * s, "0"}}, "1 0", 1},
+		"of two within a step the last": {[]moment{{0, "1"}, {15 * s, "2"}, {3 * s, "3"}, {12 * s, "4"}}, "1 3 4", 4},
+		"a reading that fails is a gap": {[]moment{{0, "1"}, {15 * s, ""}, {15 * s, "2"}}, "1 <nil> 2", 2},
+		"several that fail": {
+			[]moment{{0, "4"}, {15 * s, ""}, {61 * s, "2"}}, "4 <nil> <nil> <nil> <nil> 2", 4},
+		"the last one fails": {[]moment{{0, "1"}, {15 * s, "2"}, {15 * s, ""}}, "1 2", 2},
+		"none works for longer than history goes back": {
+			[]moment{{0, "5"}, {15 * s, ""}, {40 * time.Minute, "1"}}, strings.Repeat("<nil> ", 59) + "1", 1},
+		"a container without usage": {[]moment{{0, "1"}, {15 * s, "-"}, {15 * s, "2"}}, "1 <nil> 2", 2},
+		"nothing is no gap":         {[]moment{{0, "1"}, {15 * s, "0"}}, "1 0", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -113,8 +115,8 @@ func TestHistoryGoesBackAQuarterOfAnHour(t *testing.T) {
 			values := a.Rows[0]["cpuHistory"].([]any)
 			if len(values) != test.values || a.History["step"] != test.step || a.History["since"] != began ||
 				a.History["newest"] != float64(time.Now().Unix()) || values[len(values)-1] != 1.1 {
-				t.Errorf("period %s, interval %s: %d values %v, history %v, want %d with a step of %v s", test.period, test.interval,
-					len(values), values, a.History, test.values, test.step)
+				t.Errorf("period %s, interval %s: %d values %v, history %v, want %d with a step of %v s", test.period,
+					test.interval, len(values), values, a.History, test.values, test.step)
 			}
 			first := float64(1100-test.values+1) / 1000
 			if got := values[0].(float64); math.Abs(got-first) > .005 {

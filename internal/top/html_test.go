@@ -47,7 +47,8 @@ func TestPageWithoutJavaScript(t *testing.T) {
 		{`<dl id="totals">`, `</dl>`, `<div><dt>Nodes</dt><dd>3</dd></div><div><dt>Namespaces</dt><dd>2</dd></div>` +
 			`<div><dt>Workloads</dt><dd>4</dd></div><div><dt>Pods</dt><dd>6</dd></div><div><dt>Containers</dt><dd>8</dd></div>` +
 			`<div><dt>CPU</dt><dd>1850m, 30% of 6000m allocatable, 130% of 1420m requested, 231% of 800m limit</dd></div>` +
-			`<div><dt>Memory</dt><dd>5632Mi, 45% of 12288Mi allocatable, 440% of 1280Mi requested, 122% of 4608Mi limit</dd></div>`},
+			`<div><dt>Memory</dt><dd>5632Mi, 45% of 12288Mi allocatable, 440% of 1280Mi requested, ` +
+			`122% of 4608Mi limit</dd></div>`},
 		{`<h2 id="title" tabindex="-1">`, `</h2>`, "Workloads on n1"},
 		{`<table id="table" data-level="`, `"`, "workloads"},
 		{`name="q" type="search" value="`, `"`, "b"},
@@ -108,8 +109,9 @@ func TestHeaders(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
-	if inline := regexp.MustCompile(`<script>| style=| on[a-z]+=|https?:|javascript:`).FindString(page.Body.String()); inline != "" {
-		t.Errorf("the policy forbids %q", inline)
+	forbidden := regexp.MustCompile(`<script>| style=| on[a-z]+=|https?:|javascript:`)
+	if found := forbidden.FindString(page.Body.String()); found != "" {
+		t.Errorf("the policy forbids %q", found)
 	}
 	for _, file := range []struct{ name, contentType string }{{"top.js", "text/javascript; charset=utf-8"},
 		{"top.css", "text/css; charset=utf-8"}, {"top.svg", "image/svg+xml"}} {

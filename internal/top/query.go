@@ -44,8 +44,12 @@ var filters = []string{"namespace", "workload", "pod", "node", "q"}
 
 // parseQuery reads the query of a URL. Of a parameter that is there several times the last one counts, as a browser
 // sends them where a button has the name of a field.
-func parseQuery(values url.Values) (q query, err error) {
+func parseQuery(raw string) (q query, err error) {
 	q = query{level: namespaces, sort: byCPU, desc: true, limit: 100}
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return q, err
+	}
 	set := func(name, value string) error {
 		switch name {
 		case "level":

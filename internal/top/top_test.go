@@ -19,8 +19,9 @@ func shop(t testing.TB) *cluster {
 	c.node("n1", "1500m 4Gi", "4 8Gi")
 	c.node("n2", "250m 1Gi", "2 4Gi")
 	c.node("n3", "100m 512Mi", "")
-	c.pod("shop/web-5d4f8c9b7-a", "n1", "ReplicaSet/web-5d4f8c9b7", "app 100m 64Mi 200m 128Mi 400m 256Mi", "proxy 200m 16Mi")
-	c.pod("shop/web-5d4f8c9b7-b", "n2", "ReplicaSet/web-5d4f8c9b7", "app 50m 32Mi 200m 128Mi 400m 256Mi", "proxy 25m 16Mi")
+	const web = "ReplicaSet/web-5d4f8c9b7"
+	c.pod("shop/web-5d4f8c9b7-a", "n1", web, "app 100m 64Mi 200m 128Mi 400m 256Mi", "proxy 200m 16Mi")
+	c.pod("shop/web-5d4f8c9b7-b", "n2", web, "app 50m 32Mi 200m 128Mi 400m 256Mi", "proxy 25m 16Mi")
 	c.pod("shop/db-0", "n1", "StatefulSet/db", "postgres 700m 2Gi 1 1Gi - 4Gi")
 	c.pod("infra/agent-x", "n1", "DaemonSet/agent", "agent 10m 20Mi 10m -")
 	c.pod("infra/agent-y", "n2", "DaemonSet/agent", "agent 20m 30Mi 10m -")
@@ -163,11 +164,11 @@ func TestWorkloads(t *testing.T) {
 			if watched {
 				want = test.watched
 			}
-			if a := c.ask("level=pods&pod=" + strings.ReplaceAll(test.pod, " ", "+")); a.Found != 1 || a.Rows[0]["workload"] != want {
+			of := "&pod=" + strings.ReplaceAll(test.pod, " ", "+")
+			if a := c.ask("level=pods" + of); a.Found != 1 || a.Rows[0]["workload"] != want {
 				t.Errorf("%s, watched %t: %v, want %s", test.pod, watched, a.Rows, want)
 			}
-			query := "level=workloads&pod=" + strings.ReplaceAll(test.pod, " ", "+")
-			if a := c.ask(query); a.Found != 1 || a.Rows[0]["name"] != want {
+			if a := c.ask("level=workloads" + of); a.Found != 1 || a.Rows[0]["name"] != want {
 				t.Errorf("%s, watched %t: as a workload %v, want %s", test.pod, watched, a.Rows, want)
 			}
 		}
@@ -180,7 +181,8 @@ func TestAPodThatTheWatchDoesNotKnowYet(t *testing.T) {
 	c.uses("a/new", "app 5m 1Mi")
 	c.refresh()
 	row := c.ask("level=pods").Rows[0]
-	if row["name"] != "new" || row["namespace"] != "a" || row["cpu"] != .005 || row["workload"] != nil || row["node"] != nil {
+	if row["name"] != "new" || row["namespace"] != "a" || row["cpu"] != .005 || row["workload"] != nil ||
+		row["node"] != nil {
 		t.Errorf("%v", row)
 	}
 	if a := c.ask("level=workloads"); a.names() != "a/Pod/new" {
