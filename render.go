@@ -113,7 +113,8 @@ var none = &snapshot{rendered: families.Rendered()}
 
 // newSnapshot renders a batch of the source.
 func newSnapshot(c *page.Compressor, source string, b *sample.Batch) *snapshot {
-	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest}, rendered: families.Rendered()}
+	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest},
+		rendered: families.Rendered()}
 	s.rendered.Add(c, "", source, &label.Usage{Batch: b})
 	return s
 }
