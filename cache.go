@@ -180,6 +180,21 @@ func (c *cluster) known(ctx context.Context) (k series.Known) {
 	return k
 }
 
+// read waits until something is known, or has failed.
+func (c *cluster) read(ctx context.Context) error {
+	for len(c.known(ctx).Lists) == 0 {
+		if err := c.failed(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// failed is what has failed, or that ctx has ended.
+func (c *cluster) failed(ctx context.Context) error {
+	return cmp.Or(c.health.Err(), ctx.Err())
+}
+
 // connection is what is known of a cluster by one configuration of it: the sources, each feeding what the next one
 // needs.
 type connection struct {

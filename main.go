@@ -20,7 +20,6 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -192,11 +191,26 @@ func (s *server) start(ctx context.Context) {
 	clusters := &kube.Clusters{Settings: s.set.Settings.Settings, Several: s.several, Open: s.source, Looked: s.look}
 	go clusters.Follow(ctx)
 	p := &s.set.push
-	feed := &series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Known: s.clusters[0].known,
-		Failed: s.failed, Pulse: s.pulse, Self: &s.registry}
-	feed.Begin()
-	p.Page, p.Series, p.Ended, p.UserAgent = s.writePages, feed.Push, feed.End, "metrics-server-prom/"+version
+	feed := series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Pulse: s.pulse, Self: &s.registry}
+	if s.several {
+		feeds := &series.Several{Feed: feed, TargetOf: p.TargetOf, Clusters: s.fed}
+		feeds.Begin()
+		p.Series, p.Ended = feeds.Push, feeds.End
+	} else {
+		feed.Known, feed.Failed = s.clusters[0].known, s.clusters[0].failed
+		feed.Begin()
+		p.Series, p.Ended = feed.Push, feed.End
+	}
+	p.Page, p.UserAgent = s.writePages, "metrics-server-prom/"+version
 	p.Register(s.self)
+}
+
+// fed is the clusters as feeds know them.
+func (s *server) fed() (all []series.Cluster) {
+	for _, c := range s.all() {
+		all = append(all, series.Cluster{Name: c.name, Known: c.known, Failed: c.failed})
+	}
+	return all
 }
 
 // source is how a cluster is connected to that has come.
@@ -224,21 +238,34 @@ func (s *server) look(failure *kube.Failure) {
 	}
 }
 
-// once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages.
+// once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages. It fails where a
+// cluster cannot be read, of which the others are pushed or written all the same.
 func (s *server) once(ctx context.Context, w io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.start(ctx)
-	for len(s.clusters[0].known(ctx).Lists) == 0 {
-		if err := s.failed(ctx); err != nil {
-			return err
-		}
+	select {
+	case <-s.looked:
+	case <-ctx.Done():
 	}
-	if s.set.push.URL == "" {
-		return s.writePages(ctx, w, true)
+	clusters := s.all()
+	failed := make([]error, len(clusters))
+	var reading sync.WaitGroup
+	for i, c := range clusters {
+		reading.Go(func() { failed[i] = c.read(ctx) })
 	}
-	_, err = s.set.push.Once(ctx)
-	return err
+	reading.Wait()
+	switch {
+	case len(clusters) == 0:
+		return cmp.Or(ctx.Err(), s.health.Err())
+	case !slices.Contains(failed, nil):
+		return errors.Join(failed...)
+	case s.set.push.URL == "":
+		err = s.writePages(ctx, w, true)
+	default:
+		_, err = s.set.push.Once(ctx)
+	}
+	return cmp.Or(err, errors.Join(failed...))
 }
 
 // serve answers until ctx ends, and then until the running requests are answered.
@@ -290,18 +317,6 @@ func (s *server) about(page func(http.ResponseWriter, *http.Request, *cluster)) 
 			page(w, r, clusters[i+1])
 		}
 	}
-}
-
-// failed is what has failed, or that ctx has ended.
-func (s *server) failed(ctx context.Context) error {
-	var all []string
-	for _, c := range s.all() {
-		all = append(all, c.health.Failures()...)
-	}
-	if len(all) == 0 {
-		return ctx.Err()
-	}
-	return errors.New("no data: " + strings.Join(all, "; "))
 }
 
 func (s *server) allState() (failures, notices []string) { return s.state(nil) }

@@ -2,6 +2,7 @@
 package health
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -184,6 +185,14 @@ func (t *Tracker) Failures() []string {
 		}
 		return s.failure.Text, s.since
 	})
+}
+
+// Err is the failures as the reason why there are no data; nil where there are none.
+func (t *Tracker) Err() error {
+	if all := t.Failures(); len(all) > 0 {
+		return errors.New("no data: " + strings.Join(all, "; "))
+	}
+	return nil
 }
 
 // Notices is one line for each notice: what it is about, since when, and the text.
