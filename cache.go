@@ -87,7 +87,8 @@ func (c *cluster) leave(n *connection) {
 }
 
 // topSource is what the page for people is made of.
-func (c *cluster) topSource() (s top.Source) {
+func (c *cluster) topSource() top.Source {
+	s := top.Source{Name: c.name}
 	if n := c.present.Load(); n != nil {
 		for _, l := range n.lists {
 			s.Lists = append(s.Lists, l.List)

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -37,6 +36,7 @@ import (
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
 	"metrics-server-prom/internal/top"
+	"metrics-server-prom/internal/usage"
 )
 
 var version, revision = "dev", "unknown" // set by the linker, see Dockerfile
@@ -128,7 +128,7 @@ func newServer(set *settings) *server {
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
 	s.pages = s.newPages(s.all, func(w io.Writer) { s.registry.Write(w); selfmetrics.WriteProcess(w) })
-	s.top = top.Page{Version: version, Revision: revision, Source: s.topSource, State: s.allState,
+	s.top = top.Page{Version: version, Revision: revision, Sources: s.sources, State: s.stateOf,
 		Links: s.links(), Interval: set.RefreshInterval, Wait: func(ctx context.Context) { gather(ctx, "", s.all(), !s.several, nil) }}
 	if !s.several {
 		s.open("")
@@ -146,8 +146,9 @@ func (s *server) all() []*cluster {
 // open makes a cluster one of those that are served.
 func (s *server) open(name string) *cluster {
 	c := &cluster{name: name, set: &s.set.Settings, userAgent: "metrics-server-prom/" + version, once: s.set.push.JustOnce,
-		self: s.self, health: health.Tracker{Cluster: label.Escape(name)}, pulse: s.pulse, observe: s.top.Observe,
+		self: s.self, health: health.Tracker{Cluster: label.Escape(name)}, pulse: s.pulse,
 		gone: make(chan struct{})}
+	c.observe = func(l *usage.List) { s.top.Observe(c.topSource(), l) }
 	c.replace = func(ended bool) { s.pages.Replaced(ended); c.pages.Replaced(ended) }
 	if s.several {
 		c.self = s.registry.Scope(label.Cluster(name)[1:])
@@ -168,6 +169,7 @@ func (s *server) drop(c *cluster) {
 	close(c.gone)
 	c.pages.Close()
 	s.pages.Replaced(true)
+	s.top.Gone(c.name)
 }
 
 func (s *server) change(f func(all []*cluster) []*cluster) {
@@ -177,12 +179,12 @@ func (s *server) change(f func(all []*cluster) []*cluster) {
 	s.changed.Send()
 }
 
-// topSource is what the page for people is made of.
-func (s *server) topSource() (source top.Source) {
+// sources are what the page for people is made of.
+func (s *server) sources() (all []top.Source) {
 	for _, c := range s.all() {
-		return c.topSource()
+		all = append(all, c.topSource())
 	}
-	return source
+	return all
 }
 
 // start keeps up to date what is known of the clusters, until ctx ends.
@@ -299,27 +301,13 @@ func (s *server) handler() http.Handler {
 	for _, name := range []string{"", cadvisor, kubeState} {
 		at[s.set.web.Path(name)] = s.about(s.metrics(name))
 	}
-	if s.set.Top {
-		maps.Copy(at, s.top.Handlers())
+	for path, page := range s.top.Handlers() {
+		if s.set.Top {
+			at[path] = s.about(func(w http.ResponseWriter, r *http.Request, _ *cluster) { page(w, r) })
+		}
 	}
 	return serve.Pages(at, map[string]http.HandlerFunc{"/-/push": s.set.push.ServeHTTP})
 }
-
-// about has a page answered for the cluster that is asked for, nil for all.
-func (s *server) about(page func(http.ResponseWriter, *http.Request, *cluster)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if !s.several {
-			page(w, r, nil)
-			return
-		}
-		clusters := append([]*cluster{nil}, s.all()...)
-		if i, ok := serve.Asked(w, r, namesOf(clusters[1:])); ok {
-			page(w, r, clusters[i+1])
-		}
-	}
-}
-
-func (s *server) allState() (failures, notices []string) { return s.state(nil) }
 
 // state is a line for each thing that does not work, and one for each that is not as it should be but does no harm, of
 // a cluster or, for nil, of all.
@@ -333,6 +321,15 @@ func (s *server) state(of *cluster) (failures, notices []string) {
 		failures, notices = append(failures, f...), append(notices, n...)
 	}
 	return failures, notices
+}
+
+// stateOf is state of the cluster of that name, "" for all.
+func (s *server) stateOf(name string) (failures, notices []string) {
+	clusters := s.all()
+	if i := slices.Index(namesOf(clusters), name); i >= 0 {
+		return clusters[i].state()
+	}
+	return s.state(nil)
 }
 
 // ready answers whether there is anything to serve.

@@ -170,6 +170,20 @@ func (s *server) newPages(of func() []*cluster, self func(io.Writer)) pages.Set 
 	})
 }
 
+// about has a page answered for the cluster that is asked for, nil for all.
+func (s *server) about(page func(http.ResponseWriter, *http.Request, *cluster)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !s.several {
+			page(w, r, nil)
+			return
+		}
+		clusters := append([]*cluster{nil}, s.all()...)
+		if i, ok := serve.Asked(w, r, namesOf(clusters[1:])); ok {
+			page(w, r, clusters[i+1])
+		}
+	}
+}
+
 // links are the paths of the pages that are on, but for the one that shows them.
 func (s *server) links() (all []string) {
 	for _, name := range []string{"", cadvisor, kubeState} {

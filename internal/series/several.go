@@ -63,7 +63,7 @@ func (s *Several) Push(ctx context.Context, out *push.Out, once bool) error {
 	for _, c := range s.Clusters() {
 		present[c.Name] = true
 		if f := s.feed(c, once); f.is(now) {
-			f.Known = c.Known
+			f.Known, f.served = c.Known, true
 			add(f)
 		} else {
 			later = append(later, f)
@@ -80,6 +80,7 @@ func (s *Several) Push(ctx context.Context, out *push.Out, once bool) error {
 		f.Known = f.cluster.Known
 		if !once {
 			f.Known = func(context.Context) Known { return f.cluster.Known(now) }
+			f.served = f.is(now)
 		}
 		add(f)
 	}
