@@ -545,7 +545,7 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 			s, n := newTestServer(t, scope.Settings{})
 			run(t, n, bigCluster(50, 2))
 			page := weak.Make(s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry))
-			part := weak.Make(n.lists[1].present.Load().rendered.parts[2][0])
+			part := weak.Make(n.lists[1].present.Load().rendered.Parts[2][0])
 			former := weak.Make(n.Pods.Store)
 			replace(s, n)
 			if runtime.GC(); page.Value() != nil || part.Value() != nil {
@@ -750,6 +750,13 @@ func TestSettingsThatContradictEachOther(t *testing.T) {
 			[]string{"--push.extra-labels", "label_app_kubernetes_io_name"}},
 		"an extra label that could be one of the pods'": {
 			[]string{url, "--pod-labels=app", `--push.extra-labels=label_team="y"`}, nil},
+		"an extra label that a page has": {
+			[]string{url, "--push.format=remote-write", "--pages=kube-state-metrics", `--push.extra-labels=uid="y"`},
+			[]string{"--push.extra-labels", "label uid,"}},
+		"an extra label of a page that is not pushed": {
+			[]string{url, "--pages=kube-state-metrics", `--push.extra-labels=uid="y"`}, nil},
+		"an extra label of a page that is off": {
+			[]string{url, "--push.format=remote-write", "--pages=cadvisor", `--push.extra-labels=uid="y"`}, nil},
 		"two ways to authenticate": {
 			[]string{"--push.url=http://me:secret@receiver", "--push.header=Authorization: Bearer secret"},
 			[]string{"--push.url", "--push.header"}},
@@ -770,8 +777,8 @@ func TestSettingsThatContradictEachOther(t *testing.T) {
 	}
 }
 
-// TestSampleLabelsAreThoseOfThePage keeps the list of them complete.
-func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
+// TestSampleLabelsAreThoseOfThePages keeps the lists of them complete.
+func TestSampleLabelsAreThoseOfThePages(t *testing.T) {
 	s, n := newTestServer(t, scope.Settings{})
 	run(t, n, bigCluster(1, 1))
 	var page strings.Builder
@@ -781,25 +788,35 @@ func TestSampleLabelsAreThoseOfThePage(t *testing.T) {
 	if err := s.writePages(t.Context(), &page, false); err != nil {
 		t.Fatal(err)
 	}
-	names := map[string]bool{}
-	for line := range strings.Lines(page.String()) {
+	byText, further := map[string]bool{}, map[string]bool{} // which are pushed as text, and only by remote write
+	for line := range strings.Lines(samples(page.String())) {
+		to := byText
 		if strings.HasPrefix(line, "go_") || strings.HasPrefix(line, "process_") {
-			continue // not pushed
+			to = further
 		}
-		_, labels, _ := strings.Cut(line, "{")
-		for pair := range strings.SplitSeq(labels, `",`) {
-			if name, _, ok := strings.Cut(pair, `="`); ok && line[0] != '#' {
-				names[name] = true
-			}
+		for _, m := range labelName.FindAllStringSubmatch(line, -1) {
+			to[m[1]] = true
 		}
 	}
-	for name := range names {
-		if !slices.Contains(sampleLabels, name) {
+	for _, lists := range labelsOfFurtherPages(t) {
+		for _, name := range strings.Split(strings.Join(lists, ", "), ", ") {
+			further[name] = true
+		}
+	}
+	text := &settings{Settings: scope.Settings{PodLabels: []string{"app"}, Pages: furtherPages}}
+	remote := &settings{Settings: text.Settings, push: push.Pusher{Format: push.RemoteWrite}}
+	for name := range byText {
+		if !slices.Contains(text.labels(), name) {
 			t.Errorf("the label %s of the page is not in the list", name)
 		}
 	}
-	if len(names) < 10 {
-		t.Errorf("only %v", names)
+	for name := range further {
+		if !slices.Contains(remote.labels(), name) {
+			t.Errorf("the label %s of a further page or of the process is not in the list", name)
+		}
+	}
+	if len(byText) < 10 || len(further) < 40 {
+		t.Errorf("only %v and %v", byText, further)
 	}
 }
 
@@ -2259,15 +2276,17 @@ func inSmallCluster(t *testing.T, do func(t *testing.T, b *bubble)) {
 	})
 }
 
+// labelName finds the names of labels in a sample whose values have no quotes.
+var labelName = regexp.MustCompile(`[{,]([a-zA-Z_]+)="`)
+
 // labelsOfFurtherPages are the lists of labels that samples of a family have, by its name.
 func labelsOfFurtherPages(t *testing.T) (labels map[string][]string) {
 	labels = map[string][]string{}
-	name := regexp.MustCompile(`[{,]([a-z_]+)="`)
 	inSmallCluster(t, func(t *testing.T, b *bubble) {
 		for line := range strings.Lines(samples(b.pageOf(cadvisor, 0) + b.pageOf(kubeState, 0))) {
 			family, _, _ := strings.Cut(line, "{")
 			var all []string
-			for _, m := range name.FindAllStringSubmatch(line, -1) {
+			for _, m := range labelName.FindAllStringSubmatch(line, -1) {
 				all = append(all, m[1])
 			}
 			if list := strings.Join(all, ", "); !slices.Contains(labels[family], list) {
@@ -3524,10 +3543,10 @@ func BenchmarkSplit(b *testing.B) {
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{Shown: usage.Shown{Resource: pods}, rendered: newRendered()}
+			s := &snapshot{Shown: usage.Shown{Resource: pods}, rendered: families.Rendered()}
 			for i, f := range families {
 				if f.Source == pods && f.Page == "" {
-					s.rendered.parts[i], s.rendered.served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
+					s.rendered.Parts[i], s.rendered.Served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
 				}
 			}
 			var whole *page.Page
@@ -3589,7 +3608,7 @@ func BenchmarkFurtherPages(b *testing.B) {
 			var whole *page.Page
 			for b.Loop() {
 				s.release(name)
-				n.lists[1].present.Load().rendered.page = ""
+				n.lists[1].present.Load().rendered.Page = ""
 				var err error
 				if whole, err = s.currentPage(b.Context(), name); err != nil {
 					b.Fatal(err)

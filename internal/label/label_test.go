@@ -4,7 +4,10 @@ import (
 	"strings"
 	"testing"
 
+	"metrics-server-prom/internal/kept"
+	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/store"
 )
 
 func TestAppend(t *testing.T) {
@@ -19,6 +22,30 @@ func TestAppend(t *testing.T) {
 	} {
 		if got := string(Append(nil, pairs...)); got != want {
 			t.Errorf("Append(%q) = %s, want %s", pairs, got, want)
+		}
+	}
+}
+
+func TestTheClusterComesLast(t *testing.T) {
+	p := &slim.Pod{}
+	p.Namespace, p.Name, p.Spec.NodeName, p.Status.PodIP = "ns", "p", "n", "1.2.3.4"
+	p.Labels = map[string]string{"app": "web"}
+	text, _ := Pods{Keys: []string{"app"}, Names: []string{"label_app"}}.Text(p)
+	text.Shared, text.Own = (&kept.Pod{Containers: []kept.Container{{Name: "c", Image: "i", Status: kept.Status{Known: true}}}}).Pack()
+	batch := &sample.Batch{Names: []string{"c"}, Samples: []sample.Sample{
+		sample.New(&store.Object[sample.Text]{Value: text}, 0, 1)}}
+	for name, of := range map[string]func(*Usage, []byte, int) []byte{
+		`node="c"`:        (*Usage).Node,
+		`id="/",node="c"`: (*Usage).Root,
+		`node="n",pod="p",ip="1.2.3.4",container="c",namespace="ns",label_app="web"`:  (*Usage).Pod,
+		`container="c",image="i",name="",namespace="ns",node="n",pod="p"`:             (*Usage).Container,
+		`container="c",cpu="total",image="i",name="",namespace="ns",node="n",pod="p"`: (*Usage).ContainerCPU,
+	} {
+		for cluster, label := range map[string]string{"": "", "eu": `,cluster="eu"`, "a\"\n": `,cluster="a\"\n"`} {
+			u := &Usage{Batch: batch, Cluster: Cluster(cluster)}
+			if got, want := string(of(u, []byte("f{"), 0)), "f{"+name+label+"}"; got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"net/http"
@@ -45,7 +46,9 @@ func (o *Out) Add(t *remotewrite.Target, name string, labels []byte, value float
 func (o *Out) count(result string, n int) { o.pusher.samples[result].Add(n) }
 
 // Full tells whether there is enough for a batch.
-func (o *Out) Full() bool { return o.encoder.Len() >= fullSeries || o.encoder.Size() >= fullBytes }
+func (o *Out) Full() bool {
+	return o.encoder.Len() >= cmp.Or(o.pusher.Batch, fullSeries) || o.encoder.Size() >= fullBytes
+}
 
 // Flush sends what was added since the last Flush. It returns nil once the receiver has taken that, or refused it for
 // good, and else why the push is over: the same error from then on.

@@ -40,6 +40,7 @@ type Pusher struct {
 	Headers     http.Header   // sent along; they may be secret and are never logged
 	UserAgent   string        // the header of that name, unless Headers has one
 	JustOnce    bool          // whether the program is to push once and end
+	Batch       int           // series of a request; 0 for what receivers take
 	// Page writes the page of the text format. Where it fails nothing arrives, or a request that breaks off. once: the
 	// push is one that was asked for, which has nothing that this program counts itself.
 	Page func(ctx context.Context, w io.Writer, once bool) error

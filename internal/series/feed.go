@@ -31,6 +31,14 @@ func (k *Known) serves(page string) bool {
 	return len(k.Lists) > 0
 }
 
+// of is the objects that a page shows.
+func (k *Known) of(page string) objects.Known {
+	if !k.serves(page) {
+		return objects.Known{}
+	}
+	return k.Known
+}
+
 // Feed adds to pushes what there is.
 type Feed struct {
 	Families family.Table
@@ -81,8 +89,7 @@ func (f *Feed) add(p *pushed, k *Known) error {
 		}
 		all = append(all, p.addUsage(key, resource, read))
 	}
-	rows := f.Families.Rows("pods", f.Scope.Pages, f.Scope.PodLabels)
-	return errors.Join(append(all, p.addPods(rows, k.Pods), p.addOthers(k.Others))...)
+	return errors.Join(append(all, p.addState(k))...)
 }
 
 // End adds that all series of the pushes at the interval have ended.

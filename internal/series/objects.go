@@ -3,29 +3,28 @@ package series
 import (
 	"context"
 	"slices"
-	"time"
 
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/remotewrite"
 	"metrics-server-prom/internal/store"
 )
 
-// Objects is the series of the state of a resource's objects. All of them are sent with each push, as of its moment.
+// Objects is the series that a page has of the state of a resource's objects. All of them are sent with each push, as
+// of its moment.
 type Objects[V comparable] struct {
-	// Each calls f for each sample of an object; family is its number.
-	Each    func(e store.Entry[V], f func(family uint8, labels []byte, value float64))
-	Names   []string              // of the families
-	Targets []*remotewrite.Target // that the families' samples go to; nil for a family that is on no page that is pushed
+	// Each calls f for each sample that the page has of an object; family is its number.
+	Each   func(e store.Entry[V], f func(family uint8, labels []byte, value float64))
+	Names  []string // of the families
+	Target *remotewrite.Target
 
 	sent []*store.Leaf[V]
 	gone map[string]struct{} // scratch
 	text []byte
 }
 
-// Push adds what is known of the objects, given in order of namespace and name, at the moment now, and ends the series
-// that were sent before and have no sample any more. It fails as the push does.
-func (o *Objects[V]) Push(ctx context.Context, out *push.Out, leaves []*store.Leaf[V], now time.Time) (failed error) {
-	at := now.UnixMilli()
+// Push adds what is known of the objects, given in order of namespace and name, at a moment in Unix milliseconds, and
+// ends the series that were sent before and have no sample any more. It fails as the push does.
+func (o *Objects[V]) Push(ctx context.Context, out *push.Out, leaves []*store.Leaf[V], at int64) (failed error) {
 	old, is := cursor[V]{leaves: o.sent}, cursor[V]{leaves: leaves}
 	oldTaken, taken := old, is // as of the last batch that was taken
 	flush := func() {
@@ -55,8 +54,8 @@ func (o *Objects[V]) Push(ctx context.Context, out *push.Out, leaves []*store.Le
 			o.remember(before)
 		}
 		if order <= 0 {
-			o.each(entry, func(family uint8, labels []byte, value float64) {
-				out.Add(o.Targets[family], o.Names[family], labels, value, at)
+			o.Each(entry, func(family uint8, labels []byte, value float64) {
+				out.Add(o.Target, o.Names[family], labels, value, at)
 				if len(o.gone) > 0 {
 					delete(o.gone, string(o.series(family, labels)))
 				}
@@ -67,8 +66,7 @@ func (o *Objects[V]) Push(ctx context.Context, out *push.Out, leaves []*store.Le
 			old.next()
 		}
 		for series := range o.gone {
-			family := series[0]
-			out.Add(o.Targets[family], o.Names[family], []byte(series[1:]), remotewrite.Stale, at)
+			out.Add(o.Target, o.Names[series[0]], []byte(series[1:]), remotewrite.Stale, at)
 		}
 		clear(o.gone)
 	}
@@ -77,21 +75,12 @@ func (o *Objects[V]) Push(ctx context.Context, out *push.Out, leaves []*store.Le
 	return failed
 }
 
-// each is Each for the families that are pushed: the page for people needs some that are not.
-func (o *Objects[V]) each(e store.Entry[V], f func(family uint8, labels []byte, value float64)) {
-	o.Each(e, func(family uint8, labels []byte, value float64) {
-		if o.Targets[family] != nil {
-			f(family, labels, value)
-		}
-	})
-}
-
 // remember puts the series of an object down as gone.
 func (o *Objects[V]) remember(e store.Entry[V]) {
 	if o.gone == nil {
 		o.gone = map[string]struct{}{}
 	}
-	o.each(e, func(family uint8, labels []byte, _ float64) { o.gone[string(o.series(family, labels))] = struct{}{} })
+	o.Each(e, func(family uint8, labels []byte, _ float64) { o.gone[string(o.series(family, labels))] = struct{}{} })
 }
 
 // series is a family's number and a label text.

@@ -1,7 +1,6 @@
 package series
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -25,11 +24,11 @@ type receiver struct {
 	maxAge   time.Duration
 	once     bool
 
-	usage  map[string]*Usage
-	pods   *Objects[sample.Text]
-	others map[string]*Objects[string]
-	self   map[string]struct{} // series, NAME{LABELS
-	up     bool                // was sent
+	usage map[string]*Usage
+	state []func(*pushed, *Known) error // push the state of a resource's objects that a page has
+	self  map[string]struct{}           // series, NAME{LABELS
+	up    bool                          // was sent
+	last  int64                         // the moment of the last push, Unix ms
 }
 
 // newReceiver returns one that has nothing yet. The job of a page has its name, that of the page "" is the program's.
@@ -37,14 +36,50 @@ type receiver struct {
 // begin again with each process.
 func newReceiver(f *Feed, once bool) *receiver {
 	r := &receiver{families: f.Families, targets: map[string]*remotewrite.Target{}, maxAge: f.Scope.MaxAge, once: once,
-		usage: map[string]*Usage{}, others: map[string]*Objects[string]{}, self: map[string]struct{}{}}
+		usage: map[string]*Usage{}, self: map[string]struct{}{}}
 	if !once {
 		r.since = time.Now().Unix()
 	}
-	for _, page := range append([]string{""}, f.Scope.Pages...) {
-		r.targets[page] = f.Target(cmp.Or(page, "metrics-server-prom"))
+	r.targets[""] = f.Target("metrics-server-prom")
+	for _, page := range f.Scope.Pages {
+		r.targets[page] = f.Target(page)
+		r.addState(page, f.Families.Rows("pods", []string{page}, f.Scope.PodLabels))
 	}
 	return r
+}
+
+// addState adds what a page has of the state of objects; of pods these are the rows.
+func (r *receiver) addState(page string, rows []state.Row) {
+	renderer := &state.Renderer{}
+	if len(rows) > 0 {
+		o := objectsOf(r, page, func(e store.Entry[sample.Text], f func(uint8, []byte, float64)) {
+			renderer.EachPod(rows, e, f)
+		})
+		r.state = append(r.state, func(p *pushed, k *Known) error {
+			return o.Push(p.ctx, p.out, k.of(page).Pods, p.at)
+		})
+	}
+	for i := range state.Resources {
+		resource := state.Resources[i].Name
+		if !r.families.WantedBy(page)(resource) {
+			continue
+		}
+		o := objectsOf(r, page, func(e store.Entry[string], f func(uint8, []byte, float64)) {
+			renderer.EachKept(e, func(family uint8, labels []byte, value float64) {
+				if r.families[family].Page == page {
+					f(family, labels, value)
+				}
+			})
+		})
+		r.state = append(r.state, func(p *pushed, k *Known) error {
+			return o.Push(p.ctx, p.out, k.of(page).Others[resource], p.at)
+		})
+	}
+}
+
+func objectsOf[V comparable](r *receiver, page string,
+	each func(store.Entry[V], func(uint8, []byte, float64))) *Objects[V] {
+	return &Objects[V]{Each: each, Names: r.families.Names(), Target: r.targets[page]}
 }
 
 // pushed is one push to a receiver.
@@ -52,18 +87,26 @@ type pushed struct {
 	*receiver
 	ctx context.Context
 	out *push.Out
-	now time.Time
+	at  int64 // its moment, Unix ms
 }
 
-// begin begins a push of what is known now.
+// maxAhead is how far ahead of its own clock a receiver takes samples, in milliseconds: 10 minutes, as Prometheus does.
+const maxAhead = 600_000
+
+// begin begins a push of what is known now. A clock that was set back does not take series back in time, unless it was
+// so far ahead that no receiver has taken anything since.
 func (r *receiver) begin(ctx context.Context, out *push.Out) *pushed {
-	return &pushed{r, ctx, out, time.Now()}
+	at := time.Now().UnixMilli()
+	if ahead := r.last - at; ahead >= 0 && ahead <= maxAhead {
+		at = r.last + 1
+	}
+	return &pushed{r, ctx, out, at}
 }
 
 // nothing is a batch of which nothing is left.
 func nothing(f func(*sample.Batch)) { f(&sample.Batch{Ordered: true}) }
 
-// addUsage addes what a list of the resource has, which read gives. key tells the lists apart.
+// addUsage adds what a list of the resource has, which read gives. key tells the lists apart.
 func (p *pushed) addUsage(key, resource string, read func(func(*sample.Batch))) error {
 	u := p.usage[key]
 	if u == nil {
@@ -76,45 +119,21 @@ func (p *pushed) addUsage(key, resource string, read func(func(*sample.Batch))) 
 		}
 		p.usage[key] = u
 	}
-	return u.Push(p.ctx, p.out, read, p.now)
+	return u.Push(p.ctx, p.out, read, p.at)
 }
 
-// addPods addes the state of pods, the families of rows.
-func (p *pushed) addPods(rows []state.Row, leaves []*store.Leaf[sample.Text]) error {
-	if p.pods == nil {
-		renderer := &state.Renderer{}
-		p.pods = objectsOf(p, func(e store.Entry[sample.Text], f func(uint8, []byte, float64)) {
-			renderer.EachPod(rows, e, f)
-		})
-	}
-	return p.pods.Push(p.ctx, p.out, leaves, p.now)
-}
-
-// addOthers addes the state of objects, by resource. One that was there before and is missing now has ended.
-func (p *pushed) addOthers(all map[string][]*store.Leaf[string]) error {
-	for resource := range all {
-		if p.others[resource] == nil {
-			p.others[resource] = objectsOf(p, (&state.Renderer{}).EachKept)
-		}
-	}
+// addState adds what the pages have of the state of objects. That of a page which is not served has ended.
+func (p *pushed) addState(k *Known) error {
 	var failed []error
-	for resource, o := range p.others {
-		failed = append(failed, o.Push(p.ctx, p.out, all[resource], p.now))
+	for _, push := range p.state {
+		failed = append(failed, push(p, k))
 	}
 	return errors.Join(failed...)
 }
 
-func objectsOf[V comparable](p *pushed, each func(store.Entry[V], func(uint8, []byte, float64))) *Objects[V] {
-	o := &Objects[V]{Each: each, Names: p.families.Names()}
-	for _, f := range p.families {
-		o.Targets = append(o.Targets, p.targets[f.Page])
-	}
-	return o
-}
-
-// addSelf addes the exporter's metrics of itself, a text of the exposition format, and ends those that are not in it.
+// addSelf adds the exporter's metrics of itself, a text of the exposition format, and ends those that are not in it.
 func (p *pushed) addSelf(text []byte) error {
-	target, at := p.targets[""], p.now.UnixMilli()
+	target, at := p.targets[""], p.at
 	gone := p.self
 	p.self = map[string]struct{}{}
 	selfmetrics.Each(text, func(kind string, name, labels []byte, value float64) {
@@ -137,12 +156,12 @@ func (p *pushed) addSelf(text []byte) error {
 	return err
 }
 
-// addUp addes whether there is what each page shows, as a scrape of it would have found.
+// addUp adds whether there is what each page shows, as a scrape of it would have found.
 func (p *pushed) addUp(serves func(page string) bool) error {
 	for page, target := range p.targets {
-		p.out.Add(target, "up", nil, map[bool]float64{true: 1}[serves(page)], p.now.UnixMilli())
+		p.out.Add(target, "up", nil, map[bool]float64{true: 1}[serves(page)], p.at)
 	}
-	p.up = true
+	p.up, p.last = true, p.at
 	return p.out.Flush(p.ctx)
 }
 
@@ -150,19 +169,15 @@ func (p *pushed) addUp(serves func(page string) bool) error {
 func (p *pushed) end() error {
 	var all []error
 	for _, u := range p.usage {
-		all = append(all, u.Push(p.ctx, p.out, nothing, p.now))
+		all = append(all, u.Push(p.ctx, p.out, nothing, p.at))
 	}
-	if p.pods != nil {
-		all = append(all, p.pods.Push(p.ctx, p.out, nil, p.now))
-	}
-	for _, o := range p.others {
-		all = append(all, o.Push(p.ctx, p.out, nil, p.now))
-	}
-	all = append(all, p.addSelf(nil))
+	all = append(all, p.addState(&Known{}), p.addSelf(nil))
 	for _, target := range p.targets {
 		if p.up {
-			p.out.Add(target, "up", nil, remotewrite.Stale, p.now.UnixMilli())
+			p.out.Add(target, "up", nil, remotewrite.Stale, p.at)
 		}
 	}
-	return errors.Join(append(all, p.out.Flush(p.ctx))...)
+	failed := errors.Join(append(all, p.out.Flush(p.ctx))...)
+	p.up = p.up && failed != nil
+	return failed
 }

@@ -39,16 +39,16 @@ type position struct{ block, index int }
 
 func (r records) begin() position { return position{} }
 
-// at returns the record at a position, and the position behind it.
-func (r records) at(p position) (record, position, bool) {
+// at returns the record at a position, and the position behind it; nil where there is none.
+func (r records) at(p position) (*record, position) {
 	if p.block == len(r) {
-		return record{}, p, false
+		return nil, p
 	}
-	found := r[p.block][p.index]
+	found := &r[p.block][p.index]
 	if p.index++; p.index == len(r[p.block]) {
 		p = position{p.block + 1, 0}
 	}
-	return found, p, true
+	return found, p
 }
 
 // drop gives the blocks before a position back.

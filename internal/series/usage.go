@@ -36,7 +36,7 @@ type Usage struct {
 	names names
 	// Scratch of a push.
 	now, then  label.Usage // the batch being read, and a record as a batch
-	old        []record    // of one pod or node
+	old        []*record   // of one pod or node
 	pending    []record    // what the receiver has once it has taken what was added to the push
 	text, last []byte
 }
@@ -47,21 +47,29 @@ type Row struct {
 	Target *remotewrite.Target
 }
 
-// Push adds what the receiver does not have of the batch that read gives, and ends the series of what is not in it.
-// now is the moment of the push. It fails as the push does.
-func (u *Usage) Push(ctx context.Context, out *push.Out, read func(func(*sample.Batch)), now time.Time) (failed error) {
-	w := walk{Usage: u, out: out, at: now.UnixMilli(), rest: u.sent.begin()}
+// maxPending bounds the memory of what is pending. A batch that is not full goes where so much was compared.
+const maxPending = 8 * blockLen
+
+// Push adds what the receiver does not have of the batch that read gives, and ends the series of what is not in it. at
+// is the moment of the push in Unix milliseconds. It fails as the push does.
+func (u *Usage) Push(ctx context.Context, out *push.Out, read func(func(*sample.Batch)), at int64) (failed error) {
+	w := walk{Usage: u, out: out, at: at, rest: u.sent.begin()}
 	left, taken := w.rest, records{} // as of the last batch that was taken
 	for done := false; !done; {
 		read(func(b *sample.Batch) { done = w.fill(b) })
 		if failed = out.Flush(ctx); failed == nil {
-			taken.append(u.pending)
 			left = w.rest
 			u.sent.drop(left)
+			taken.append(u.pending)
+		} else {
+			w.failed = true
 		}
 		u.pending = u.pending[:0]
 	}
-	u.now.Batch = nil
+	// Nobody may keep pods that are gone.
+	clear(u.pending[:cap(u.pending)])
+	clear(u.old[:cap(u.old)])
+	u.now, u.then = label.Usage{}, label.Usage{}
 	u.sent = append(taken, u.sent.from(left)...)
 	u.names.forget(u.sent)
 	return failed
@@ -78,6 +86,7 @@ type walk struct {
 	version uint64   // of the batch at the last look
 	order   []uint32 // the first sample of each pod in order, where the batch is not in order
 	next    int      // index of the next sample or, where there is an order, in that
+	failed  bool     // nothing is sent any more
 }
 
 // fill adds to the push until that is full, and tells whether all was compared.
@@ -86,17 +95,22 @@ func (w *walk) fill(b *sample.Batch) (done bool) {
 	if !w.begun || w.version != b.Version {
 		w.find()
 	}
-	for !w.out.Full() {
-		old, behind := w.oldGroup()
+	for !w.out.Full() && len(w.pending) < maxPending {
+		old, key, behind := w.oldGroup()
 		begin, end := w.group()
 		if begin == end && len(old) == 0 {
 			return true
 		}
 		order := 1 // of the sample's pod against that of the records
-		var key store.Key
-		if begin < end {
-			if key, order = w.key(begin), -1; len(old) > 0 {
-				order = key.Compare(w.keyOf(old[0]))
+		if begin < end && len(old) > 0 && old[0].pod == w.now.Samples[begin].Pod && !isNode(old[0].pod) {
+			order = 0 // the usual case, in which no second key is needed
+		} else if begin < end {
+			of := w.key(begin)
+			if order = of.Compare(key); len(old) == 0 {
+				order = -1
+			}
+			if order < 0 {
+				key = of
 			}
 		}
 		switch {
@@ -112,10 +126,10 @@ func (w *walk) fill(b *sample.Batch) (done bool) {
 		if order >= 0 {
 			w.rest = behind
 		}
-		if order > 0 {
-			key = w.keyOf(old[0])
-		} else if w.next++; w.order == nil {
-			w.next = end
+		if order <= 0 {
+			if w.next++; w.order == nil {
+				w.next = end
+			}
 		}
 		w.from, w.begun = key, true
 	}
@@ -174,38 +188,36 @@ func keyOf(pod *store.Object[sample.Text], name string) store.Key {
 	return label.KeyOf(pod.Value)
 }
 
-// oldGroup returns the next records that are of one pod or node, and the position behind them.
-func (w *walk) oldGroup() (group []record, behind position) {
+// oldGroup returns the next records that are of one pod or node, its key, and the position behind them.
+func (w *walk) oldGroup() (group []*record, key store.Key, behind position) {
 	w.old = w.old[:0]
-	var key store.Key
 	for at := w.rest; ; at = behind {
-		r, next, ok := w.sent.at(at)
-		if !ok || len(w.old) > 0 && (r.pod != w.old[0].pod || isNode(r.pod)) && w.keyOf(r) != key {
-			return w.old, at
+		r, next := w.sent.at(at)
+		if r == nil || len(w.old) > 0 && (r.pod != w.old[0].pod || isNode(r.pod)) && w.keyOf(*r) != key {
+			return w.old, key, at
 		}
 		if len(w.old) == 0 {
-			key = w.keyOf(r)
+			key = w.keyOf(*r)
 		}
 		w.old, behind = append(w.old, r), next
 	}
 }
 
 // compare adds what is new of a pod's or node's samples, compared with its records.
-func (w *walk) compare(begin, end int, old []record) {
+func (w *walk) compare(begin, end int, old []*record) {
 	for i := begin; i < end; i++ {
 		name := w.names.find(w.now.Names[w.now.Samples[i].Name])
-		r, known := record{name: name}, false
-		for j := range old {
-			if old[j].pod != nil && old[j].index() == name {
-				r, known = old[j], true
-				old[j].pod = nil // has a successor
+		var known *record
+		for j, r := range old {
+			if r != nil && r.index() == name {
+				known, old[j] = r, nil
 				break
 			}
 		}
-		w.add(i, r, known)
+		w.add(i, name, known)
 	}
 	for _, r := range old {
-		if r.pod != nil {
+		if r != nil {
 			w.end(r)
 		}
 	}
@@ -216,99 +228,93 @@ func (w *walk) compare(begin, end int, old []record) {
 func (w *walk) inherit(i int, r record) {
 	s := &w.now.Samples[i]
 	for row, f := range w.Rows {
-		r.set(row, w.labels(f, &w.now, i) != nil && !math.IsNaN(f.Value(&w.now, i)))
+		r.set(row, w.labels(f, &w.now, i, &w.text) != nil && !math.IsNaN(f.Value(&w.now, i)))
 	}
 	if r.pod, r.at = s.Pod, uint32(s.At()); !r.ended() {
 		w.keep(r)
 	}
 }
 
-// add adds what is new of a sample. r is what the receiver has of it, if that is known.
-func (w *walk) add(i int, r record, known bool) {
-	s := &w.now.Samples[i]
-	at, moved := s.At(), known && s.Pod != r.pod
-	if !known && at <= w.Since {
-		w.inherit(i, r)
+// add adds a sample where it is new. r is what the receiver has of its container or node, nil for nothing. A series
+// that the reading does not have any more ends with it: there is no value, or there are other labels.
+func (w *walk) add(i int, name uint32, r *record) {
+	s, is := &w.now.Samples[i], record{name: name}
+	if r != nil {
+		is = *r
+	}
+	if r == nil && s.At() <= w.Since {
+		w.inherit(i, is)
 		return
 	}
-	isNew := at > w.Since && (!known || at > int64(r.at))
-	if !isNew && !moved {
-		if known {
-			w.keep(r)
+	if s.At() <= max(w.Since, int64(is.at)) {
+		if r != nil {
+			w.keep(is)
 		}
 		return
 	}
-	is := r
-	changed := false
 	for row, f := range w.Rows {
-		text, had := w.labels(f, &w.now, i), r.has(row)
-		if had && moved && !bytes.Equal(text, w.oldLabels(f, r)) {
-			w.mark(f, r, w.moment(r))
-			is.set(row, false)
-			changed = true
-			continue
+		text, value := w.labels(f, &w.now, i, &w.text), f.Value(&w.now, i)
+		has := text != nil && !math.IsNaN(value)
+		if is.has(row) && !(has && (s.Pod == r.pod || bytes.Equal(text, w.oldLabels(f, *r)))) {
+			w.mark(f, *r, s.At()*1000)
 		}
-		if !isNew {
-			continue
+		if has {
+			w.out.Add(f.Target, f.Name, text, value, s.At()*1000)
 		}
-		if value := f.Value(&w.now, i); text != nil && !math.IsNaN(value) {
-			w.out.Add(f.Target, f.Name, text, value, at*1000)
-			is.set(row, true)
-		} else if had {
-			w.mark(f, r, at*1000) // the reading says that there is no value
-			is.set(row, false)
-		}
+		is.set(row, has)
 	}
-	if is.pod = s.Pod; isNew {
-		is.at = uint32(at)
-	}
-	if changed { // the labels may have been these before: what has them now goes on behind that
-		is.at = seconds(w.moment(r))
-	}
-	if known || !is.ended() {
+	is.pod, is.at = s.Pod, uint32(s.At())
+	if r != nil || !is.ended() {
 		w.keep(is)
 	}
+	if r != nil {
+		w.doubt(r, is.at-1)
+	}
 }
 
-// end ends the series of a record.
-func (w *walk) end(r record) {
-	moment := w.moment(r)
+// end ends the series of a record: now, but behind the last sample.
+func (w *walk) end(r *record) {
 	if r.ended() {
 		if w.at < int64(r.at)*1000+w.MaxAge.Milliseconds() {
-			w.keep(r)
+			w.keep(*r)
 		}
 		return
 	}
+	moment := max(w.at, int64(r.at)*1000+1)
+	is := *r
 	for row, f := range w.Rows {
 		if r.has(row) {
-			w.mark(f, r, moment)
-			r.set(row, false)
+			w.mark(f, *r, moment)
+			is.set(row, false)
 		}
 	}
-	r.at = seconds(moment)
-	w.keep(r)
+	is.at = uint32((moment + 999) / 1000) // the second in which it is over
+	w.keep(is)
+	w.doubt(r, is.at)
 }
 
-// seconds is the second in which a moment in Unix milliseconds is over.
-func seconds(moment int64) uint32 { return uint32((moment + 999) / 1000) }
+// doubt has a series go on only with readings of after a second, should the receiver not say whether it has taken what
+// is sent of it now: it may have.
+func (w *walk) doubt(r *record, at uint32) {
+	if !w.failed {
+		r.at = at
+	}
+}
 
 func (w *walk) keep(r record) { w.pending = append(w.pending, r) }
-
-// moment is when a series ends of which the push finds that it has: now, but behind its last sample.
-func (w *walk) moment(r record) int64 { return max(w.at, int64(r.at)*1000+1) }
 
 // mark adds a stale marker.
 func (w *walk) mark(f Row, r record, at int64) {
 	w.out.Add(f.Target, f.Name, w.oldLabels(f, r), remotewrite.Stale, at)
 }
 
-// labels is the label text of a sample; nil where the family has none of it.
-func (u *Usage) labels(f Row, of *label.Usage, i int) []byte {
-	text := f.Labels(of, u.text[:0], i)
+// labels is the label text of a sample, in a buffer; nil where the family has none of it.
+func (u *Usage) labels(f Row, of *label.Usage, i int, buffer *[]byte) []byte {
+	text := f.Labels(of, (*buffer)[:0], i)
 	if text == nil {
 		return nil
 	}
-	u.text = text
+	*buffer = text
 	return text[:len(text)-1] // without the brace
 }
 
@@ -318,10 +324,5 @@ func (u *Usage) oldLabels(f Row, r record) []byte {
 		u.then.Batch = &sample.Batch{Samples: make([]sample.Sample, 1), Names: make([]string, 1)}
 	}
 	u.then.Samples[0], u.then.Names[0] = sample.New(r.pod, 0, int64(r.at)), u.names.all[r.index()]
-	text := f.Labels(&u.then, u.last[:0], 0)
-	if text == nil {
-		return nil
-	}
-	u.last = text
-	return text[:len(text)-1]
+	return u.labels(f, &u.then, 0, &u.last)
 }

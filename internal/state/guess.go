@@ -82,7 +82,7 @@ func (g *Guess) Entries(pods []*store.Leaf[sample.Text], within []string) []stor
 		s.Object(g.resource.labels(key.Namespace, key.Name)...)
 		s.Family = g.family
 		addOwners(&s, all)
-		entries = append(entries, store.Entry[string]{Key: key, Object: &store.Object[string]{Value: s.String()}})
+		entries = append(entries, store.Entry[string]{Key: key, Object: &store.Object[string]{Value: s.Pack()}})
 	}
 	return entries
 }

@@ -8,7 +8,8 @@ import (
 	"metrics-server-prom/internal/slim"
 )
 
-// Keep returns what is to be kept of a pod that was decoded as a whole.
+// Keep returns what is to be kept of a pod that was decoded as a whole: nothing of init and ephemeral containers that
+// have ended.
 func Keep(p *slim.Pod) *kept.Pod {
 	k := &kept.Pod{UID: string(p.UID), Phase: p.Status.Phase, HostIP: p.Status.HostIP, PodIP: p.Status.PodIP,
 		Workload: kept.Workload{QOSClass: p.Status.QOSClass, PriorityClass: p.Spec.PriorityClassName,
@@ -47,6 +48,10 @@ func Keep(p *slim.Pod) *kept.Pod {
 			}
 		}
 	}
+	// They have no usage any more and no families of their own, and many pods have some.
+	k.Containers = slices.DeleteFunc(k.Containers, func(c kept.Container) bool {
+		return c.Kind != kept.Regular && c.State == kept.Terminated
+	})
 	return k
 }
 

@@ -220,3 +220,16 @@ func TestHostileNamesAreText(t *testing.T) {
 		t.Errorf("got %s, want %s…", got, want)
 	}
 }
+
+func TestTheClusterComesLast(t *testing.T) {
+	var s Samples
+	s.Object("namespace", "a")
+	s.Add(1)
+	s.Add(2, "uid", "u")
+	r := &Renderer{Names: []string{"f"}, Cluster: `,cluster="eu"`}
+	entries := []store.Entry[string]{{Object: &store.Object[string]{Value: s.Pack()}}}
+	want := `f{namespace="a",cluster="eu"} 1` + "\n" + `f{namespace="a",uid="u",cluster="eu"} 2` + "\n"
+	if got := text(r.Kept(new(page.Compressor), entries)); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

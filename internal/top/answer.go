@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"time"
-	"unique"
 
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
@@ -41,11 +40,11 @@ func (p *Page) answer(ctx context.Context, q query) *answer {
 	defer cancel()
 	p.Wait(ctx)
 	source := p.Source()
-	p.history.begin(&source, p.Interval)
 	a := &answer{query: q, version: p.Version, time: time.Now(), period: source.Period, watched: source.Watched}
 	a.failures, a.notices = p.State()
 	p.history.mu.Lock()
 	defer p.history.mu.Unlock()
+	p.history.begin(&source, p.Interval)
 	s := newScan(source.Others, &q)
 	defer s.release()
 	look := &look{answer: a, source: &source, scan: s, history: &p.history, best: best{query: &q}}
@@ -62,60 +61,34 @@ type look struct {
 	scan    *scan
 	history *history
 	best    best
-	onNodes map[unique.Handle[string]]*onNode // by label text
-	byNode  map[string]*onNode                // the same by name
-}
-
-// onNode is the pods on a node.
-type onNode struct {
-	sum
-	chosen bool
 }
 
 func (l *look) look() {
-	q := l.best.query
-	visit := func(*pod) {}
-	switch q.level {
-	case nodes:
-		l.onNodes, l.byNode = map[unique.Handle[string]]*onNode{}, map[string]*onNode{}
-		visit = l.onNode
-	case workloads:
-		visit = l.bare
-	case pods:
-		visit = l.pod
-	case containers:
-		visit = l.containers
-	}
+	q, all := l.best.query, noSum()
+	l.counts[nodes] = -1
 	for _, list := range l.source.Lists {
+		m := l.history.summary(l.source, list)
+		l.stamp(m)
+		all.add(&m.all)
 		if list.Resource != "nodes" {
-			list.Read(func(b *sample.Batch) {
-				l.stamp(b)
-				l.scan.pods(b, visit)
-			})
+			l.counts[namespaces] += len(m.spaces)
+			l.counts[workloads] += m.counts[workloads]
 		}
 	}
-	l.scan.roll()
-	all := noSum()
-	for i := range l.scan.spaces {
-		t := &l.scan.spaces[i]
-		all.add(&t.sum)
-		if q.level == namespaces && t.chosen && q.matches(t.namespace) {
-			l.offer(place{name: t.namespace}, &t.sum, t.hash)
-		}
-	}
-	for i := range l.scan.loads {
-		t := &l.scan.loads[i]
-		if q.level == workloads && t.chosen && (q.q == "" || q.matches(t.namespace) || q.matches(l.scan.nameOf(t))) {
-			l.load(t)
-		}
-	}
-	l.counts = [levels]int{-1, len(l.scan.spaces), len(l.scan.loads) + l.scan.bare, all.pods, all.containers}
+	l.counts[pods], l.counts[containers] = all.pods, all.containers
 	l.totals = newRow(place{}, &all, 0)
-	for _, list := range l.source.Lists {
-		if list.Resource == "nodes" {
-			list.Read(l.nodes)
-		}
+	switch q.level {
+	case namespaces:
+		l.namespaces()
+	case workloads:
+		l.scanPods(true, l.workload)
+		l.workloads()
+	case pods:
+		l.scanPods(q.filters() || q.sort > byMemory, l.pod)
+	case containers:
+		l.scanPods(q.filters() || q.sort > byMemory, l.container)
 	}
+	l.nodes()
 	slices.SortFunc(l.best.rows, func(x, y *row) int { return l.best.compare(&x.place, &y.place) })
 	l.rows = l.best.rows
 	for _, r := range l.rows {
@@ -127,15 +100,34 @@ func (l *look) look() {
 }
 
 // stamp takes in the age of a batch. The clock of a node that is ahead makes nothing newer than now.
-func (a *answer) stamp(b *sample.Batch) {
-	if b.Oldest == 0 {
+func (a *answer) stamp(m *summary) {
+	if m.oldest == 0 {
 		return
 	}
 	now := a.time.Unix()
-	a.newest = max(a.newest, min(b.Newest, now))
-	if oldest := min(b.Oldest, now); a.oldest == 0 || oldest < a.oldest {
+	a.newest = max(a.newest, min(m.newest, now))
+	if oldest := min(m.oldest, now); a.oldest == 0 || oldest < a.oldest {
 		a.oldest = oldest
 	}
+}
+
+func (l *look) scanPods(looks bool, f func(*pod)) {
+	for _, list := range l.source.Lists {
+		if list.Resource != "nodes" {
+			list.Read(func(b *sample.Batch) { l.scan.each(b, looks, f) })
+		}
+	}
+}
+
+// about returns what nameOf tells of each pod that the query is about.
+func (l *look) about(nameOf func(*pod) string) map[string]bool {
+	names := map[string]bool{}
+	l.scanPods(true, func(p *pod) {
+		if l.scan.isAbout(l.scan.groupOf(p), p) {
+			names[nameOf(p)] = true
+		}
+	})
+	return names
 }
 
 // key is what a row of the level that is asked for is sorted by.
@@ -154,111 +146,181 @@ func (l *look) offer(at place, s *sum, hash uint64) {
 	}
 }
 
-// load offers a workload, whose name takes some time.
-func (l *look) load(t *total) {
-	l.found++
-	at := place{key: l.key(&t.sum, func() uint64 { return t.hash }), namespace: t.namespace}
-	if !l.best.rejects(at.key) {
-		if at.name = l.scan.nameOf(t); l.best.takes(&at) {
-			l.best.add(newRow(at, &t.sum, t.hash))
+func (l *look) namespaces() {
+	q := l.best.query
+	var about map[string]bool
+	if q.ofPods() {
+		about = l.about(func(p *pod) string { return l.scan.spaceOf(p).name })
+	}
+	for _, list := range l.source.Lists {
+		m := l.history.summary(l.source, list)
+		for i := range m.spaces {
+			s := &m.spaces[i]
+			if q.matches(s.name) && (q.namespace == "" || q.namespace == s.name) && (about == nil || about[s.name]) {
+				l.offer(place{name: s.name}, &s.sum, hash("", "", s.name))
+			}
 		}
 	}
 }
 
-// bare offers a pod without an owner as the workload that it is.
-func (l *look) bare(p *pod) {
-	if p.chosen && p.group.load == noLoad {
-		if name := bareName(p.name()); p.group.namesMatch || l.best.query.matches(name) {
-			figures, namespace := p.figures(), l.scan.namespaceOf(p)
-			l.offer(place{namespace: namespace, name: name}, &figures, hash(namespace, "Pod", p.name()))
-		}
-	}
-}
-
-func (l *look) pod(p *pod) {
-	if !p.chosen || !p.group.namesMatch && !l.best.query.matches(p.name()) {
+// workload adds a pod to its workload, and offers it where it is its own one.
+func (l *look) workload(p *pod) {
+	g := l.scan.groupOf(p)
+	s, chosen := l.scan.figures(g, p), l.scan.isAbout(g, p)
+	if g.head != bare {
+		g.add(&s)
+		g.chosen = g.chosen || chosen
 		return
 	}
+	if name := p.name(); chosen && (g.named || l.best.query.matches(bareKind+"/"+name)) {
+		namespace := l.scan.spaces[g.space].name
+		l.offer(place{namespace: namespace, name: bareKind + "/" + name}, &s, hash(namespace, bareKind, name))
+	}
+}
+
+// workloads offers the workloads to which pods were added.
+func (l *look) workloads() {
+	l.scan.roll()
+	for i := range l.scan.groups {
+		g := &l.scan.groups[i]
+		if g.head != int32(i) || !g.chosen || !g.named {
+			continue
+		}
+		l.found++
+		at := place{key: l.key(&g.sum, func() uint64 { return g.hash }), namespace: l.scan.spaces[g.space].name}
+		if !l.best.rejects(at.key) {
+			if at.name = l.scan.workload(g); l.best.takes(&at) {
+				l.best.add(newRow(at, &g.sum, g.hash))
+			}
+		}
+	}
+}
+
+// pod offers a pod. Most can be told from its usage not to be among the first, which is all that is looked at then.
+func (l *look) pod(p *pod) {
+	q := l.best.query
+	if q.filters() {
+		if g := l.scan.groupOf(p); !l.scan.isAbout(g, p) || !g.named && !q.matches(p.name()) {
+			return
+		}
+	}
 	l.found++
-	at := place{namespace: l.scan.namespaceOf(p), object: p.object}
-	name := func() uint64 { return hash(at.namespace, "", p.name()) }
-	switch l.best.query.sort {
+	var at place
+	name := func() uint64 { return hash(l.scan.spaceOf(p).name, "", p.name()) }
+	switch q.sort {
 	case byCPU:
 		at.key = p.cpu
 	case byMemory:
 		at.key = p.memory
 	default:
-		s := p.figures()
+		s := noSum()
+		if q.sort.ofShare() {
+			s = l.scan.figures(l.scan.groupOf(p), p)
+		}
+		s.of[cpu], s.of[memory] = p.cpu, p.memory
 		at.key = l.key(&s, name)
 	}
-	if !l.best.rejects(at.key) {
-		if at.name = p.name(); l.best.takes(&at) {
-			s := p.figures()
-			r := newRow(at, &s, name())
-			r.workload = l.scan.workload(p)
-			l.best.add(r)
-		}
+	if l.best.rejects(at.key) {
+		return
+	}
+	if at.namespace, at.name, at.object = l.scan.spaceOf(p).name, p.name(), p.object; l.best.takes(&at) {
+		s := l.scan.figures(l.scan.groupOf(p), p)
+		r := newRow(at, &s, name())
+		r.workload = l.scan.workloadOf(p)
+		l.best.add(r)
 	}
 }
 
-func (l *look) containers(p *pod) {
-	if !p.chosen {
-		return
+// container offers the containers of a pod.
+func (l *look) container(p *pod) {
+	q, named := l.best.query, true
+	if q.filters() {
+		g := l.scan.groupOf(p)
+		if !l.scan.isAbout(g, p) {
+			return
+		}
+		named = g.named || q.matches(p.name())
 	}
-	matches := p.group.namesMatch || l.best.query.matches(p.name())
 	for i := range p.samples {
-		name := label.Unescape(p.names[p.samples[i].Name])
-		if !matches && !l.best.query.matches(name) {
+		c := &p.samples[i]
+		if !named && !q.matches(label.Unescape(p.names[c.Name])) {
 			continue
 		}
 		l.found++
-		s := p.container(i)
-		at := place{key: l.best.query.sort.key(&s), namespace: l.scan.namespaceOf(p), name: name, object: p.object}
+		s := noSum()
+		s.of[cpu], s.of[memory] = c.CPU, c.Memory
+		if q.sort.ofShare() {
+			s = l.scan.container(l.scan.groupOf(p), p, i)
+		}
+		at := place{key: q.sort.key(&s)}
+		if l.best.rejects(at.key) {
+			continue
+		}
+		at.namespace, at.name, at.object = l.scan.spaceOf(p).name, label.Unescape(p.names[c.Name]), p.object
 		if l.best.takes(&at) {
+			s = l.scan.container(l.scan.groupOf(p), p, i)
 			r := newRow(at, &s, 0)
-			r.workload = l.scan.workload(p)
+			r.workload = l.scan.workloadOf(p)
 			l.best.add(r)
 		}
 	}
 }
 
-// onNode adds a pod to those on its node.
-func (l *look) onNode(p *pod) {
-	on := l.onNodes[p.object.Value.Node]
-	if on == nil {
-		on = &onNode{sum: noSum()}
-		l.onNodes[p.object.Value.Node], l.byNode[label.NodeName(p.object.Value)] = on, on
-	}
-	s := p.figures()
-	on.add(&s)
-	on.chosen = on.chosen || p.chosen
-}
-
-// nodes takes in a list of nodes. What pods ask for is that of the pods on them; usage is of the node as a whole, and
-// so are the totals, as far as that is known.
-func (l *look) nodes(b *sample.Batch) {
-	if len(b.Samples) == 0 {
-		return
-	}
-	l.stamp(b)
-	l.counts[nodes] = len(b.Samples)
-	l.totals.of[cpu], l.totals.of[memory] = math.NaN(), math.NaN()
+// nodes takes in the nodes. What pods ask for is that of the pods on them; usage is of the node as a whole, and so are
+// the totals, as far as that is known.
+func (l *look) nodes() {
 	q := l.best.query
-	for i := range b.Samples {
-		used, name := &b.Samples[i], label.Unescape(b.Names[b.Samples[i].Name])
-		l.totals.of[cpu], l.totals.of[memory] = plus(l.totals.of[cpu], used.CPU), plus(l.totals.of[memory], used.Memory)
+	var about map[string]bool
+	onNodes := map[string]*onNode{}
+	if q.level == nodes {
+		if q.namespace != "" || q.workload != "" || q.pod != "" {
+			about = l.about(func(p *pod) string { return label.NodeName(p.object.Value) })
+		}
+		for _, list := range l.source.Lists {
+			m := l.history.summary(l.source, list)
+			for i := range m.nodes {
+				on := &m.nodes[i]
+				name := label.NodeName(sample.Text{Node: on.node})
+				if other := onNodes[name]; other != nil { // of another list
+					s := on.sum
+					s.add(&other.sum)
+					on = &onNode{s, on.node}
+				}
+				onNodes[name] = on
+			}
+		}
+	}
+	used, allocatable := noSum(), noSum()
+	node := func(name string, c *sample.Sample) {
+		used.of[cpu], used.of[memory] = plus(used.of[cpu], c.CPU), plus(used.of[memory], c.Memory)
 		cpus, bytes := l.source.Others.Allocatable(name)
-		l.totals.more[0], l.totals.more[1] = plus(l.totals.more[0], cpus), plus(l.totals.more[1], bytes)
-		if q.level != nodes {
+		allocatable.of[cpu], allocatable.of[memory] = plus(allocatable.of[cpu], cpus), plus(allocatable.of[memory], bytes)
+		if q.level != nodes || !q.matches(name) || q.node != "" && q.node != name || about != nil && !about[name] {
+			return
+		}
+		s := noSum()
+		if on := onNodes[name]; on != nil {
+			s = on.sum
+		}
+		s.of[cpu], s.of[memory] = c.CPU, c.Memory
+		l.offer(place{name: name}, &s, hash("", "", name))
+	}
+	for _, list := range l.source.Lists {
+		if list.Resource != "nodes" {
 			continue
 		}
-		s, chosen := noSum(), q.namespace == "" && q.workload == "" && q.pod == "" && (q.node == "" || q.node == name)
-		if on := l.byNode[name]; on != nil {
-			s, chosen = on.sum, chosen || on.chosen
-		}
-		if s.of[cpu], s.of[memory] = used.CPU, used.Memory; chosen && q.matches(name) {
-			l.offer(place{name: name}, &s, hash("", "", name))
-		}
+		list.Read(func(b *sample.Batch) {
+			if n := len(b.Samples); n > 0 {
+				l.counts[nodes] = n
+			}
+			for i := range b.Samples {
+				node(label.Unescape(b.Names[b.Samples[i].Name]), &b.Samples[i])
+			}
+		})
+	}
+	if l.counts[nodes] > 0 {
+		l.totals.of[cpu], l.totals.of[memory] = used.of[cpu], used.of[memory]
+		l.totals.more[0], l.totals.more[1] = allocatable.of[cpu], allocatable.of[memory]
 	}
 }
 
@@ -415,8 +477,10 @@ func (w *writer) figures(r *row) {
 	for i, name := range figureNames {
 		switch value := r.figure(i); {
 		case math.IsNaN(value):
-		default:
+		case math.Abs(value) < 1<<53/1e9:
 			w.number(name, math.Round(value*1e9)/1e9)
+		default:
+			w.number(name, value)
 		}
 	}
 }

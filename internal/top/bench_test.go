@@ -8,17 +8,20 @@ import (
 	"time"
 )
 
-// many adds so many pods of two containers: three in ten of a workload of ten pods, a tenth of all by themselves.
+// many adds so many pods of two containers, three of a workload, on nodes of thirty.
 func (c *cluster) many(n int) {
+	node := func(i int) string { return fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i/256, i%256) }
 	nodes := max(n/30, 1)
 	for i := range nodes {
-		c.node(fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i/256, i%256), fmt.Sprintf("%dm 20Gi", 1000+i), "16 64Gi")
+		c.node(node(i), fmt.Sprintf("%dm 20Gi", 1000+i), "16 64Gi")
 	}
+	// Usage in any order, as by a hash.
+	mixed := func(i int, by uint32, bits int) int { return int(uint32(i) * by >> (32 - bits)) }
 	for i := range n {
-		app := fmt.Sprintf("checkout-service-%d", i/10)
-		c.pod(fmt.Sprintf("team-%d/%s-5d4f8c9b7-%05x", i/1000, app, i), fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i%nodes/256, i%nodes%256),
-			"ReplicaSet/"+app+"-5d4f8c9b7", fmt.Sprintf("app %dn %dKi 100m 128Mi 1 256Mi", 1_000_000+int(uint32(i)*2654435761>>3), 20_000+int(uint32(i)*2246822519>>12)),
-			fmt.Sprintf("istio-proxy %dn %dKi 10m 64Mi 200m 128Mi", 100_000+int(uint32(i)*3266489917>>6), 40_000+int(uint32(i)*668265263>>16)))
+		app := fmt.Sprintf("checkout-service-%d", i/3)
+		c.pod(fmt.Sprintf("team-%d/%s-5d4f8c9b7-%05x", i/1000, app, i), node(i%nodes), "ReplicaSet/"+app+"-5d4f8c9b7",
+			fmt.Sprintf("app %dn %dKi 100m 128Mi 1 256Mi", mixed(i, 2654435761, 29), mixed(i, 2246822519, 20)),
+			fmt.Sprintf("istio-proxy %dn %dKi 10m 64Mi 200m 128Mi", mixed(i, 3266489917, 26), mixed(i, 668265263, 16)))
 	}
 }
 

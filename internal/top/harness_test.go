@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,9 +31,11 @@ import (
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/serve"
+	"metrics-server-prom/internal/slim"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/store"
 	"metrics-server-prom/internal/usage"
+	"metrics-server-prom/internal/watch"
 )
 
 // TestMain keeps client-go quiet, as the program does.
@@ -50,6 +53,7 @@ type cluster struct {
 	page     Page
 	source   Source
 	store    *store.Store[sample.Text]
+	keep     *watch.Watch[sample.Text] // for what it keeps of a pod
 	handlers map[string]http.HandlerFunc
 	health   health.Tracker
 	registry selfmetrics.Registry
@@ -70,6 +74,8 @@ const (
 func newCluster(tb testing.TB, watched ...string) *cluster {
 	c := &cluster{tb: tb, store: store.New[sample.Text](), lists: map[string][]any{}, forbidden: map[string]bool{},
 		pulse: refresh.NewPulse()}
+	c.keep = objects.NewPods(&objects.Cluster{Client: c.client, Namespaces: []string{""}, Pulse: c.pulse,
+		Health: &c.health, Self: new(selfmetrics.Registry).Scope("")}, objects.Pods{Workload: true}).Watch
 	list := func(resource, namespace string, joiner sample.Joiner) {
 		joiner.MaxAge, joiner.Escape = 5*time.Minute, label.Escape
 		c.source.Lists = append(c.source.Lists, usage.New(usage.Options{Client: c.client(kube.Metrics), Resource: resource,
@@ -79,10 +85,10 @@ func newCluster(tb testing.TB, watched ...string) *cluster {
 	list("nodes", "", sample.Joiner{})
 	list("pods", "", sample.Joiner{Store: c.store, Unknown: label.Pods{}.Unknown})
 	rows := func(resource string) []state.Row {
-		if resource == "nodes" && contains(watched, nodeObjects) {
+		if resource == "nodes" && slices.Contains(watched, nodeObjects) {
 			return []state.Row{{Family: 0, Add: state.NodeAllocatable}, {Family: 1, Add: state.NodeCapacity}}
 		}
-		if resource == "replicasets" && contains(watched, replicaSets) {
+		if resource == "replicasets" && slices.Contains(watched, replicaSets) {
 			return []state.Row{{Family: 2, Add: state.MetadataOwner}}
 		}
 		return nil
@@ -95,15 +101,6 @@ func newCluster(tb testing.TB, watched ...string) *cluster {
 		Wait:  func(context.Context) {}, Links: []string{"/metrics"}}
 	c.handlers = c.page.Handlers()
 	return c
-}
-
-func contains(all []string, one string) bool {
-	for _, s := range all {
-		if s == one {
-			return true
-		}
-	}
-	return false
 }
 
 func (c *cluster) client(group schema.GroupVersion) rest.Interface {
@@ -210,22 +207,36 @@ func (c *cluster) known(key, node, owner string, containers ...string) {
 		specs = append(specs, object{"name": f[0], "resources": object{"requests": quantities(f[3] + " " + f[4]),
 			"limits": quantities(f[5] + " " + f[6])}})
 	}
-	body, err := json.Marshal(object{"metadata": meta, "spec": object{"nodeName": node, "containers": specs}})
+	c.keepPod(object{"metadata": meta, "spec": object{"nodeName": node, "containers": specs}})
+}
+
+// keepPod keeps a pod as the program does.
+func (c *cluster) keepPod(o object) {
+	body, err := json.Marshal(o)
+	pod := c.keep.New()
+	if err == nil {
+		err = json.Unmarshal(body, pod)
+	}
 	if err != nil {
 		c.tb.Fatal(err)
 	}
-	c.keep(body)
+	c.store.Put(c.keep.Keep(pod))
 }
 
-// keep keeps a pod in JSON as the program does.
-func (c *cluster) keep(body []byte) {
-	keep := objects.NewPods(&objects.Cluster{Client: c.client, Namespaces: []string{""}, Pulse: c.pulse,
-		Health: &c.health, Self: new(selfmetrics.Registry).Scope("")}, objects.Pods{Workload: true}).Watch
-	pod := keep.New()
-	if err := json.Unmarshal(body, pod); err != nil {
-		c.tb.Fatal(err)
+// few adds pods a/p0 to a/p(n-1) of one container, and no other usage. The first # in owner is the pod's number.
+func (c *cluster) few(n int, owner string) {
+	kind, name, _ := strings.Cut(owner, "/")
+	c.lists[podUsage] = nil
+	for i := range n {
+		p := c.keep.New().(*slim.Pod)
+		p.Namespace, p.Name, p.Spec.Containers = "a", fmt.Sprint("p", i), []slim.Container{{Name: "app"}}
+		if owner != "" {
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: strings.Replace(name, "#", fmt.Sprint(i), 1),
+				Controller: new(true)}}
+		}
+		c.store.Put(c.keep.Keep(p))
+		c.uses("a/"+p.Name, "app 1m 1Mi")
 	}
-	c.store.Put(keep.Keep(pod))
 }
 
 // uses sets the usage of a pod.
@@ -241,8 +252,10 @@ func (c *cluster) uses(key string, containers ...string) {
 }
 
 // refresh reads the lists as their loops do.
-func (c *cluster) refresh() {
-	for _, l := range c.source.Lists {
+func (c *cluster) refresh() { c.refreshOnly(c.source.Lists...) }
+
+func (c *cluster) refreshOnly(lists ...*usage.List) {
+	for _, l := range lists {
 		a := refresh.Attempt{Began: time.Now()}
 		l.Loop.Publish(a, l.Loop.Read(c.tb.Context(), a))
 		c.page.Observe(l)
@@ -251,7 +264,6 @@ func (c *cluster) refresh() {
 
 // get returns what is answered at an address.
 func (c *cluster) get(address string, header ...string) *httptest.ResponseRecorder {
-	c.tb.Helper()
 	r := httptest.NewRequest("GET", address, nil)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])

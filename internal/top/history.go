@@ -5,11 +5,10 @@ import (
 	"hash/maphash"
 	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
-	"metrics-server-prom/internal/label"
-	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/usage"
 )
 
@@ -17,7 +16,8 @@ const (
 	span     = 15 * time.Minute // how far history goes back
 	minStep  = 10 * time.Second // between two of its values
 	maxPods  = 10_000           // of which there is history
-	maxBytes = 8 << 20          // of all history
+	coarsest = time.Minute      // between them, where there are too many workloads
+	maxBytes = 7 << 20          // of all history; what else is kept with it takes less than another 1 MiB
 	idle     = time.Hour        // after which nothing is kept that nobody has asked for
 )
 
@@ -25,15 +25,16 @@ const (
 // them. A column is the values of one moment: of lists that are read one after the other, it has one value each.
 type history struct {
 	mu     sync.Mutex
-	timer  *time.Timer   // runs out when nobody has asked for long
-	of     *usage.List   // the first list of the connection; nil while nothing is kept
-	step   time.Duration // between two columns
-	width  uint32        // how many columns are kept
-	column uint32        // the number of the newest, from 1; 0 for none
-	opened time.Time     // when that was read first
-	since  time.Time     // when the first was
-	lists  map[*usage.List]*listed
-	small  uint32 // in which column rows were given up early, to make room
+	timer  *time.Timer             // runs out when nobody has asked for long
+	of     *usage.List             // the first list of the connection; nil while nothing is kept
+	fine   time.Duration           // between two readings of the lists
+	step   time.Duration           // between two columns
+	width  uint32                  // how many columns are kept
+	column uint32                  // the number of the newest, from 1; 0 for none
+	opened time.Time               // when that was read first
+	since  time.Time               // when the first was
+	lists  map[*usage.List]*listed // all of the connection
+	small  uint32                  // in which column rows were given up early, to make room
 
 	rows   [containers]map[uint64]uint32 // slots by a hash of the row's names; nil for a level that is too large
 	chunks [][]code                      // of slots
@@ -41,10 +42,10 @@ type history struct {
 	free   []uint32                      // slots
 }
 
-// listed is what was last recorded of a list.
+// listed is what is kept of a list.
 type listed struct {
-	refreshed time.Time
-	counts    [containers]int // of rows
+	refreshed time.Time // when that was read whose values were recorded last
+	summary
 }
 
 // chunkLen is how many slots are allocated together.
@@ -99,10 +100,9 @@ func stepOf(period, interval time.Duration) time.Duration {
 	return max(interval.Round(time.Second/10), minStep)
 }
 
-// begin begins history where there is none, with what the lists have now, and keeps it for the next hour.
+// begin begins history where there is none, with what the lists have now, and keeps it for the next hour. The mutex is
+// held, as for all that follows but observe and forget.
 func (h *history) begin(source *Source, interval time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if h.timer == nil {
 		h.timer = time.AfterFunc(idle, h.forget)
 	}
@@ -121,7 +121,7 @@ func (h *history) begin(source *Source, interval time.Duration) {
 func (h *history) observe(source *Source, interval time.Duration, l *usage.List) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.of != nil && slices.Contains(source.Lists, l) {
+	if h.of != nil && slices.Contains(source.Lists, l) { // not of a connection that has ended
 		h.fit(source, interval)
 		h.record(source, l)
 	}
@@ -137,43 +137,48 @@ func (h *history) forget() {
 // fit begins anew where the connection is another one, or the time between two readings is known to be another.
 func (h *history) fit(source *Source, interval time.Duration) {
 	step := stepOf(source.Period, interval)
-	if of := source.Lists[0]; of != h.of || source.Period > 0 && (step-h.step).Abs() > h.step/5 {
-		h.reset(of, step)
+	if h.of != source.Lists[0] || source.Period > 0 && (step-h.fine).Abs() > h.fine/5 {
+		h.reset(source.Lists, step)
+		h.fine = step
 	}
 }
 
-func (h *history) reset(of *usage.List, step time.Duration) {
-	h.of, h.step, h.width, h.column, h.small = of, step, 0, 0, 0
+// reset begins anew, or, without lists, ends.
+func (h *history) reset(lists []*usage.List, step time.Duration) {
+	h.of, h.step, h.width, h.column, h.small = nil, step, 0, 0, 0
 	h.opened, h.since = time.Time{}, time.Time{}
 	h.rows, h.chunks, h.last, h.free = [containers]map[uint64]uint32{}, nil, nil, nil
-	h.lists = nil
-	if of != nil {
-		h.width = uint32((span + step - 1) / step)
-		h.lists = map[*usage.List]*listed{}
+	h.lists = map[*usage.List]*listed{}
+	for _, l := range lists {
+		h.of, h.width = lists[0], uint32((span+step-1)/step)
+		h.lists[l] = &listed{summary: summary{all: noSum()}}
 	}
+}
+
+// summary returns the summary of what a list has now.
+func (h *history) summary(source *Source, l *usage.List) *summary {
+	of := h.lists[l]
+	if of.generation != l.Generation() {
+		of.summary = summarize(source, l, nil, 0)
+	}
+	return &of.summary
 }
 
 // record records what a list has, if that is newer than what was recorded of it.
-func (h *history) record(source *Source, list *usage.List) {
-	refreshed := list.Status().Refreshed
-	of := h.lists[list]
-	if of == nil {
-		of = &listed{}
-		h.lists[list] = of
-	}
+func (h *history) record(source *Source, l *usage.List) {
+	of, refreshed := h.lists[l], l.Status().Refreshed
 	if refreshed.Equal(of.refreshed) || !h.open(refreshed) {
 		return
 	}
-	of.refreshed = refreshed
 	var values [containers][]value
-	list.Read(func(b *sample.Batch) {
-		if list.Resource == "nodes" {
-			values[nodes] = nodeValues(b)
-			of.counts[nodes] = len(values[nodes])
-		} else {
-			of.counts = h.podValues(source, b, &values)
+	of.refreshed, of.summary = refreshed, summarize(source, l, &values, h.capacity())
+	if h.tooMany(workloads) && h.step < coarsest {
+		h.reset(source.Lists, h.step*2)
+		for _, l := range source.Lists {
+			h.record(source, l)
 		}
-	})
+		return
+	}
 	for l, all := range values {
 		if rows := h.rowsOf(level(l)); rows != nil {
 			for i := range all {
@@ -216,40 +221,6 @@ type value struct {
 
 func newValue(key uint64, cpus, bytes float64) value {
 	return value{key, [2]code{encode(cpu, cpus), encode(memory, bytes)}}
-}
-
-func nodeValues(b *sample.Batch) (values []value) {
-	for i := range b.Samples {
-		s := &b.Samples[i]
-		values = append(values, newValue(hash("", "", label.Unescape(b.Names[s.Name])), s.CPU, s.Memory))
-	}
-	return values
-}
-
-// podValues gathers what a batch of pods has, those of pods only while they are few, and counts the rows of each level.
-func (h *history) podValues(source *Source, b *sample.Batch, values *[containers][]value) (counts [containers]int) {
-	s := newScan(source.Others, &query{})
-	defer s.release()
-	s.pods(b, func(p *pod) {
-		if counts[pods]++; counts[pods] <= maxPods {
-			values[pods] = append(values[pods], newValue(hash(s.namespaceOf(p), "", p.name()), p.cpu, p.memory))
-		}
-		if p.group.load == noLoad && s.bare <= h.capacity() {
-			values[workloads] = append(values[workloads], newValue(hash(s.namespaceOf(p), "Pod", p.name()), p.cpu, p.memory))
-		}
-	})
-	s.roll()
-	of := func(l level, totals []total) {
-		for i := range totals {
-			t := &totals[i]
-			values[l] = append(values[l], newValue(t.hash, t.of[cpu], t.of[memory]))
-		}
-		counts[l] = len(totals)
-	}
-	of(namespaces, s.spaces)
-	of(workloads, s.loads)
-	counts[workloads] += s.bare
-	return counts
 }
 
 // count is how many rows a level has in all lists.
@@ -346,7 +317,8 @@ func (h *history) past(slot uint32, figure int) (first, second []code) {
 	return codes[oldest:], codes[:oldest]
 }
 
-// peak is the most that a figure of a row has been, at least what it is now; NaN where there is no history of the row.
+// peak is the most that a figure of a row has been: what it is now or, to four digits, what it was before. It is NaN
+// where there is no history of the row.
 func (h *history) peak(l level, figure int, current float64, key func() uint64) float64 {
 	if l == containers || h.rows[l] == nil {
 		return math.NaN()
@@ -367,7 +339,8 @@ func (h *history) peak(l level, figure int, current float64, key func() uint64) 
 	if peak == most {
 		return current
 	}
-	return peak.value(figure)
+	rounded, _ := strconv.ParseFloat(strconv.FormatFloat(peak.value(figure), 'g', 4, 64), 64)
+	return rounded
 }
 
 // show adds to a row its peaks and its past. What is not recorded yet, of a list that is read after others, is as it

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"metrics-server-prom/internal/label"
 )
 
 // level is what the rows of an answer are.
@@ -46,8 +44,12 @@ var filters = []string{"namespace", "workload", "pod", "node", "q"}
 
 // parseQuery reads the query of a URL. Of a parameter that is there several times the last one counts, as a browser
 // sends them where a button has the name of a field.
-func parseQuery(values url.Values) (q query, err error) {
+func parseQuery(raw string) (q query, err error) {
 	q = query{level: namespaces, sort: byCPU, desc: true, limit: 100}
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return q, err
+	}
 	set := func(name, value string) error {
 		switch name {
 		case "level":
@@ -114,14 +116,11 @@ func (q query) values() url.Values {
 	return v
 }
 
-// ofPods tells whether the query is about some pods of a workload.
+// ofPods tells whether the query is about some pods of a namespace.
 func (q *query) ofPods() bool { return q.pod != "" || q.node != "" || q.workload != "" }
 
-// isAbout tells whether the query is about a pod whose group matches.
-func (q *query) isAbout(p *pod) bool {
-	return (q.pod == "" || q.pod == p.name()) && (q.node == "" || q.node == label.NodeName(p.object.Value)) &&
-		(q.workload == "" || p.group.load != noLoad || q.workload == bareName(p.name()))
-}
+// filters tells whether it is about some pods only.
+func (q *query) filters() bool { return q.ofPods() || q.namespace != "" || q.q != "" }
 
 // matches tells whether a name has the part that the query is about, in whichever case.
 func (q *query) matches(name string) bool {

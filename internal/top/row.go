@@ -124,6 +124,9 @@ func (o order) key(s *sum) float64 {
 	return math.NaN()
 }
 
+// ofShare tells whether it is what pods ask for that counts.
+func (o order) ofShare() bool { return byCPURequest <= o && o <= byMemoryLimit }
+
 // best keeps the first rows in the order of a query, as a heap with the last of them at its top.
 type best struct {
 	query *query

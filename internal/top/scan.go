@@ -1,9 +1,12 @@
 package top
 
 import (
+	"hash/maphash"
 	"math"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unique"
 
 	"metrics-server-prom/internal/kept"
@@ -14,77 +17,85 @@ import (
 	"metrics-server-prom/internal/store"
 )
 
-// scan goes through pods and sums up what they use. Pods of one workload mostly follow each other and have all that is
-// to be known of them but their names in common, so that it is looked up once for many: a scan costs little more than
-// to have a look at each sample and its pod. Nothing of it stays after an answer but some memory to be used again.
+// scan goes through pods. What is to be known of one beside its usage and its name it has in common with others, its
+// group, so that this is looked up once for many: most pods of a group follow each other. Nothing of a scan stays but
+// some memory to be used again.
 type scan struct {
 	others objects.Others
 	query  *query
 
 	groups []group
 	byKey  map[groupKey]int32
-	last   groupKey // that was found last, and where
+	last   groupKey // that was looked up last, and where it is
 	lastAt int32
-	asked  []asked
-	names  map[string]string // of containers, as batches have them
+	heads  map[uint64]int32 // the first group of each workload, by the hash of its names
 
-	spaces   []total // namespaces
+	spaces   []space
 	bySpace  map[string]int32
-	loads    []total // workloads that are not single pods
-	byLoad   map[uint64]int32
-	bare     int // pods without an owner, each a workload
-	unpacked kept.Pod
+	lastTail unique.Handle[string] // whose space was looked up last, and where it is
+	lastIn   int32
+
+	templates  []template
+	byText     map[string]int32 // as they are packed
+	byContents map[uint64]int32
+	names      map[string]string // of containers, as batches have them
+	unpacked   kept.Pod
+	touched    int // of no meaning
 }
 
-// groupKey is the label text behind the pod's name, and what is kept of it for its workload.
+// groupKey is the label text behind the pods' names, and what is kept of them for their workload.
 type groupKey struct{ tail, shared unique.Handle[string] }
 
 // group is the pods of a key.
 type group struct {
-	sum                // without what they ask for, until it is rolled up
-	asked      []asked // what their containers ask for, each
-	space      int32   // which of the namespaces it is of, and of the workloads, noLoad for none
-	load       int32
-	unknown    bool // whether nothing is kept of the pods
-	matches    bool // the namespace and the workload that the query is about
-	chosen     bool // whether one of the pods does
-	namesMatch bool // the part of a name that the query is about
+	sum             // of those that were added
+	groupKey        //
+	hash     uint64 // of the workload's names
+	head     int32  // the first group of the workload; bare where each pod is its own one
+	space    int32
+	template int32
+	unknown  bool // whether nothing is kept of the pods
+	matches  bool // whether the query is about the namespace and the workload,
+	named    bool // and these have the part of a name that it is about
+	chosen   bool // whether it is about a pod that was added
 }
 
-const noLoad = -1
+const bare = -1
+
+// space is a namespace.
+type space struct {
+	sum
+	name string
+}
+
+// template is what the containers of pods ask for.
+type template []asked
 
 // asked is what a container asks for, by figure from cpuRequest on; NaN for nothing.
 type asked struct {
 	of    [summed - cpuRequest]float64
 	name  string
-	index uint32 // of its name in the batch, more 1; 0 before the first container of that name
-	count int    // of containers
-}
-
-// total is the pods of a namespace or workload.
-type total struct {
-	sum
-	namespace string
-	name      string // of a workload, Kind/NAME, once it was asked for
-	hash      uint64 // see history
-	shared    unique.Handle[string]
-	chosen    bool
+	index uint32 // of the name in the batch, more 1; 0 where it was not looked for yet
 }
 
 // pod is a pod that has usage.
 type pod struct {
 	cpu, memory float64
 	object      *store.Object[sample.Text]
-	group       *group
 	samples     []sample.Sample
 	names       []string // see sample.Batch
-	chosen      bool
 }
 
-var scans = sync.Pool{New: func() any {
-	return &scan{byKey: map[groupKey]int32{}, names: map[string]string{}, bySpace: map[string]int32{},
-		byLoad: map[uint64]int32{}}
-}}
+func (p *pod) name() string { return label.PodName(p.object.Value) }
+
+var (
+	scans = sync.Pool{New: func() any {
+		return &scan{byKey: map[groupKey]int32{}, heads: map[uint64]int32{}, bySpace: map[string]int32{},
+			byText: map[string]int32{}, byContents: map[uint64]int32{}, names: map[string]string{}}
+	}}
+	// usual is how many groups a scan had.
+	usual atomic.Int64
+)
 
 func newScan(others objects.Others, q *query) *scan {
 	s := scans.Get().(*scan)
@@ -93,168 +104,142 @@ func newScan(others objects.Others, q *query) *scan {
 }
 
 // maxReused is how many groups a scan may have for its memory to be used again.
-const maxReused = 50_000
+const maxReused = 100_000
 
 // release gives the scan's memory to the next one.
 func (s *scan) release() {
-	if len(s.groups) > maxReused {
+	if n := len(s.groups); n > maxReused {
 		return
+	} else if n > 0 {
+		usual.Store(int64(n))
 	}
 	clear(s.groups)
-	clear(s.asked)
 	clear(s.byKey)
-	clear(s.names)
+	clear(s.heads)
 	clear(s.spaces)
 	clear(s.bySpace)
-	clear(s.loads)
-	clear(s.byLoad)
-	s.groups, s.asked, s.spaces, s.loads = s.groups[:0], s.asked[:0], s.spaces[:0], s.loads[:0]
-	s.others, s.query, s.last, s.bare, s.unpacked = nil, nil, groupKey{}, 0, kept.Pod{}
+	clear(s.templates)
+	clear(s.byText)
+	clear(s.byContents)
+	clear(s.names)
+	s.groups, s.spaces, s.templates = s.groups[:0], s.spaces[:0], s.templates[:0]
+	s.others, s.query, s.last, s.lastTail, s.unpacked = nil, nil, groupKey{}, unique.Handle[string]{}, kept.Pod{}
 	scans.Put(s)
 }
 
-// pods calls f with each pod of a batch. What f gets is valid until it returns.
-func (s *scan) pods(b *sample.Batch, f func(*pod)) {
+// ahead is for how many samples pods are touched together before any of them is looked at. They are all over the
+// memory: to wait for one after the other takes several times as long as for some at once (BenchmarkAnswer).
+const ahead = 64
+
+// touch has the pods of samples brought near, and their texts.
+func (s *scan) touch(samples []sample.Sample) {
+	for i := range samples {
+		if t := &samples[i].Pod.Value; t.Node == t.Shared {
+			s.touched++
+		}
+	}
+	var texts [ahead]string
+	last := unique.Handle[string]{}
+	for i := range samples {
+		t := &samples[i].Pod.Value
+		s.touched += int(t.Head[0])
+		if nothing := (unique.Handle[string]{}); t.Shared != last && t.Shared != nothing {
+			last, texts[i] = t.Shared, t.Shared.Value()
+		}
+	}
+	for _, text := range texts {
+		if text != "" {
+			s.touched += int(text[0])
+		}
+	}
+}
+
+// each calls f with each pod of a batch. What f gets is valid until it returns. It is quicker to say so if f does not
+// look at most of them but for their usage.
+func (s *scan) each(b *sample.Batch, looks bool, f func(*pod)) {
+	for _, t := range s.templates {
+		for i := range t {
+			t[i].index = 0
+		}
+	}
 	p := pod{names: b.Names}
-	for rest := b.Samples; len(rest) > 0; {
-		p.object = rest[0].Pod
-		g := s.groupOf(&p.object.Value)
-		p.cpu, p.memory = math.NaN(), math.NaN()
+	for rest, touched := b.Samples, len(b.Samples); len(rest) > 0; {
+		if looks && len(rest) <= touched {
+			s.touch(rest[:min(ahead, len(rest))])
+			touched = len(rest) - ahead
+		}
+		p.object, p.cpu, p.memory = rest[0].Pod, math.NaN(), math.NaN()
 		n := 0
 		for ; n < len(rest) && rest[n].Pod == p.object; n++ {
-			c := &rest[n]
-			p.cpu, p.memory = plus(p.cpu, c.CPU), plus(p.memory, c.Memory)
-			if a := g.find(c.Name, b.Names); a != nil {
-				a.count++
-			}
+			p.cpu, p.memory = plus(p.cpu, rest[n].CPU), plus(p.memory, rest[n].Memory)
 		}
 		p.samples, rest = rest[:n], rest[n:]
-		g.of[cpu], g.of[memory] = plus(g.of[cpu], p.cpu), plus(g.of[memory], p.memory)
-		g.pods++
-		g.containers += n
-		if g.load == noLoad {
-			s.bare++
-		}
-		p.group, p.chosen = g, g.matches
-		if p.chosen && s.query.ofPods() {
-			p.chosen = s.query.isAbout(&p)
-		}
-		g.chosen = g.chosen || p.chosen
 		f(&p)
 	}
 }
 
-// find returns what a container asks for whose name is that one of the batch's; nil where that is not known.
-func (g *group) find(name uint32, names []string) *asked {
-	for i := range g.asked {
-		if g.asked[i].index == name+1 {
-			return &g.asked[i]
-		}
+// spaceOf returns a pod's namespace.
+func (s *scan) spaceOf(p *pod) *space { return &s.spaces[s.spaceAt(&p.object.Value)] }
+
+func (s *scan) spaceAt(t *sample.Text) int32 {
+	if t.Tail == s.lastTail {
+		return s.lastIn
 	}
-	for i := range g.asked {
-		if a := &g.asked[i]; a.index == 0 && a.name == names[name] {
-			a.index = name + 1
-			return a
-		}
+	name := label.Namespace(*t)
+	i, known := s.bySpace[name]
+	if !known {
+		i = int32(len(s.spaces))
+		s.bySpace[name] = i
+		s.spaces = append(s.spaces, space{sum: noSum(), name: name})
 	}
-	return nil
+	s.lastTail, s.lastIn = t.Tail, i
+	return i
 }
 
-// container is the figures of the pod's i-th container.
-func (p *pod) container(i int) sum {
-	s, c := noSum(), &p.samples[i]
-	s.of[cpu], s.of[memory], s.containers = c.CPU, c.Memory, 1
-	if a := p.group.find(c.Name, p.names); a != nil {
-		copy(s.of[cpuRequest:], a.of[:])
-	}
-	return s
-}
-
-// figures are those of the pod.
-func (p *pod) figures() sum {
-	s := noSum()
-	for i := range p.samples {
-		one := p.container(i)
-		s.add(&one)
-	}
-	s.pods = 1
-	return s
-}
-
-// namespaceOf is the namespace of a pod.
-func (s *scan) namespaceOf(p *pod) string { return s.spaces[p.group.space].namespace }
-
-func (p *pod) name() string { return label.PodName(p.object.Value) }
-
-// bareName is the workload of a pod without an owner.
-func bareName(pod string) string { return "Pod/" + pod }
-
-// workload is Kind/NAME of what the pod belongs to, "" where that is not known.
-func (s *scan) workload(p *pod) string {
-	switch g := p.group; {
-	case g.load != noLoad:
-		return s.nameOf(&s.loads[g.load])
-	case g.unknown:
-		return ""
-	}
-	return bareName(p.name())
-}
-
-// nameOf is the name of a workload.
-func (s *scan) nameOf(load *total) string {
-	if load.name == "" {
-		s.unpacked.Unpack(load.shared, "")
-		kind, name := s.owner(load.namespace)
-		load.name = kind + "/" + name
-	}
-	return load.name
-}
-
-func (s *scan) groupOf(t *sample.Text) *group {
-	key := groupKey{t.Tail, t.Shared}
+// groupOf returns a pod's group, valid until the next call.
+func (s *scan) groupOf(p *pod) *group {
+	key := groupKey{p.object.Value.Tail, p.object.Value.Shared}
 	if key == s.last && len(s.groups) > 0 {
 		return &s.groups[s.lastAt]
 	}
 	i, known := s.byKey[key]
 	if !known {
+		if s.groups == nil {
+			s.groups = make([]group, 0, usual.Load())
+		}
 		i = int32(len(s.groups))
+		s.groups = append(s.groups, group{})
 		s.byKey[key] = i
-		s.groups = append(s.groups, s.newGroup(t))
+		s.newGroup(i, &p.object.Value)
 	}
 	s.last, s.lastAt = key, i
 	return &s.groups[i]
 }
 
-func (s *scan) newGroup(t *sample.Text) group {
-	g := group{sum: noSum(), load: noLoad, unknown: t.Shared == unique.Handle[string]{}}
-	namespace := label.Namespace(*t)
-	g.space = totalAt(&s.spaces, s.bySpace, namespace, total{namespace: namespace, hash: hash("", "", namespace)})
-	q := s.query
-	g.matches = q.namespace == "" || q.namespace == namespace
-	g.namesMatch = q.matches(namespace)
+func (s *scan) newGroup(at int32, t *sample.Text) {
+	g, q := &s.groups[at], s.query
+	*g = group{sum: noSum(), groupKey: groupKey{t.Tail, t.Shared}, head: bare, space: s.spaceAt(t), template: -1,
+		unknown: t.Shared == unique.Handle[string]{}}
+	namespace := s.spaces[g.space].name
+	g.matches, g.named = q.namespace == "" || q.namespace == namespace, q.matches(namespace)
 	if g.unknown {
-		return g
+		return
 	}
-	s.unpacked.Unpack(t.Shared, "")
-	g.asked = s.template()
+	containers := s.unpacked.UnpackWorkload(t.Shared)
 	if kind, name := s.owner(namespace); name != "" {
-		of := total{namespace: namespace, hash: hash(namespace, kind, name), shared: t.Shared}
-		g.load = totalAt(&s.loads, s.byLoad, of.hash, of)
-		g.matches = g.matches && (q.workload == "" || q.workload == kind+"/"+name)
-		g.namesMatch = g.namesMatch || q.q != "" && q.matches(kind+"/"+name)
+		g.hash, g.head = hash(namespace, kind, name), at
+		if head, known := s.heads[g.hash]; known {
+			g.head = head
+		} else {
+			s.heads[g.hash] = at
+		}
+		if q.workload != "" || q.q != "" {
+			name := kind + "/" + name
+			g.matches = g.matches && (q.workload == "" || q.workload == name)
+			g.named = g.named || q.matches(name)
+		}
 	}
-	return g
-}
-
-// totalAt returns where the total of a key is, which it adds where there is none.
-func totalAt[K comparable](all *[]total, of map[K]int32, key K, first total) int32 {
-	i, known := of[key]
-	if !known {
-		i = int32(len(*all))
-		first.sum = noSum()
-		of[key], *all = i, append(*all, first)
-	}
-	return i
+	g.template = s.templateOf(containers)
 }
 
 // owner is what owns the pods that were unpacked: the owner of their ReplicaSet or Job where that has one, as the
@@ -277,52 +262,129 @@ func (s *scan) owner(namespace string) (kind, name string) {
 	return "", ""
 }
 
-// template is what the containers of the pods that were unpacked ask for.
-func (s *scan) template() []asked {
-	begin := len(s.asked)
+// workload is the name of a group's workload, Kind/NAME.
+func (s *scan) workload(g *group) string {
+	s.unpacked.UnpackWorkload(g.shared)
+	kind, name := s.owner(s.spaces[g.space].name)
+	return kind + "/" + name
+}
+
+// bareKind is that of the workload that a pod without an owner is.
+const bareKind = "Pod"
+
+// workloadOf is the name of a pod's workload, "" where that is not known.
+func (s *scan) workloadOf(p *pod) string {
+	switch g := s.groupOf(p); {
+	case g.head != bare:
+		return s.workload(g)
+	case g.unknown:
+		return ""
+	}
+	return bareKind + "/" + p.name()
+}
+
+// templateOf returns where the template of packed containers is. Where images are packed with them, it is in many
+// texts.
+func (s *scan) templateOf(text string) int32 {
+	if i, known := s.byText[text]; known {
+		return i
+	}
+	s.unpacked.UnpackContainers(text)
+	contents := uint64(len(s.unpacked.Containers))
+	t := make(template, 0, contents)
 	for i := range s.unpacked.Containers {
 		c := &s.unpacked.Containers[i]
-		a := asked{name: s.names[c.Name]}
-		if a.name == "" {
-			a.name = label.Escape(strings.Clone(c.Name))
-			s.names[strings.Clone(c.Name)] = a.name
-		}
-		for i := range a.of {
-			a.of[i] = math.NaN()
-		}
+		a := asked{name: s.escaped(c.Name)}
+		of := [...]*float64{&a.of[0], &a.of[1], &a.of[2], &a.of[3]}
 		for i, all := range [...][]kept.Quantity{c.Requests, c.Limits} {
+			*of[2*i], *of[2*i+1] = math.NaN(), math.NaN()
 			for _, q := range all {
 				switch q.Name {
 				case "cpu":
-					a.of[2*i] = q.Value
+					*of[2*i] = q.Value
 				case "memory":
-					a.of[2*i+1] = q.Value
+					*of[2*i+1] = q.Value
 				}
 			}
 		}
-		s.asked = append(s.asked, a)
+		t = append(t, a)
+		contents = contents*31 + maphash.String(seed, a.name)
+		for _, value := range a.of {
+			contents = contents*31 + maphash.Comparable(seed, math.Float64bits(value))
+		}
 	}
-	return s.asked[begin:len(s.asked):len(s.asked)]
+	i, known := s.byContents[contents]
+	if !known {
+		i = int32(len(s.templates))
+		s.templates = append(s.templates, t)
+		s.byContents[contents], s.byText[text] = i, i
+	}
+	return i
 }
 
-// roll sums the groups up to namespaces and workloads.
+// escaped is a container's name as batches have it.
+func (s *scan) escaped(name string) string {
+	escaped, known := s.names[name]
+	if !known {
+		name = strings.Clone(name) // it is valid until something else is unpacked
+		escaped = label.Escape(name)
+		s.names[name] = escaped
+	}
+	return escaped
+}
+
+// find returns what the container asks for that has the name of that index; nil where that is not known.
+func (t template) find(name uint32, names []string) *asked {
+	for i := range t {
+		if t[i].index == name+1 {
+			return &t[i]
+		}
+	}
+	i := slices.IndexFunc(t, func(a asked) bool { return a.name == names[name] })
+	if i < 0 {
+		return nil
+	}
+	t[i].index = name + 1
+	return &t[i]
+}
+
+// container is the figures of the i-th container of a pod of the group.
+func (s *scan) container(g *group, p *pod, i int) (of sum) {
+	of, c := noSum(), &p.samples[i]
+	of.of[cpu], of.of[memory], of.containers = c.CPU, c.Memory, 1
+	if g.template >= 0 {
+		if a := s.templates[g.template].find(c.Name, p.names); a != nil {
+			copy(of.of[cpuRequest:], a.of[:])
+		}
+	}
+	return of
+}
+
+// figures are those of a pod of the group.
+func (s *scan) figures(g *group, p *pod) sum {
+	of := noSum()
+	for i := range p.samples {
+		one := s.container(g, p, i)
+		of.add(&one)
+	}
+	of.pods = 1
+	return of
+}
+
+// isAbout tells whether the query is about a pod of the group.
+func (s *scan) isAbout(g *group, p *pod) bool {
+	q := s.query
+	return g.matches && (q.pod == "" || q.pod == p.name()) && (q.node == "" || q.node == label.NodeName(p.object.Value)) &&
+		(q.workload == "" || g.head != bare || q.workload == bareKind+"/"+p.name())
+}
+
+// roll adds each group to the first one of its workload.
 func (s *scan) roll() {
 	for i := range s.groups {
-		g := &s.groups[i]
-		for j := range g.asked {
-			for figure, value := range g.asked[j].of {
-				if n := g.asked[j].count; n > 0 {
-					g.of[cpuRequest+figure] = plus(g.of[cpuRequest+figure], float64(n)*value)
-				}
-			}
-		}
-		add := func(t *total) {
-			t.sum.add(&g.sum)
-			t.chosen = t.chosen || g.chosen
-		}
-		add(&s.spaces[g.space])
-		if g.load != noLoad {
-			add(&s.loads[g.load])
+		if g := &s.groups[i]; g.head != bare && g.head != int32(i) {
+			head := &s.groups[g.head]
+			head.sum.add(&g.sum)
+			head.chosen = head.chosen || g.chosen
 		}
 	}
 }
