@@ -24,8 +24,8 @@ type scan struct {
 	query  *query
 
 	groups []group
-	byKey  map[groupKey]int32
-	last   groupKey // that was looked up last, and where it is
+	byKey  map[uint64]int32 // by a hash
+	last   groupKey         // that was looked up last, and where it is
 	lastAt int32
 	heads  map[uint64]int32 // the first group of each workload, by the hash of its names
 
@@ -107,7 +107,7 @@ func (p *pod) name() string { return label.PodName(p.object.Value) }
 
 var (
 	scans = sync.Pool{New: func() any {
-		return &scan{byKey: map[groupKey]int32{}, heads: map[uint64]int32{}, bySpace: map[string]int32{},
+		return &scan{byKey: map[uint64]int32{}, heads: map[uint64]int32{}, bySpace: map[string]int32{},
 			byText: map[string]int32{}, byContents: map[uint64]int32{}, names: map[string]string{},
 			shared: map[unique.Handle[string]]shared{}}
 	}}
@@ -246,23 +246,43 @@ func (s *scan) groupOf(p *pod) *group {
 	t := &p.object.Value
 	of, key := s.sharedOf(t.Shared), groupKey{t.Tail, t.Shared, ""}
 	if of.follows() {
-		key.owner = state.OwnerOfPod(p.name())
+		if key.owner = s.last.owner; !isOwner(key.owner, t.Head) {
+			key.owner = state.OwnerOfPod(p.name())
+		}
 	}
 	if key == s.last && len(s.groups) > 0 {
 		return &s.groups[s.lastAt]
 	}
-	i, known := s.byKey[key]
+	hash := maphash.Comparable(seed, key)
+	i, known := s.byKey[hash]
 	if !known {
 		if s.groups == nil {
 			s.groups = make([]group, 0, usual.Load())
 		}
 		i = int32(len(s.groups))
 		s.groups = append(s.groups, group{})
-		s.byKey[key] = i
+		s.byKey[hash] = i
 		s.newGroup(i, key, of, s.spaceAt(t))
 	}
 	s.last, s.lastAt = key, i
 	return &s.groups[i]
+}
+
+// isOwner tells, without a look at all of it, whether that is the owner's name which follows from the text of a pod. It
+// does not know of names that are escaped.
+func isOwner(name, head string) bool {
+	rest, found := strings.CutPrefix(head, name)
+	if !found || rest[0] != '-' {
+		return false
+	}
+	for i := 1; ; i++ {
+		switch rest[i] {
+		case '"':
+			return true
+		case '-', '\\':
+			return false
+		}
+	}
 }
 
 func (s *scan) newGroup(at int32, key groupKey, of *shared, space int32) {
@@ -281,11 +301,8 @@ func (s *scan) newGroup(at int32, key groupKey, of *shared, space int32) {
 	} else {
 		s.heads[g.hash] = at
 	}
-	if q.workload != "" || q.q != "" {
-		name := kind + "/" + name
-		g.matches = g.matches && (q.workload == "" || q.workload == name)
-		g.named = g.named || q.matches(name)
-	}
+	g.matches = g.matches && (q.workload == "" || q.workload == kind+"/"+name)
+	g.named = g.named || q.matchesWorkload(kind, name)
 }
 
 // owner is what owns the pods of a group that are not bare: their controller or, where that is a ReplicaSet or Job, what
@@ -408,11 +425,16 @@ func (s *scan) container(g *group, p *pod, i int) (of sum) {
 // figures are those of a pod of the group.
 func (s *scan) figures(g *group, p *pod) sum {
 	of := noSum()
-	for i := range p.samples {
-		one := s.container(g, p, i)
-		of.add(&one)
+	of.of[cpu], of.of[memory], of.pods, of.containers = p.cpu, p.memory, 1, len(p.samples)
+	if g.template >= 0 {
+		for i, t := 0, s.templates[g.template]; i < len(p.samples); i++ {
+			if a := t.find(p.samples[i].Name, p.names); a != nil {
+				for figure, value := range a.of {
+					of.of[cpuRequest+figure] = plus(of.of[cpuRequest+figure], value)
+				}
+			}
+		}
 	}
-	of.pods = 1
 	return of
 }
 
