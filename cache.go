@@ -248,52 +248,22 @@ func (n *connection) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// current is cluster.current for this connection's snapshots. It fails when ctx ends, or when the connection does.
-// Where ctx ends by its deadline and something of each resource is current, that is what there is to serve: a
-// namespace whose lists hang takes nothing away from the others.
-func (n *connection) current(ctx context.Context) ([]*snapshot, error) {
+// current is cluster.current for this connection's snapshots, see usage.Current. It fails when ctx ends, or when the
+// connection does.
+func (n *connection) current(ctx context.Context) (all []*snapshot, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.life, cancel)()
-	for {
-		snapshots, missing, changed := n.look()
-		if missing == 0 {
-			return snapshots, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			snapshots, missing, _ = n.look()
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) && missing < len(n.lists) {
-				return snapshots, nil
-			}
-			return nil, ctx.Err()
+	current, err := usage.Current(ctx, n.ticks.Lists, func(i int) usage.Status { return n.lists[i].present.Load().Status },
+		&n.published)
+	for i, is := range current {
+		if is {
+			all = append(all, n.lists[i].present.Load())
+		} else {
+			all = append(all, none)
 		}
 	}
-}
-
-// look returns the snapshots that are current, empty ones for those that are missing, and their number: all where
-// nothing of a resource is current, or where there are no data at all. changed is closed when it is worth looking
-// again.
-func (n *connection) look() (snapshots []*snapshot, missing int, changed <-chan struct{}) {
-	changed = n.published.Wait()
-	has, data := map[string]bool{}, false
-	for _, l := range n.lists {
-		ended := l.Loop.Ended()
-		if l.Loop.IsCurrent() && l.present.Load().Tried() {
-			s := l.present.Load()
-			snapshots, has[l.Resource], data = append(snapshots, s), true, data || !s.Refreshed.IsZero()
-			continue
-		}
-		if snapshots = append(snapshots, &snapshot{rendered: nothing}); missing == 0 {
-			changed = ended // of the others the last look is enough
-		}
-		missing++
-	}
-	if !has[nodes] || !has[pods] || !data {
-		missing = len(n.lists)
-	}
-	return snapshots, missing, changed
+	return all, err
 }
 
 // list is a list of metrics.k8s.io and what scrapes see of it.
@@ -305,7 +275,7 @@ type list struct {
 // newList adds a list to the connection.
 func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	l, set := &list{}, n.cluster.set
-	l.present.Store(&snapshot{rendered: nothing})
+	l.present.Store(none)
 	joiner.MaxAge, joiner.Escape = set.MaxAge, label.Escape
 	if set.Serves(cadvisor) {
 		joiner.Running = new(label.Containers).Running

@@ -20,16 +20,14 @@ import (
 	"os/signal"
 	"path"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
-
 	"metrics-server-prom/internal/credentials"
+	"metrics-server-prom/internal/heap"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/page"
@@ -96,10 +94,11 @@ func main() {
 		os.Exit(2)
 	}
 	kube.SetLog(os.Stderr, set.logLevel, set.logFormat == "json")
-	limitMemory(len(set.Pages) > 0)
+	heap.Limit(len(set.Pages) > 0)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if set.push.JustOnce {
+		set.Top = false
 		if err := newServer(set).once(ctx, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "metrics-server-prom:", err)
 			os.Exit(1)
@@ -117,16 +116,6 @@ func main() {
 		slog.Error("cannot serve", "err", err)
 		os.Exit(1)
 	}
-}
-
-// limitMemory has the garbage collector stay below the container's limit, of which the kernel takes a part, and collect
-// sooner than by default: the heap is small, and mostly long-lived, the more so with further pages. GOMEMLIMIT and
-// GOGC win.
-func limitMemory(furtherPages bool) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(map[bool]int{false: 50, true: 30}[furtherPages])
-	}
-	memlimit.Set(memlimit.WithRatio(0.8), memlimit.WithProvider(memlimit.FromCgroup))
 }
 
 // server is the program: its clusters, and the pages that show them.

@@ -104,46 +104,25 @@ func seconds(u *label.Usage, i int) float64 { return u.Seconds[i] }
 // snapshot is what a scrape sees of a list. It never changes; each attempt to refresh publishes a new one.
 type snapshot struct {
 	usage.Shown
-	rendered *rendered
+	rendered *family.Rendered          // for the telemetry path's page, and for another once it was asked for
 	read     func(func(*sample.Batch)) // gives the batch, for pages that are rendered when they are asked for
 }
 
-// rendered is a batch's samples by family: those of the telemetry path's page, and of another once it was asked for.
-type rendered struct {
-	parts  [][]*page.Part
-	served []int  // samples
-	page   string // that was asked for
-}
-
-// nothing is rendered of a list that is not shown.
-var nothing = newRendered()
-
-func newRendered() *rendered {
-	return &rendered{parts: make([][]*page.Part, len(families)), served: make([]int, len(families))}
-}
+// none is the snapshot of a list that is not shown.
+var none = &snapshot{rendered: families.Rendered()}
 
 // newSnapshot renders a batch of the source.
 func newSnapshot(c *page.Compressor, source string, b *sample.Batch) *snapshot {
-	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest}, rendered: newRendered()}
-	s.rendered.add(c, source, "", b)
+	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest},
+		rendered: families.Rendered()}
+	s.rendered.Add(c, "", source, &label.Usage{Batch: b})
 	return s
-}
-
-func (r *rendered) add(c *page.Compressor, source, page string, b *sample.Batch) {
-	text := &label.Usage{Batch: b}
-	for i, f := range families {
-		if f.Page == page && f.Source == source && f.Labels != nil {
-			r.parts[i], r.served[i] = f.Render(c, text, family.PartLen)
-		}
-	}
 }
 
 // render renders what the page cadvisor has of the batch, if that was not done yet. It is for one goroutine at a time.
 func (s *snapshot) render(c *page.Compressor) {
-	r := s.rendered
-	if s.read != nil && r.page != cadvisor {
-		s.read(func(b *sample.Batch) { r.add(c, s.Resource, cadvisor, b) })
-		r.page = cadvisor
+	if s.read != nil && s.rendered.Page != cadvisor {
+		s.read(func(b *sample.Batch) { s.rendered.Add(c, cadvisor, s.Resource, &label.Usage{Batch: b}) })
 	}
 }
 
@@ -155,7 +134,7 @@ func registerServed(self *selfmetrics.Scope, present func() []*snapshot) {
 		}
 		self.Gauge("samples_served", "Samples on this page.", fmt.Sprintf("family=%q", f.Name), func() (sum float64) {
 			for _, s := range present() {
-				sum += float64(s.rendered.served[i])
+				sum += float64(s.rendered.Served[i])
 			}
 			return sum
 		})
@@ -212,8 +191,8 @@ func assemble(name string, snapshots []*snapshot, objects [][][]*page.Part, self
 			continue
 		}
 		for _, s := range snapshots {
-			if s.rendered.served[i] > 0 {
-				add(f, s.rendered.parts[i])
+			if s.rendered.Served[i] > 0 {
+				add(f, s.rendered.Parts[i])
 			}
 		}
 		for _, of := range objects {

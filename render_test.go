@@ -553,7 +553,7 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 			s, n := newTestServer(t, scope.Settings{})
 			run(t, n, bigCluster(50, 2))
 			page := weak.Make(s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry))
-			part := weak.Make(n.lists[1].present.Load().rendered.parts[2][0])
+			part := weak.Make(n.lists[1].present.Load().rendered.Parts[2][0])
 			former := weak.Make(n.Pods.Store)
 			replace(s, n)
 			if runtime.GC(); page.Value() != nil || part.Value() != nil {
@@ -3890,10 +3890,10 @@ func BenchmarkSplit(b *testing.B) {
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{Shown: usage.Shown{Resource: pods}, rendered: newRendered()}
+			s := &snapshot{Shown: usage.Shown{Resource: pods}, rendered: families.Rendered()}
 			for i, f := range families {
 				if f.Source == pods && f.Page == "" {
-					s.rendered.parts[i], s.rendered.served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
+					s.rendered.Parts[i], s.rendered.Served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
 				}
 			}
 			var whole *page.Page
@@ -3955,7 +3955,7 @@ func BenchmarkFurtherPages(b *testing.B) {
 			var whole *page.Page
 			for b.Loop() {
 				s.release(name)
-				n.lists[1].present.Load().rendered.page = ""
+				n.lists[1].present.Load().rendered.Page = ""
 				var err error
 				if whole, err = s.currentPage(b.Context(), name); err != nil {
 					b.Fatal(err)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the browsers that the end-to-end tests look at the page with, from Debian, and npm, which fetches axe-core for
-# them. Needs root where they are missing.
+# Installs from Debian the browsers that the end-to-end tests look at the page with, and npm, which fetches axe-core.
+# Needs root where they are missing.
 set -eu
 has() { for program; do ! command -v "$program" >/dev/null || return 0; done; return 1; }
 has chromium google-chrome || missing=chromium

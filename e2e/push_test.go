@@ -27,7 +27,8 @@ import (
 var receivers = []struct {
 	receiver.Kind
 	values func(ctx context.Context, url string) (map[string]float64, error)
-}{{receiver.VictoriaMetrics, victoriaMetricsValues}, {receiver.Pushgateway, pushgatewayValues}}
+	keeps  bool // what is gone, with its last value
+}{{receiver.VictoriaMetrics, victoriaMetricsValues, true}, {receiver.Pushgateway, pushgatewayValues, false}}
 
 // TestReceiverHasThePagesValues pushes to the real programs and asks them for what they have.
 func TestReceiverHasThePagesValues(t *testing.T) {
@@ -51,10 +52,10 @@ func TestReceiverHasThePagesValues(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				// The last push may be of the page before. One that is gone stays for a while, with its last value.
+				// The last push may be of the page before.
 				var differences []string
 				for _, difference := range check.Diff(want, got) {
-					if !strings.HasPrefix(difference, "not in the API") {
+					if !r.keeps || !strings.HasPrefix(difference, "not in the API") {
 						differences = append(differences, difference)
 					}
 				}
@@ -71,6 +72,56 @@ func TestReceiverHasThePagesValues(t *testing.T) {
 				t.Errorf("the log complains:\n%s", strings.Join(told, "\n"))
 			}
 		})
+	}
+}
+
+// TestNothingThatIsGoneStaysInAPushgateway: a pod's series go with the pod, and all go with the exporter. What was
+// pushed by others stays.
+func TestNothingThatIsGoneStaysInAPushgateway(t *testing.T) {
+	t.Parallel()
+	url := startReceiver(t, receiver.Pushgateway).URL
+	others, err := http.Post(url+"/metrics/job/others", "text/plain",
+		strings.NewReader("kube_metrics_server_node_cpu{cluster=\"e2e\",site=\"x y\",node=\"theirs\"} 1\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	others.Body.Close()
+	e := startReady(t, deployed(t), "--push.url="+url+receiver.Pushgateway.Text+"/instance/one", "--push.interval=1s",
+		`--push.extra-labels=cluster="e2e",site="x y"`)
+	await := func(limit time.Duration, what string, met func(values map[string]float64, ofPod int) bool) {
+		t.Helper()
+		eventually(t, limit, func(ctx context.Context) error {
+			values, err := pushgatewayValues(ctx, url)
+			if err != nil {
+				return err
+			}
+			ofPod := 0
+			for series := range values {
+				if strings.Contains(series, `namespace="pushed"`) {
+					ofPod++
+				}
+			}
+			if !met(values, ofPod) {
+				return fmt.Errorf("%s: the Pushgateway has %d series, %d of the pod", what, len(values), ofPod)
+			}
+			return nil
+		})
+	}
+	createPod(t, onePod("pushed", "guest", "node-1"))
+	await(aTick, "the pod is there", func(_ map[string]float64, ofPod int) bool { return ofPod == 2 })
+	if err := plane.DeletePod(within(t, 30*time.Second), "pushed", "guest"); err != nil {
+		t.Fatal(err)
+	}
+	await(aTick, "the pod is gone", func(all map[string]float64, ofPod int) bool { return ofPod == 0 && len(all) > 1 })
+	if code, took, err := e.Terminate(); err != nil || code != 0 {
+		t.Fatalf("exit code %d after %s, %v", code, took, err)
+	}
+	values, err := pushgatewayValues(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(values) != 1 {
+		t.Errorf("the exporter has ended, and the Pushgateway has %d series, not only that of others", len(values))
 	}
 }
 

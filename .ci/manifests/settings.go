@@ -19,9 +19,9 @@ import (
 // exporterProgram takes the settings of the sets' exporters; "" for none.
 var exporterProgram string
 
-// checkSettings has the exporter itself take the arguments and the environment of a container: what it does not like it
-// ends at with the code 2. Secrets of the set are there as files; of others nothing is known, so that settings that need
-// them are left out.
+// checkSettings has the exporter itself take the arguments and the environment of a container: what it does not like
+// it ends at with the code 2. Secrets of the set are there as files; of others nothing is known, so that settings that
+// need them are left out.
 func (s set) checkSettings(c *corev1.Container, volumes []corev1.Volume) error {
 	if exporterProgram == "" {
 		return nil

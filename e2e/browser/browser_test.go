@@ -2,11 +2,13 @@ package browser
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"image/png"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +35,10 @@ func run(m *testing.M) int {
 	var err error
 	if _, err = exporter.Binary(); err == nil {
 		chromium, err = StartChromium()
+	}
+	if errors.Is(err, ErrMissing) && os.Getenv("CI") == "" {
+		fmt.Fprintln(os.Stderr, "skipped:", err)
+		return 0
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -119,14 +125,18 @@ func await(t *testing.T, limit time.Duration, tab *Tab, expression string) {
 	}
 }
 
-// hostile is what a page must not make markup of. Kubernetes takes no such names; what speaks its API may have them.
-const hostile = `<script>window.broken=1</script><img src=x onerror="window.broken=1">"'&amp;`
+// hostile is what a page must not make markup of. Kubernetes takes no such names; what speaks its API may have them,
+// but for the slash.
+const (
+	hostile = `<img src=x onerror=window.broken=1><script>window.broken=1<!--"'&amp;`
+	script  = "<script>window.broken=1</script>"
+)
 
 // TestNamesAreText has a pod with such a namespace, name, node, container and label.
 func TestNamesAreText(t *testing.T) {
 	t.Parallel()
 	_, e := simulate(t, standin.Options{Pods: 3, Resolution: time.Second}, standin.Pod{Namespace: hostile, Name: hostile,
-		Node: hostile, Labels: map[string]string{"app": hostile}, Containers: []string{hostile}})
+		Node: hostile, Labels: map[string]string{"app": script}, Containers: []string{hostile}})
 	for _, javascript := range []bool{true, false} {
 		t.Run(fmt.Sprintf("JavaScript %t", javascript), func(t *testing.T) {
 			tab := open(t, 1280, 900)
@@ -135,13 +145,16 @@ func TestNamesAreText(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for _, query := range []string{"", "?level=workloads", "?level=pods", "?level=containers", "?level=pods&node=x" + hostile,
-				"?q=" + hostile, "?level=" + hostile, "?sort=" + hostile} {
-				if err := tab.Go(e.URL + "/" + strings.NewReplacer("&amp;", "%26amp%3B", "<", "%3C", "'", "%27").Replace(query)); err != nil {
+			for _, query := range []string{"level=namespaces", "level=workloads", "level=pods", "level=containers", "q=",
+				"level=pods&node=", "level=", "sort="} {
+				named := !strings.HasSuffix(query, "=")
+				if !named {
+					query += url.QueryEscape(hostile)
+				}
+				if err := tab.Go(e.URL + "/?" + query); err != nil {
 					t.Fatal(err)
 				}
-				switch query {
-				case "", "?level=workloads", "?level=pods", "?level=containers":
+				if named {
 					rows := must(AwaitRows(within(t, 10*time.Second), tab, func(rows []Row) error {
 						if !slices.ContainsFunc(rows, func(r Row) bool { return strings.Contains(r.Name, hostile) }) {
 							return errors.New("no row with the name")
@@ -188,7 +201,8 @@ func TestWithoutJavaScript(t *testing.T) {
 	if where := must(title(tab))(t); !strings.Contains(name, strings.Fields(where)[len(strings.Fields(where))-1]) {
 		t.Errorf("%s leads to %s", name, where)
 	}
-	if urls, _ := tab.Requests(); slices.ContainsFunc(urls, func(url string) bool { return strings.Contains(url, "top.json") }) {
+	urls, _ := tab.Requests()
+	if slices.ContainsFunc(urls, func(url string) bool { return strings.Contains(url, "top.json") }) {
 		t.Errorf("a script has run: %q", urls)
 	}
 }
@@ -248,7 +262,13 @@ func TestEverybodyCanUseIt(t *testing.T) {
 func TestFirefox(t *testing.T) {
 	t.Parallel()
 	_, e := simulate(t, standin.Options{Pods: 30, Resolution: time.Second})
-	f := must(StartFirefox(within(t, time.Minute)))(t)
+	f, err := StartFirefox(within(t, time.Minute))
+	if errors.Is(err, ErrMissing) && os.Getenv("CI") == "" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(f.Close)
 	if err := f.Go(e.URL + "/?level=pods"); err != nil {
 		t.Fatal(err)
@@ -298,12 +318,15 @@ func TestFirefox(t *testing.T) {
 
 // TestFirstViewOf10000Pods opens the page with nothing in the browser's cache.
 func TestFirstViewOf10000Pods(t *testing.T) {
-	const most = 100 << 10 // bytes on the wire
+	const (
+		views = 9
+		most  = 100 << 10 // bytes on the wire
+	)
 	_, e := simulate(t, standin.Options{Pods: 10_000, Nodes: 300})
 	type times struct{ Server, Script float64 }
 	var all []times
 	var wire int64
-	for range 5 {
+	for range views {
 		tab := open(t, 1280, 900)
 		if err := tab.Do(call(page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: `
 			window.times = {};
@@ -324,9 +347,9 @@ func TestFirstViewOf10000Pods(t *testing.T) {
 			t.Errorf("%d bytes on the wire, want at most %d", wire, most)
 		}
 	}
-	slices.SortFunc(all, func(a, b times) int { return int(a.Script - b.Script) })
+	slices.SortFunc(all, func(a, b times) int { return cmp.Compare(a.Server, b.Server) })
 	t.Logf("rows are there after %.0f ms, and have their lines after %.0f ms (the median of %v); %d bytes on the wire",
-		all[2].Server, all[2].Script, all, wire)
+		all[views/2].Server, all[views/2].Script, all, wire)
 	if all[0].Server > 100 {
 		t.Errorf("the rows are there after %.0f ms at best, want 100 ms", all[0].Server)
 	}

@@ -5,6 +5,7 @@ package browser
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -13,10 +14,12 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"metrics-server-prom/e2e/process"
 )
@@ -48,6 +51,9 @@ func StartChromium() (*Chromium, error) {
 // Close ends it and all its tabs.
 func (c *Chromium) Close() { c.stop() }
 
+// ErrMissing says that a browser is not installed.
+var ErrMissing = errors.New("not installed; .ci/browsers.sh installs it")
+
 // find is the path of the first of these programs that there is.
 func find(names ...string) (string, error) {
 	for _, name := range names {
@@ -55,7 +61,7 @@ func find(names ...string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("none of %s is installed; .ci/browsers.sh does so", strings.Join(names, ", "))
+	return "", fmt.Errorf("%s: %w", strings.Join(names, ", "), ErrMissing)
 }
 
 // Tab is a tab of Chromium that shares nothing with others.
@@ -140,8 +146,26 @@ func (t *Tab) Do(actions ...chromedp.Action[chromedp.Void]) error {
 // Go goes to a URL and returns once it is loaded.
 func (t *Tab) Go(url string) error { return t.Do(chromedp.Navigate(url)) }
 
-// Press presses keys, see package kb of chromedp.
-func (t *Tab) Press(keys string) error { return t.Do(chromedp.KeyEvent(keys)) }
+// Press presses keys, see package kb of chromedp. A key and its character are one event, as from a keyboard: a page
+// that prevents the one prevents the other.
+func (t *Tab) Press(keys string) error {
+	for _, key := range keys {
+		var down *input.DispatchKeyEventParams
+		for _, event := range kb.Encode(key) {
+			switch event.Type {
+			case kb.KeyChar:
+				down.Type, down.Text, down.UnmodifiedText = kb.KeyDown, event.Text, event.UnmodifiedText
+			case kb.KeyUp:
+				if err := t.Do(call(input.DispatchKeyEvent, *down), call(input.DispatchKeyEvent, *event)); err != nil {
+					return err
+				}
+			default:
+				down = event
+			}
+		}
+	}
+	return nil
+}
 
 // Click clicks on the first element of a CSS selector.
 func (t *Tab) Click(selector string) error { return t.Do(chromedp.Click(chromedp.CSS(selector))) }

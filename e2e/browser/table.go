@@ -31,14 +31,15 @@ func Rows(page evaluator) (rows []Row, err error) {
 	err = page.Eval(`Array.from(document.querySelectorAll("#rows tr"), (tr) => {
 		const text = (e) => e ? e.textContent.trim() : "";
 		const figures = ([used, request, limit, peak]) => ({
-			Used: text(used.querySelector("span")), Share: text(used.querySelector("small")), Request: text(request),
-			Limit: text(limit), Peak: text(peak.querySelector("span")), Line: !!peak.querySelector("path[d^=M]"),
+			Used: text(used.querySelector("span") || used), Share: text(used.querySelector("small")), Request: text(request),
+			Limit: text(limit), Peak: text(peak.querySelector("span") || peak), Line: !!peak.querySelector("path[d^=M]"),
 			High: limit.classList.contains("high"),
 		});
 		const [name, namespace, ...rest] = tr.cells;
 		const link = name.querySelector("a");
 		return {
-			Name: text(link), About: text(name.querySelector("small")), Namespace: text(namespace), Link: link.search,
+			Name: text(link || name.firstChild), Link: link?.search ?? "", About: text(name.querySelector("small")),
+			Namespace: text(namespace),
 			CPU: figures(rest.slice(0, 4)), Memory: figures(rest.slice(4)),
 		};
 	})`, &rows)

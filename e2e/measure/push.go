@@ -47,6 +47,10 @@ func (s *simulated) push(ctx context.Context, pods int) ([]result, error) {
 			return nil, err
 		}
 	}
+	prometheus, err := s.prometheusBytes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	none, rows := all[0], []result(nil)
 	for _, p := range all {
 		rows = append(rows, fact(fmt.Sprintf("peak of memory, %s (%s)", p.name, p.kind), "%s", size(median(p.peaks))))
@@ -66,8 +70,13 @@ func (s *simulated) push(ctx context.Context, pods int) ([]result, error) {
 		if pods >= 100_000 { // else the noise of everything else is multiplied
 			of.goal, of.reached = "≤ 1 s", median(cpu) <= time.Second
 		}
-		rows = append(rows, row, of, fact("bytes on the wire for a sample, "+p.name, "%.2f, of %d samples a tick",
-			float64(bytes)/float64(max(1, samples)), samples/int64(len(p.cpu)*pushedFor)))
+		each := float64(bytes) / float64(max(1, samples))
+		wire := fact("bytes on the wire for a sample, "+p.name, "%.2f, of %d samples a tick", each,
+			samples/int64(len(p.cpu)*pushedFor))
+		if p.format == "remote-write" {
+			wire.goal, wire.reached = fmt.Sprintf("≤ Prometheus' %.2f", prometheus), each <= prometheus
+		}
+		rows = append(rows, row, of, wire)
 	}
 	return rows, nil
 }
@@ -104,10 +113,14 @@ func (s *simulated) pushRound(ctx context.Context, round int, all []*pushing) er
 			defer p.cgroup.Remove()
 		}
 		o.Cgroup = p.cgroup
-		if p.exporter, _, _, err = s.launch(ctx, o); err != nil {
+		o.Args = append(o.Args, "--kubeconfig="+s.kubeconfig)
+		if p.exporter, err = exporter.Launch(o); err != nil {
 			return err
 		}
 		defer p.exporter.Close()
+		if err := s.awaitAll(ctx, p.exporter); err != nil {
+			return err
+		}
 	}
 	if err := s.ticks(ctx, pushedBefore, all); err != nil {
 		return err
@@ -164,6 +177,23 @@ func (s *simulated) pushRound(ctx context.Context, round int, all []*pushing) er
 		progress("%s: peak %s, CPU %s, %d samples", p.name, size(peak), short(p.cpu[round]), p.samples[round])
 	}
 	return nil
+}
+
+// awaitAll returns once an exporter has all usage, and has rendered it as for one scrape.
+func (s *simulated) awaitAll(ctx context.Context, e *exporter.Exporter) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("no complete page within five minutes"))
+	defer cancel()
+	err := process.Await(ctx, time.Second, func(ctx context.Context) error {
+		page, err := e.Fetch(ctx)
+		if err == nil {
+			err = s.complete(page)
+		}
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("%w\nend of the exporter's log:\n%s", err, process.Tail(e.Log(), 10))
+	}
+	return err
 }
 
 func (p *pushing) peak() (int64, error) {

@@ -31,6 +31,12 @@ const (
 type history struct {
 	mutex  sync.Mutex
 	series map[string]map[int64]*reading // by the text of text, and Unix ms
+	pods   map[string]*corev1.Pod        // by namespace/name, as last seen, also those that are gone
+	away   map[string]time.Time          // when a pod, namespace/name, that has had usage was last seen without it
+}
+
+func newHistory() *history {
+	return &history{series: map[string]map[int64]*reading{}, pods: map[string]*corev1.Pod{}, away: map[string]time.Time{}}
 }
 
 // reading is a sample that metrics-server has given, and when.
@@ -39,6 +45,9 @@ type reading struct {
 	// the CPU counters it has none: metrics-server does not know them.
 	values      []float64
 	first, last time.Time // when it was seen
+	// resumed says that there was no usage of the pod some time after this reading and before it was seen, or that one of
+	// its containers was restarted later than this: series of the pod were ended then, and go on with later readings.
+	resumed bool
 }
 
 // record asks metrics-server again and again until ctx ends.
@@ -65,31 +74,55 @@ func (h *history) record(ctx context.Context, plane *controlplane.ControlPlane) 
 }
 
 func (h *history) add(pods []metricsv1beta1.PodMetrics, nodes []metricsv1beta1.NodeMetrics, objects []corev1.Pod) {
-	now, metadata := time.Now(), map[string]*corev1.Pod{}
-	for i := range objects {
-		metadata[objects[i].Namespace+"/"+objects[i].Name] = &objects[i]
-	}
+	now := time.Now()
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
-	add := func(at metav1.Time, one *check.Reading) {
+	for i := range objects {
+		h.pods[objects[i].Namespace+"/"+objects[i].Name] = &objects[i]
+	}
+	add := func(at metav1.Time, pod string, one *check.Reading) {
+		resumed := h.away[pod].After(at.Time)
+		var of check.Objects
+		if object := h.pods[pod]; object != nil {
+			of.Pods = []corev1.Pod{*object}
+			for _, status := range object.Status.ContainerStatuses {
+				running := status.State.Running
+				// The push after the start ends series, with its own moment.
+				resumed = resumed || running != nil && status.RestartCount > 0 &&
+					at.Time.Before(running.StartedAt.Add(interval+2*time.Second))
+			}
+		}
 		all := one.Samples(check.Scope{})
-		maps.Copy(all, (&check.Objects{Pods: objects}).CAdvisor(one))
+		maps.Copy(all, of.CAdvisor(one))
 		for series, value := range all {
 			if strings.HasPrefix(series, "container_start_time_seconds") {
 				continue // which is no usage
 			}
-			h.see(canonical(series), at.UnixMilli(), value, now)
+			h.see(canonical(series), at.UnixMilli(), value, now, resumed)
+		}
+	}
+	has := map[string]bool{}
+	for _, pod := range pods {
+		has[pod.Namespace+"/"+pod.Name] = true
+	}
+	for pod := range h.away {
+		if !has[pod] {
+			h.away[pod] = now
 		}
 	}
 	for _, node := range nodes {
-		add(node.Timestamp, &check.Reading{Nodes: []metricsv1beta1.NodeMetrics{node}})
+		add(node.Timestamp, "", &check.Reading{Nodes: []metricsv1beta1.NodeMetrics{node}})
 	}
 	for _, pod := range pods {
-		add(pod.Timestamp, &check.Reading{Pods: []metricsv1beta1.PodMetrics{pod}, Metadata: metadata})
+		key := pod.Namespace + "/" + pod.Name
+		add(pod.Timestamp, key, &check.Reading{Pods: []metricsv1beta1.PodMetrics{pod}, Metadata: h.pods})
+		if _, known := h.away[key]; !known {
+			h.away[key] = time.Time{}
+		}
 	}
 }
 
-func (h *history) see(series string, at int64, value float64, now time.Time) {
+func (h *history) see(series string, at int64, value float64, now time.Time, resumed bool) {
 	of := h.series[series]
 	if of == nil {
 		of = map[int64]*reading{}
@@ -97,7 +130,7 @@ func (h *history) see(series string, at int64, value float64, now time.Time) {
 	}
 	r := of[at]
 	if r == nil {
-		r = &reading{first: now}
+		r = &reading{first: now, resumed: resumed}
 		of[at] = r
 	}
 	if r.last = now; !strings.HasPrefix(series, counters+"{") && !slices.Contains(r.values, value) {
@@ -124,10 +157,10 @@ func canonical(series string) string {
 	return exporter.Series(name, pairs)
 }
 
-// own is the labels that a push adds to all series.
-var own = []string{"job", "instance", "cluster"}
+// own is the labels that a push or the receiver adds to all series.
+var own = []string{"job", "instance", "cluster", receiver.ThanosLabel, receiver.ThanosTenant}
 
-// text is what canonical makes of a series, without the labels that a push adds.
+// text is what canonical makes of a series, without the labels that a push or the receiver adds.
 func text(s receiver.Series) string {
 	labels := maps.Clone(s.Labels)
 	name := labels["__name__"]
@@ -169,18 +202,19 @@ func (h *history) compare(stored map[string][]receiver.Sample, disturbed []span,
 		}
 	}
 	undisturbed := func(r *reading, at int64) bool {
-		for _, start := range starts { // of the process that would have to send it
-			if start.Before(r.last) && at <= start.UnixMilli()+1000 {
-				return false
+		var start time.Time // of the process that would have to send it
+		for _, one := range starts {
+			if one.Before(r.last) {
+				start = one
 			}
 		}
-		return r.last.Before(end) && !slices.ContainsFunc(disturbed, func(s span) bool {
+		return !start.IsZero() && at > start.UnixMilli()+1000 && r.last.Before(end) && !slices.ContainsFunc(disturbed, func(s span) bool {
 			return r.first.Before(s.to) && (s.to.IsZero() || r.last.After(s.from))
 		})
 	}
 	for series, all := range h.series {
 		for at, r := range all {
-			if r.last.Sub(r.first) < needed || strings.Contains(series, "pod=") && !strings.Contains(series, "node=") ||
+			if r.last.Sub(r.first) < needed || r.resumed || strings.Contains(series, "pod=") && !strings.Contains(series, "node=") ||
 				!undisturbed(r, at) {
 				continue
 			}

@@ -16,6 +16,8 @@ import (
 // Tracker is the state of everything that can fail. Each thing has a key, which is shown: "cluster" (the
 // configuration), "pods", "watch of pods of namespace b". The zero value knows of nothing.
 type Tracker struct {
+	Cluster string // which all lines end in, also those of the log; "" where there is only one
+
 	mu     sync.Mutex
 	states map[string]*state
 	began  time.Time       // of the present outage, which lasts until everything is known to work; zero for none
@@ -66,7 +68,7 @@ func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, missing string) {
 	if missing != "" {
 		if !s.missed && (stayed || first && !s.worked) {
 			s.missed = true
-			slog.Info(missing, "reason", f.Text)
+			slog.Info(t.of(missing), "reason", f.Text)
 		}
 		s.failure = nil
 		return
@@ -76,7 +78,7 @@ func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, missing string) {
 	}
 	if !t.logged[reason] && (first || stayed) {
 		t.logged[reason] = true
-		slog.Warn(f.Text)
+		slog.Warn(t.of(f.Text))
 	}
 }
 
@@ -87,7 +89,7 @@ func (t *Tracker) SetHealthy(what string) {
 	defer t.mu.Unlock()
 	s := t.state(what)
 	if s.missed {
-		slog.Info(what + " works again")
+		slog.Info(t.of(what + " works again"))
 	}
 	failed := s.failure != nil
 	s.failure, s.reason, s.worked, s.unknown, s.missed = nil, "", true, false, false
@@ -104,7 +106,7 @@ func (t *Tracker) SetHealthy(what string) {
 		return
 	}
 	if len(failing) == 0 {
-		slog.Info("everything works again", "after", time.Since(t.began).Round(time.Second).String())
+		slog.Info(t.of("everything works again"), "after", time.Since(t.began).Round(time.Second).String())
 		clear(t.logged)
 		t.began = time.Time{}
 		return
@@ -113,7 +115,7 @@ func (t *Tracker) SetHealthy(what string) {
 	maps.DeleteFunc(t.logged, func(reason string, _ bool) bool { return !reasons[reason] })
 	if failed && len(t.logged) < before {
 		slices.Sort(failing)
-		slog.Info(what+" works again", "still failing", strings.Join(failing, ", "))
+		slog.Info(t.of(what+" works again"), "still failing", strings.Join(failing, ", "))
 	}
 }
 
@@ -138,10 +140,18 @@ func (t *Tracker) SetNotice(what, text string) {
 	s := t.state(what)
 	if s.notice == "" && text != "" {
 		if s.noticed = time.Now(); s.reason == "" {
-			slog.Warn(what + ": " + text)
+			slog.Warn(t.of(what + ": " + text))
 		}
 	}
 	s.notice = text
+}
+
+// of is a line with the cluster that it is about.
+func (t *Tracker) of(line string) string {
+	if t.Cluster == "" {
+		return line
+	}
+	return line + " (cluster " + t.Cluster + ")"
 }
 
 func (t *Tracker) state(what string) *state {
@@ -177,7 +187,7 @@ func (t *Tracker) lines(since string, text func(*state) (string, time.Time)) (li
 		if text, at := text(s); text != "" {
 			age := time.Since(at).Round(time.Second)
 			lines = append(lines,
-				fmt.Sprintf("%s: %s %s (for %s): %s", what, since, at.UTC().Format(time.RFC3339), age, text))
+				t.of(fmt.Sprintf("%s: %s %s (for %s): %s", what, since, at.UTC().Format(time.RFC3339), age, text)))
 		}
 	}
 	slices.Sort(lines)

@@ -319,3 +319,31 @@ func TestNoticesGoWithTheThingTheyAreAbout(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestEachLineNamesItsCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, b := logged(t), &Tracker{Cluster: "eu"}
+		b.SetUnhealthy("nodes", failures["forbidden"], "there are no nodes")
+		b.SetUnhealthy("pods", failures["refused"], "")
+		b.SetNotice("watch", "a list is long")
+		time.Sleep(settle)
+		b.SetUnhealthy("watch", failures["silent"], "")
+		for _, line := range append(b.Failures(), b.Notices()...) {
+			if !strings.HasSuffix(line, " (cluster eu)") {
+				t.Error(line)
+			}
+		}
+		b.SetHealthy("nodes")
+		b.SetHealthy("pods")
+		b.SetHealthy("watch")
+		lines := log()
+		for _, line := range strings.Split(strings.TrimSpace(lines), "\n") {
+			if !strings.Contains(line, " (cluster eu)") {
+				t.Error(line)
+			}
+		}
+		if strings.Count(lines, "\n") != 5 {
+			t.Error(lines)
+		}
+	})
+}

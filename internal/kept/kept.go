@@ -33,7 +33,8 @@ type Workload struct {
 	HasTemplateHash bool
 }
 
-// Owner is one of metadata.ownerReferences.
+// Owner is one of metadata.ownerReferences. Where no more is kept than what pods share, its name may be left out, see
+// state.KeepWorkload.
 type Owner struct {
 	Kind, Name string
 	Controller bool
@@ -136,11 +137,16 @@ func (p *Pod) Pack() (shared unique.Handle[string], own string) {
 	return unique.Make(string(s)), string(o)
 }
 
-// Unpack makes p what was packed, or with an own of "" no more than what is shared. Its strings and slices are valid
-// until the next call.
+// Unpack makes p what was packed. Its strings and slices are valid until the next call.
 func (p *Pod) Unpack(shared unique.Handle[string], own string) {
+	p.unpackContainers(p.UnpackWorkload(shared), own)
+}
+
+// UnpackWorkload makes p's Workload what was packed, and nothing else of it. It returns the rest of what is shared, for
+// UnpackContainers. Its strings and slices are valid until the next call of it or Unpack.
+func (p *Pod) UnpackWorkload(shared unique.Handle[string]) (containers string) {
 	p.arena = p.arena[:0]
-	s, o := unpacker{shared.Value(), &p.arena}, unpacker{own, &p.arena}
+	s := unpacker{shared.Value(), &p.arena}
 	p.QOSClass, p.PriorityClass = s.text(), s.text()
 	flags := s.byte()
 	p.HostNetwork, p.HasTemplateHash = flags&1 != 0, flags&2 != 0
@@ -148,9 +154,16 @@ func (p *Pod) Unpack(shared unique.Handle[string], own string) {
 	for i := range p.Owners {
 		p.Owners[i] = Owner{s.text(), s.text(), s.byte() != 0}
 	}
-	if own == "" {
-		p.UID, p.Phase, p.HostIP, p.PodIP, p.Ready = "", "", "", "", ""
-	} else {
+	return s.rest
+}
+
+// UnpackContainers makes p's Containers what was packed, without anything of their status. They are the same for the
+// same text.
+func (p *Pod) UnpackContainers(containers string) { p.unpackContainers(containers, "") }
+
+func (p *Pod) unpackContainers(shared, own string) {
+	s, o := unpacker{shared, &p.arena}, unpacker{own, &p.arena}
+	if own != "" {
 		p.UID, p.Phase, p.HostIP, p.PodIP, p.Ready = o.text(), o.text(), o.text(), o.text(), o.text()
 	}
 	p.Containers = resize(p.Containers, int(s.number()))

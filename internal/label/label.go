@@ -46,6 +46,15 @@ func Append(to []byte, pairs ...string) []byte {
 	return to
 }
 
+// Cluster is the label of a cluster's samples as it stands behind their other labels: ,cluster="eu"; "" for "", which
+// is the name of a cluster that is the only one.
+func Cluster(name string) string {
+	if name == "" {
+		return ""
+	}
+	return "," + string(Append(nil, "cluster", name))
+}
+
 // Value returns the value of a label in a label text without braces, without its escapes; "" where there is none.
 func Value(text, name string) string {
 	for text != "" {

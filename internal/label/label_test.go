@@ -4,7 +4,10 @@ import (
 	"strings"
 	"testing"
 
+	"metrics-server-prom/internal/kept"
+	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/store"
 )
 
 func TestAppend(t *testing.T) {
@@ -23,6 +26,31 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+func TestTheClusterComesLast(t *testing.T) {
+	p := &slim.Pod{}
+	p.Namespace, p.Name, p.Spec.NodeName, p.Status.PodIP = "ns", "p", "n", "1.2.3.4"
+	p.Labels = map[string]string{"app": "web"}
+	text, _ := Pods{Keys: []string{"app"}, Names: []string{"label_app"}}.Text(p)
+	text.Shared, text.Own = (&kept.Pod{Containers: []kept.Container{{Name: "c", Image: "i",
+		Status: kept.Status{Known: true}}}}).Pack()
+	batch := &sample.Batch{Names: []string{"c"}, Samples: []sample.Sample{
+		sample.New(&store.Object[sample.Text]{Value: text}, 0, 1)}}
+	for name, of := range map[string]func(*Usage, []byte, int) []byte{
+		`node="c"`:        (*Usage).Node,
+		`id="/",node="c"`: (*Usage).Root,
+		`node="n",pod="p",ip="1.2.3.4",container="c",namespace="ns",label_app="web"`:  (*Usage).Pod,
+		`container="c",image="i",name="",namespace="ns",node="n",pod="p"`:             (*Usage).Container,
+		`container="c",cpu="total",image="i",name="",namespace="ns",node="n",pod="p"`: (*Usage).ContainerCPU,
+	} {
+		for cluster, label := range map[string]string{"": "", "eu": `,cluster="eu"`, "a\"\n": `,cluster="a\"\n"`} {
+			u := &Usage{Batch: batch, Cluster: Cluster(cluster)}
+			if got, want := string(of(u, []byte("f{"), 0)), "f{"+name+label+"}"; got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+	}
+}
+
 func TestNamesAreThoseOfKubeStateMetrics(t *testing.T) {
 	for keys, want := range map[string]string{
 		"app,team":                   "label_app,label_team",
@@ -37,6 +65,35 @@ func TestNamesAreThoseOfKubeStateMetrics(t *testing.T) {
 			t.Errorf("Names(%s) = %s, want %s", keys, got, want)
 		}
 	}
+}
+
+func TestValue(t *testing.T) {
+	const text = `a="1",name="a=\"2\",b=\"3",b="",c="\\"`
+	for name, want := range map[string]string{"a": "1", "name": `a="2",b="3`, "b": "", "c": `\`, "d": "", "": ""} {
+		if got := Value(text, name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if got := Value("", "a"); got != "" {
+		t.Errorf("of nothing it is %q", got)
+	}
+}
+
+// FuzzEscape has each value come back from label text, but for what is no text.
+func FuzzEscape(f *testing.F) {
+	for _, s := range []string{"", "web", `"`, `\`, "\n", `\n`, `",b="`, "\x00\xff", "é"} {
+		f.Add(s, s)
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		legible := func(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD") }
+		text := string(Append(nil, "a", a, "b", b))
+		if got := Value(text, "a"); got != legible(a) {
+			t.Errorf("%q comes back as %q of %s", a, got, text)
+		}
+		if got := Value(text, "b"); got != legible(b) {
+			t.Errorf("%q comes back as %q of %s", b, got, text)
+		}
+	})
 }
 
 func TestPartsOfAPodsText(t *testing.T) {
@@ -62,6 +119,10 @@ func TestPartsOfAPodsText(t *testing.T) {
 			}
 			if got := quoted(text.Head, 1); got != `p\",ip=\""` {
 				t.Errorf("pod %s", got)
+			}
+			if node, namespace, pod := NodeName(text), Namespace(text), PodName(text); node != test.node ||
+				namespace != test.namespace || pod != p.Name {
+				t.Errorf("the names are %q, %q, %q", node, namespace, pod)
 			}
 		})
 	}

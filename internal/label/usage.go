@@ -15,12 +15,13 @@ import (
 // the closing brace.
 type Usage struct {
 	*sample.Batch
+	Cluster    string // the text of the label that comes last, see Cluster; "" for none
 	containers Containers
 }
 
 // Node has the labels of a node.
 func (u *Usage) Node(to []byte, i int) []byte {
-	return append(append(append(to, `node="`...), u.Names[u.Samples[i].Name]...), `"}`...)
+	return u.end(append(append(append(to, `node="`...), u.Names[u.Samples[i].Name]...), '"'))
 }
 
 // Root has the labels of a node as a whole, as cAdvisor has it.
@@ -29,9 +30,13 @@ func (u *Usage) Root(to []byte, i int) []byte { return u.Node(append(to, `id="/"
 // Pod has the labels of a container of a pod.
 func (u *Usage) Pod(to []byte, i int) []byte {
 	s := &u.Samples[i]
-	text := &s.Pod.Value
-	return append(append(append(append(to, text.Node.Value()...), text.Head...), u.Names[s.Name]...), text.Tail.Value()...)
+	text, tail := &s.Pod.Value, s.Pod.Value.Tail.Value()
+	to = append(append(append(to, text.Node.Value()...), text.Head...), u.Names[s.Name]...)
+	return u.end(append(to, tail[:len(tail)-1]...))
 }
+
+// end ends a text.
+func (u *Usage) end(to []byte) []byte { return append(append(to, u.Cluster...), '}') }
 
 // ContainerCPU has the labels of a container's CPU as cAdvisor has them, Container those of its other metrics. They
 // return nil where nothing but its usage is known.
@@ -52,7 +57,7 @@ func (u *Usage) container(to []byte, image string, i int) []byte {
 	to = append(append(append(to, `container="`...), u.Names[s.Name]...), image...)
 	to = append(append(to, Escape(cmp.Or(c.Status.Image, c.Image))...), `",name="`...)
 	to = append(append(to, Escape(cmp.Or(id, c.ID))...), quoted(text.Tail.Value(), 3)...)
-	return append(append(append(append(to, ','), text.Node.Value()...), quoted(text.Head, 1)...), '}')
+	return u.end(append(append(append(to, ','), text.Node.Value()...), quoted(text.Head, 1)...))
 }
 
 // Started is since when the container has been running, in Unix seconds; NaN where that is not known.

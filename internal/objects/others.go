@@ -28,6 +28,7 @@ type Cluster struct {
 	Namespaces, Excluded []string // as of watch.Options
 	ListOnly             bool     // the same
 	MaxAge               time.Duration
+	Label                string // of its samples, see label.Cluster
 	Pulse                *refresh.Pulse
 	Health               *health.Tracker
 	Self                 *selfmetrics.Scope
@@ -58,7 +59,7 @@ func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []strin
 	for i := range state.Resources {
 		r := &state.Resources[i]
 		if rows := rows(r.Name); len(rows) > 0 && !(r.Global && c.Namespaces[0] != "") {
-			o := newOther(c, r, rows, &state.Renderer{Names: names})
+			o := newOther(c, r, rows, &state.Renderer{Names: names, Cluster: c.Label})
 			all = append(all, o)
 			keys = append(keys, o.Keys()...)
 		}

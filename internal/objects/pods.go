@@ -51,7 +51,7 @@ func NewPods(c *Cluster, pods Pods) *Source[sample.Text] {
 		return e
 	}
 	if len(pods.Rows) > 0 {
-		renderer := state.Renderer{Names: pods.Names}
+		renderer := state.Renderer{Names: pods.Names, Cluster: c.Label}
 		o.LeafLen = podLeafLen
 		o.Render = func(c *page.Compressor, entries []store.Entry[sample.Text]) []*page.Part {
 			return renderer.Pods(c, pods.Rows, entries)

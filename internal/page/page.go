@@ -28,7 +28,8 @@ var (
 	final = []byte{0x03, 0x00}
 )
 
-// Part is a run of samples, or a header, compressed: it can stand anywhere in any number of pages. It never changes.
+// Part is a run of samples, or a header, compressed: it can stand anywhere in any number of pages. What it holds never
+// changes.
 type Part struct {
 	blocks []byte // deflate blocks
 	crc    uint32 // of the text
@@ -105,9 +106,8 @@ func (c *Compressor) drain() {
 const (
 	// writeLen is from which length on a piece of a page is written by itself; shorter ones are joined before.
 	writeLen = 64 << 10
-	// joinLen is up to which length a page joins its short pieces at once, and not each time it is written. That takes
-	// their memory a second time, and a third off what it costs to send them (BenchmarkServe).
-	joinLen = 1 << 20
+	// joinLen is up to which length a page joins its parts at once, and not each time it is written (BenchmarkServe).
+	joinLen = 16 << 20
 )
 
 // Page is a sequence of parts as one gzip member. It never changes and is for any number of readers at once.
@@ -117,7 +117,8 @@ type Page struct {
 	size   int64
 }
 
-// New returns a page of these parts; nil parts are skipped.
+// New returns a page of these parts; nil parts are skipped. No part may be given to two calls at the same time: where
+// the page is short enough, its bytes and those of the parts become the same memory.
 func New(parts ...*Part) *Page {
 	p := &Page{pieces: make([][]byte, 0, len(parts)+2)}
 	p.add(header)
@@ -132,26 +133,21 @@ func New(parts ...*Part) *Page {
 	trailer := binary.LittleEndian.AppendUint32(slices.Clone(final), crc)
 	p.add(binary.LittleEndian.AppendUint32(trailer, uint32(p.size))) // modulo 2^32, RFC 1952 section 2.3.1
 	if p.length <= joinLen {
-		p.join()
+		p.join(parts)
 	}
 	return p
 }
 
-// join copies neighbouring short pieces together, to some that are long enough to be written by themselves.
-func (p *Page) join() {
-	var joined [][]byte
-	var short []byte
-	for _, piece := range p.pieces {
-		if long := len(piece) > writeLen; long || len(short)+len(piece) > 2*writeLen {
-			joined, short = append(joined, short), nil
-			if long {
-				joined = append(joined, piece)
-				continue
-			}
+// join makes one piece of all, of which the parts are parts from then on, so that they do not take memory twice.
+func (p *Page) join(parts []*Part) {
+	p.pieces = [][]byte{slices.Concat(p.pieces...)}
+	rest := p.pieces[0][len(header):]
+	for _, part := range parts {
+		if part != nil {
+			n := len(part.blocks)
+			part.blocks, rest = rest[:n:n], rest[n:]
 		}
-		short = append(short, piece...)
 	}
-	p.pieces = append(joined, short)
 }
 
 func (p *Page) add(piece []byte) {

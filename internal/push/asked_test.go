@@ -34,8 +34,8 @@ func TestPushesThatAreAskedFor(t *testing.T) {
 		says    string
 		counted string
 	}{
-		"remote write": {nil, nil, 200, "pushed 3 samples\nWhat this program counts itself ", "_samples_total ok 3, es_total ok 1"},
-		"text": {func(p *Pusher) { p.Format = Text }, nil, 200, "pushed 3 samples\nWhat this program counts itself ",
+		"remote write": {nil, nil, 200, "pushed 3 samples\nWhat this program counts itself, such as ", "_samples_total ok 3, es_total ok 1"},
+		"text": {func(p *Pusher) { p.Format = Text }, nil, 200, "pushed 3 samples\nWhat this program counts itself, such as ",
 			"es_total ok 1"},
 		"a receiver that refuses": {nil, answers(400), 502,
 			"cannot push to http://receiver: the receiver answered 400 Bad Request: … is wrong; check --push.url, ",
@@ -77,8 +77,9 @@ func TestPushesThatAreAskedFor(t *testing.T) {
 				}
 				var w *httptest.ResponseRecorder
 				log := logged(func() { w = asked(p) })
-				if w.Code != c.status || !strings.HasPrefix(w.Body.String(), c.says) || strings.Contains(w.Body.String(), "MARKED") {
-					t.Errorf("%d %s, want %d %s", w.Code, w.Body, c.status, c.says)
+				says := w.Body.String()
+				if w.Code != c.status || !strings.HasPrefix(says, c.says) || strings.Contains(says, "MARKED") {
+					t.Errorf("%d %s, want %d %s", w.Code, says, c.status, c.says)
 				}
 				if got := counted(registry); got != c.counted || (log != "") != strings.Contains(got, "error") {
 					t.Errorf("counted %s, want %s; log: %s", got, c.counted, log)

@@ -214,11 +214,14 @@ func (l *learner) Fetch(ctx context.Context) (string, error) {
 	return key, err
 }
 
-// dialBounded makes a connection that ends by itself: tokens of OAuth 2.0 are asked for without a time limit.
+// tokenTime is how long the answer to a request for a token of OAuth 2.0 may take, for which the library has no limit.
+var tokenTime = goodbye
+
+// dialBounded makes a connection that ends by itself.
 func dialBounded(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: goodbye}).DialContext(ctx, network, address)
+	conn, err := (&net.Dialer{Timeout: tokenTime}).DialContext(ctx, network, address)
 	if err == nil {
-		conn.SetDeadline(time.Now().Add(goodbye))
+		conn.SetDeadline(time.Now().Add(tokenTime))
 	}
 	return conn, err
 }

@@ -94,15 +94,17 @@ func (p *Pusher) send(ctx context.Context, method string, header http.Header, bo
 	}
 	request.Header.Set("User-Agent", p.UserAgent)
 	maps.Copy(request.Header, header)
-	hash := unsigned
-	if b, ok := body.(*batchBody); ok {
+	b, inMemory := body.(*batchBody)
+	if inMemory {
 		if request.ContentLength = int64(len(b.batch)); len(b.batch) == 0 {
 			request.Body = http.NoBody
 		}
-		hash = fmt.Sprintf("%x", sha256.Sum256(b.batch))
 	}
-	if c.sign != nil {
-		request.Header.Set(hashHeader, hash)
+	switch {
+	case c.sign != nil && inMemory:
+		request.Header.Set(hashHeader, fmt.Sprintf("%x", sha256.Sum256(b.batch)))
+	case c.sign != nil:
+		request.Header.Set(hashHeader, unsigned)
 	}
 	if user := request.URL.User; user != nil {
 		password, _ := user.Password()
@@ -144,8 +146,8 @@ func (p *Pusher) send(ctx context.Context, method string, header http.Header, bo
 // longestRest is how long a receiver that asks to wait is left alone at most.
 const longestRest = 5 * time.Minute
 
-// rest waits as long as the receiver has asked for, maybe at an earlier push. It fails at once where that is longer than
-// ctx.
+// rest waits as long as the receiver has asked for, maybe at an earlier push. It fails at once where that is longer
+// than ctx.
 func (p *Pusher) rest(ctx context.Context) *failure {
 	wait := time.Until(p.resting)
 	if end, ok := ctx.Deadline(); wait > 0 && ok && time.Until(end) <= wait {

@@ -251,8 +251,9 @@ func TestWhatBecomesOfABatch(t *testing.T) {
 		"401: whoever sends it": {status(401), 1, 0, 0, "refused 5003", "answered 401"},
 		"403: whoever sends it": {status(403), 1, 0, 0, "refused 5003", "answered 403"},
 		"404: nobody is there":  {status(404), 1, 0, 0, "refused 5003", "answered 404"},
-		"a redirect": {func(_ int, w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://other/", 307) },
-			1, 0, 0, "refused 5003", "redirects to other"},
+		"a redirect": {func(_ int, w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://other/", http.StatusTemporaryRedirect)
+		}, 1, 0, 0, "refused 5003", "redirects to other"},
 		"a connection that is reset": {func(n int, w http.ResponseWriter, _ *http.Request) {
 			if n == 1 {
 				reset(w, "")
@@ -269,7 +270,7 @@ func TestWhatBecomesOfABatch(t *testing.T) {
 			1, interval, interval, "undelivered 5003", "did not answer within 30s"},
 		"an answer that hangs after an error": {func(n int, w http.ResponseWriter, r *http.Request) {
 			if n == 1 {
-				http.Error(w, "the disk is full", 507)
+				http.Error(w, "the disk is full", http.StatusInsufficientStorage)
 				return
 			}
 			<-r.Context().Done()

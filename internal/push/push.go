@@ -57,7 +57,7 @@ type Pusher struct {
 	mu      sync.Mutex // held by a push
 	asked   time.Time  // for the last push that was
 	resting time.Time  // until when the receiver has asked to be left alone
-	failing bool
+	problem string     // kind of the last push's error, see problemOf
 	out     Out
 }
 
@@ -159,7 +159,7 @@ func (p *Pusher) end(ctx context.Context) {
 }
 
 // Once pushes once, whatever the interval, and returns how many samples the receiver has taken. Nothing goes that this
-// program counts itself.
+// program counts itself. What goes wrong is for the caller to tell.
 func (p *Pusher) Once(ctx context.Context) (samples int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -167,8 +167,8 @@ func (p *Pusher) Once(ctx context.Context) (samples int, err error) {
 }
 
 // uncounted is why a push that was asked for is without counters.
-const uncounted = "What this program counts itself (such as container_cpu_usage_seconds_total) is not pushed this way: " +
-	"a counter needs a process that pushes all the time, see --push.interval.\n"
+const uncounted = "What this program counts itself, such as container_cpu_usage_seconds_total, is not pushed this " +
+	"way: a counter needs a process that pushes all the time, see --push.interval.\n"
 
 // ServeHTTP answers POST /-/push: it pushes once, and says how that went.
 func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -218,16 +218,33 @@ func (p *Pusher) push(ctx context.Context, once bool) (samples int, err error) {
 		return samples, err // nobody waits for it any more
 	}
 	p.pushes[err == nil].Inc()
+	is := problemOf(err)
 	switch {
-	case err != nil && !p.failing && p.Interval > 0:
-		slog.Warn(fmt.Sprintf("%v; the next push is in %s", err, p.Interval))
-	case err != nil && !p.failing:
-		slog.Warn(err.Error())
-	case err == nil && p.failing:
+	case p.JustOnce || is == p.problem:
+	case err == nil:
 		slog.Info("pushing to " + p.receiver() + " works again")
+	case p.Interval > 0:
+		slog.Warn(fmt.Sprintf("%v; the next push is in %s", err, p.Interval))
+	default:
+		slog.Warn(err.Error())
 	}
-	p.failing = err != nil
+	p.problem = is
 	return samples, err
+}
+
+// problemOf is the kind of a push's error, of which each is logged when it begins: why samples are refused is not to be
+// missed because the receiver was away just before. "" is that the push has worked.
+func problemOf(err error) string {
+	f, ok := errors.AsType[*failure](err)
+	switch {
+	case err == nil:
+		return ""
+	case !ok:
+		return "nothing to push"
+	case f.isPassing():
+		return undelivered
+	}
+	return refused
 }
 
 // pushSeries pushes by remote write what is added.

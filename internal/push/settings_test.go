@@ -6,11 +6,16 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"metrics-server-prom/internal/remotewrite"
+	"metrics-server-prom/internal/setting"
 )
 
 func TestURL(t *testing.T) {
@@ -22,6 +27,90 @@ func TestURL(t *testing.T) {
 		if ok := p.SetURL(url) == ""; ok != want || p.URL != url {
 			t.Errorf("%q: %t", url, ok)
 		}
+	}
+}
+
+// TestSettingsTogether has the pusher's rows parsed and checked, as main does.
+func TestSettingsTogether(t *testing.T) {
+	const url, write = "--push.url=http://h/import", "--push.url=http://h/api/v1/write"
+	const remote = "--push.format=remote-write"
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	basic := "--push.http-config.file=" + filepath.Join(dir, "basic.yml")
+	headers := "--push.http-config.file=" + filepath.Join(dir, "headers.yml")
+	os.WriteFile(filepath.Join(dir, "basic.yml"), []byte("basic_auth: {username: me, password: MARKED}"), 0o600)
+	os.WriteFile(filepath.Join(dir, "headers.yml"), []byte("http_headers: {x-scope-orgid: {values: [MARKED]}}"), 0o600)
+	for name, c := range map[string]struct {
+		args []string
+		want string // of what is set, or of the error
+	}{
+		"nothing":                       {nil, "text 30s  false"},
+		"text":                          {[]string{url}, "text 30s  false"},
+		"remote write":                  {[]string{write, remote}, "remote-write 30s " + host + " false"},
+		"an instance":                   {[]string{write, remote, "--push.instance=i"}, "remote-write 30s i false"},
+		"no interval":                   {[]string{url, "--push.interval=0"}, "text 0s  false"},
+		"no interval, with its unit":    {[]string{url, "--push.interval=0s"}, "text 0s  false"},
+		"the longest interval":          {[]string{url, "--push.interval=60m"}, "text 1h0m0s  false"},
+		"once":                          {[]string{"--once"}, "text 30s  true"},
+		"once, as it is written out":    {[]string{"--once=true", url}, "text 30s  true"},
+		"not once":                      {[]string{"--once=false", url}, "text 30s  false"},
+		"an interval that is too short": {[]string{url, "--push.interval=1ms"}, `--push.interval is "1ms"; it must be a duration from 1s to 1h0m0s, such as 15s, or 0 to push only at POST /-/push`},
+		"a negative interval":           {[]string{url, "--push.interval=-1s"}, `--push.interval is "-1s"; it must be a duration`},
+		"an interval that is none":      {[]string{url, "--push.interval=s"}, `--push.interval is "s"; it must be a duration`},
+		"another format":                {[]string{url, "--push.format=otlp"}, `--push.format is "otlp"; it must be one of text, remote-write`},
+		"a format, nowhere to push to":  {[]string{remote}, "--push.format says nothing without --push.url"},
+		"an instance of text":           {[]string{url, "--push.instance=i"}, "--push.instance (PUSH_INSTANCE) is for remote write; set --push.format remote-write"},
+		"text to Prometheus":            {[]string{write}, "--push.url (PUSH_URL) has the path of a receiver of remote write; set --push.format remote-write"},
+		"text to Mimir":                 {[]string{"--push.url=http://h/api/v1/push"}, "the path of a receiver of remote write"},
+		"text to Thanos":                {[]string{"--push.url=http://h/api/v1/receive"}, "the path of a receiver of remote write"},
+		"text to Grafana Cloud":         {[]string{"--push.url=https://h/api/prom/push"}, "the path of a receiver of remote write"},
+		"text to Amazon":                {[]string{"--push.url=https://h/workspaces/ws/api/v1/remote_write"}, "the path of a receiver of remote write"},
+		"remote write to a Pushgateway": {[]string{"--push.url=http://h/metrics/job/x", remote}, "the path of a receiver of text; set --push.format text"},
+		"remote write to an import":     {[]string{"--push.url=http://h/api/v1/import/prometheus", remote}, "the path of a receiver of text; set --push.format text"},
+		"an external label":             {[]string{write, remote, `--push.extra-labels=cluster="eu", team="a"`}, "remote-write 30s " + host + " false"},
+		"a label of samples":            {[]string{write, remote, `--push.extra-labels=pod="eu"`}, "--push.extra-labels (PUSH_EXTRA_LABELS) has the label pod, which samples have already"},
+		"the label job":                 {[]string{write, remote, `--push.extra-labels=job="eu"`}, "has the label job, which samples have already"},
+		"the label instance":            {[]string{write, remote, `--push.extra-labels=instance="eu"`}, "has the label instance, which samples have already"},
+		"the label job of text":         {[]string{url, `--push.extra-labels=job="eu"`}, "text 30s  false"},
+		"what remote write sets itself": {[]string{write, remote, "--push.header=Content-Type: MARKED"}, "--push.header (PUSH_HEADER) has a header that remote write sets itself"},
+		"a file":                        {[]string{url, basic}, "text 30s  false"},
+		"a file and a user":             {[]string{"--push.url=http://MARKED:MARKED@h/", basic}, "--push.url (PUSH_URL) has a user, and --push.http-config.file"},
+		"a file and an Authorization":   {[]string{url, basic, "--push.header=Authorization: Bearer MARKED"}, "--push.header (PUSH_HEADER) has an Authorization, and --push.http-config.file"},
+		"a file and the same header":    {[]string{url, headers, "--push.header=X-Scope-OrgID: MARKED"}, "have both the header X-Scope-Orgid"},
+		"a file and another header":     {[]string{url, headers, "--push.header=X-Other: MARKED"}, "text 30s  false"},
+		"no file":                       {[]string{url, "--push.http-config.file=/does/not/exist"}, "--push.http-config.file is \"/does/not/exist\"; it must be a file in the format of Prometheus' http_config, but: open /does/not/exist: no such file or directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var p Pusher
+			err := setting.Parse("p", "v", p.Rows(), c.args, func(string) string { return "" })
+			if err == nil {
+				err = p.Check([]string{"node", "pod"})
+			}
+			got := fmt.Sprint(p.Format, " ", p.Interval, " ", p.Instance, " ", p.JustOnce)
+			if err != nil {
+				got = err.Error()
+			}
+			if got != c.want && (err == nil || !strings.Contains(got, c.want)) || strings.Contains(got, "MARKED") ||
+				strings.Contains(got, "\n") {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// TestTheLabelsOfAJob are what receivers know a target by.
+func TestTheLabelsOfAJob(t *testing.T) {
+	p := Pusher{Format: RemoteWrite, URL: "http://h", Instance: `a"b\`, ExtraLabels: `cluster="eu", team="x y"`}
+	if err := p.Check(nil); err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprintf("%+v", p.Target("cadvisor"))
+	want, err := remotewrite.NewTarget(`job="cadvisor",instance="a\"b\\",cluster="eu",team="x y"`)
+	if err != nil || got != fmt.Sprintf("%+v", want) {
+		t.Errorf("%s, want %+v, %v", got, want, err)
 	}
 }
 

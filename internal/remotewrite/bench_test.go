@@ -72,7 +72,8 @@ func podSamples(n int) (pods [][]sample) {
 		}
 		add(2, "kube_pod_info", 1, now, `%s,host_ip="10.0.0.%d",pod_ip="%s",node="%s",created_by_kind="ReplicaSet",`+
 			`created_by_name="%s",priority_class="",host_network="false"`, of, r.IntN(256), ip, node, replicaSet)
-		add(2, "kube_pod_owner", 1, now, `%s,owner_kind="ReplicaSet",owner_name="%s",owner_is_controller="true"`, of, replicaSet)
+		add(2, "kube_pod_owner", 1, now, `%s,owner_kind="ReplicaSet",owner_name="%s",owner_is_controller="true"`,
+			of, replicaSet)
 		for i, phase := range []string{"Pending", "Succeeded", "Failed", "Unknown", "Running"} {
 			add(2, "kube_pod_status_phase", float64(i/4), now, `%s,phase="%s"`, of, phase)
 		}

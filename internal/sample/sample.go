@@ -123,7 +123,7 @@ type Batch struct {
 }
 
 func (b *Batch) reset() {
-	if len(b.Names) > 1000 && len(b.Names) > 2*len(b.Samples) {
+	if len(b.Names) > 1000 && len(b.Names) > 2*cap(b.Samples) {
 		b.index, b.Names, b.lastOf = nil, nil, nil // names come and go; those that are gone are not kept for ever
 	}
 	if b.index == nil {
@@ -237,6 +237,9 @@ func (j *Joiner) Begin() {
 		j.nodes = map[string]counter.Counter{}
 		j.seed = maphash.MakeSeed()
 	}
+	if n := len(j.served.Samples); j.batch.Samples == nil {
+		j.batch.Samples = make([]Sample, 0, n+n/64)
+	}
 	j.now = time.Now().Unix()
 	j.batch.reset()
 	j.readings = j.readings[:0]
@@ -249,6 +252,7 @@ func (j *Joiner) Begin() {
 // Done is called the next time but one.
 func (j *Joiner) Done() *Batch {
 	j.batch, j.served = j.served, j.batch
+	j.batch.Samples = nil
 	j.version++
 	j.served.Version, j.served.Ordered = j.version, j.ordered
 	j.ahead, j.nextAhead = j.nextAhead, j.ahead

@@ -115,7 +115,13 @@ func (s *Scope) sample(name, kind, help, labels string) string {
 }
 
 // Write writes all families in the text exposition format, in the order of their names.
-func (r *Registry) Write(w io.Writer) {
+func (r *Registry) Write(w io.Writer) { r.write(w, "") }
+
+// Write writes the families that have samples with the scope's labels, and of these such samples only.
+func (s *Scope) Write(w io.Writer) { s.write(w, s.labels) }
+
+// write writes the samples that have the labels; "" for all.
+func (r *Registry) write(w io.Writer, labels string) {
 	r.mu.Lock()
 	set := r.set
 	r.mu.Unlock()
@@ -126,19 +132,24 @@ func (r *Registry) Write(w io.Writer) {
 	set.WritePrometheus(&samples) // without the lock: who is asked for a gauge's value may register something
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	writeFamilies(w, &samples, r.headers)
+	writeFamilies(w, &samples, r.headers, labels, r.scopes)
 }
 
-// writeFamilies writes samples with the header of each family before the first of it.
-func writeFamilies(w io.Writer, samples *bytes.Buffer, headers map[string]string) {
+// writeFamilies writes samples with the header of each family before the first of it. labels are those that a sample
+// has to have, "" for none; scopes may be nil.
+func writeFamilies(w io.Writer, samples *bytes.Buffer, headers map[string]string, labels string,
+	scopes map[string]*Scope) {
 	last := ""
 	for line := range strings.Lines(samples.String()) {
-		if strings.HasSuffix(line, " NaN\n") {
+		if strings.HasSuffix(line, " NaN\n") || !strings.Contains(line, labels) {
 			continue
 		}
 		family := line[:strings.IndexAny(line, "{ ")]
 		for _, suffix := range []string{"", "_bucket", "_sum", "_count"} {
 			if base, found := strings.CutSuffix(family, suffix); found && headers[base] != "" {
+				if suffix == "_bucket" {
+					line = leBefore(line, base, scopes)
+				}
 				family = base
 				break
 			}
@@ -149,6 +160,21 @@ func writeFamilies(w io.Writer, samples *bytes.Buffer, headers map[string]string
 		}
 		io.WriteString(w, line)
 	}
+}
+
+// leBefore is the line of a bucket with the label le, which the library puts last, before those of its scope.
+func leBefore(line, family string, scopes map[string]*Scope) string {
+	at := strings.LastIndex(line, `,le="`)
+	if at < 0 {
+		return line
+	}
+	labels := line[len(family+"_bucket"):at]
+	s := scopes[family+labels+"}"]
+	if s == nil || s.labels == "" {
+		return line
+	}
+	le, value, _ := strings.Cut(line[at+1:], "} ")
+	return family + "_bucket" + strings.TrimSuffix(labels, s.labels) + le + "," + s.labels + "} " + value
 }
 
 // Header is the HELP and the TYPE of a family.
@@ -206,7 +232,7 @@ func processSamples() *bytes.Buffer {
 
 // WriteProcess writes the metrics of the Go runtime and of the process. That means some files below /proc and a stop
 // of the world.
-func WriteProcess(w io.Writer) { writeFamilies(w, processSamples(), processHeaders) }
+func WriteProcess(w io.Writer) { writeFamilies(w, processSamples(), processHeaders, "", nil) }
 
 // Each calls f for each sample of a text that Registry.Write or WriteProcess has written. kind is the TYPE of its
 // family; labels are without braces, "" for none. They and the name are parts of the text.

@@ -52,6 +52,43 @@ metrics_server_prom_up 1
 	}
 }
 
+func TestTheLabelsOfAScopeComeLast(t *testing.T) {
+	for _, labels := range []string{`cluster="eu"`, `cluster="a,le=\"1\"} \\,\n{"`, `cluster=",le="`} {
+		var r Registry
+		s := r.Scope(labels)
+		r.Scope("").Histogram("seconds", "Time.", "", []float64{1}).Update(1)
+		r.Scope(`cluster="eu2"`).Counter("requests_total", "Requests.", "").Inc()
+		s.Histogram("seconds", "Time.", "", []float64{1}).Update(1)
+		s.Histogram("seconds", "Time.", `resource="pods"`, []float64{1}).Update(1)
+		s.Gauge("up", "Whether it works.", `resource="pods"`, func() float64 { return 1 })
+		var own strings.Builder
+		s.Write(&own)
+		got := map[string]int{}
+		for line := range strings.Lines(own.String()) {
+			end := strings.LastIndex(line, "} ")
+			if strings.HasPrefix(line, "#") {
+				continue
+			}
+			if !strings.HasSuffix(line[:end], labels) || strings.Contains(line[:end-len(labels)], "cluster=") {
+				t.Error(line)
+			}
+			got[strings.TrimPrefix(line[:end-len(labels)], Prefix)]++
+		}
+		for _, want := range []string{`seconds_bucket{le="1",`, `seconds_bucket{le="+Inf",`, `seconds_sum{`,
+			`seconds_bucket{resource="pods",le="1",`, `seconds_count{resource="pods",`, `up{resource="pods",`} {
+			if got[want] != 1 {
+				t.Errorf("%d of %s in:\n%s", got[want], want, own.String())
+			}
+		}
+		if len(got) != 9 || strings.Count(own.String(), "# TYPE ") != 2 {
+			t.Errorf("%v in:\n%s", got, own.String())
+		}
+		if all := text(&r); strings.Count(all, "\n") != strings.Count(own.String(), "\n")+4+3 {
+			t.Errorf("all:\n%s", all)
+		}
+	}
+}
+
 func TestClosedScopeTakesOnlyItsOwnAway(t *testing.T) {
 	var r Registry
 	former, successor := r.Scope(""), r.Scope("")

@@ -97,7 +97,7 @@ func stateOf(phases map[string]string, nodes []string, owners map[string]string)
 	var nodeLeaf, setLeaf store.Leaf[string]
 	add := func(to *store.Leaf[string], name string, s *state.Samples) {
 		to.Entries = append(to.Entries, store.Entry[string]{Key: store.Key{Name: name},
-			Object: &store.Object[string]{Value: s.String()}})
+			Object: &store.Object[string]{Value: s.Pack()}})
 	}
 	for _, name := range nodes {
 		var s state.Samples

@@ -223,12 +223,28 @@ func (w *walk) compare(begin, end int, old []*record) {
 	}
 }
 
+// inherit takes a reading from before the start for one that was sent: a process before this one may have done so, and
+// cannot end its series any more.
+func (w *walk) inherit(i int, r record) {
+	s := &w.now.Samples[i]
+	for row, f := range w.Rows {
+		r.set(row, w.labels(f, &w.now, i, &w.text) != nil && !math.IsNaN(f.Value(&w.now, i)))
+	}
+	if r.pod, r.at = s.Pod, uint32(s.At()); !r.ended() {
+		w.keep(r)
+	}
+}
+
 // add adds a sample where it is new. r is what the receiver has of its container or node, nil for nothing. A series
 // that the reading does not have any more ends with it: there is no value, or there are other labels.
 func (w *walk) add(i int, name uint32, r *record) {
 	s, is := &w.now.Samples[i], record{name: name}
 	if r != nil {
 		is = *r
+	}
+	if r == nil && s.At() <= w.Since {
+		w.inherit(i, is)
+		return
 	}
 	if s.At() <= max(w.Since, int64(is.at)) {
 		if r != nil {

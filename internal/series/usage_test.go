@@ -38,8 +38,12 @@ func TestUsage(t *testing.T) {
 		"a reading from before the start is not sent": {
 			[]usage{{{a, "c", 1000, 1, none}}, {{a, "c", 1015, 2, none}}},
 			map[string]string{of("cpu", "a", "1"): "[1015000:2]"}},
-		"of which nothing is to end": {
-			[]usage{{{a, "c", 1000, 1, none}}, {}}, map[string]string{}},
+		"but ends what it is of, as a process before this one may have begun that": {
+			[]usage{{{a, "c", 1000, 1, none}}, {{a, "c", 1000, 1, none}}, {}},
+			map[string]string{of("cpu", "a", "1"): "[2002000:stale]"}},
+		"and with other labels": {
+			[]usage{{{a, "c", 1000, 1, none}}, {{moved, "c", 1000, 1, none}}, {{moved, "c", 1015, 3, none}}},
+			map[string]string{of("cpu", "a", "1"): "[1015000:stale]", of("cpu", "a", "9"): "[1015000:3]"}},
 		"a pod that is gone has ended": {
 			[]usage{{{a, "c", 1001, 1, 10}, {b, "c", 1002, 2, none}}, {{b, "c", 1003, 3, none}}},
 			map[string]string{of("cpu", "a", "1"): "[1001000:1 2001000:stale]",

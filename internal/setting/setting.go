@@ -176,8 +176,8 @@ func WebConfig(p *string) func(string) string {
 
 var lineNumber = regexp.MustCompile(`line \d+`)
 
-// Unquoted is an error of Prometheus' libraries about a file without what it quotes of the file: that may be a secret in
-// the wrong place.
+// Unquoted is an error of Prometheus' libraries about a file without what it quotes of the file: that may be a secret
+// in the wrong place.
 func Unquoted(err string) string {
 	what, _, _ := strings.Cut(err, ": ")
 	switch {

@@ -20,6 +20,7 @@ type program struct {
 	file, web                     string
 	names                         []string
 	interval                      time.Duration
+	once                          bool
 }
 
 func (p *program) table() []Row {
@@ -44,6 +45,7 @@ func (p *program) table() []Row {
 			}},
 		{Flag: "file", Env: "FILE", Help: "a file", Set: FileName(&p.file)},
 		{Flag: "web", Env: "WEB", Help: "a web configuration", Excludes: "file", Set: WebConfig(&p.web)},
+		{Flag: "once", Env: "ONCE", Help: "whether once", Bool: true, Set: Bool(&p.once)},
 		{Flag: "header", Env: "HEADER", Help: "a header", Needs: "text", Secret: true, Set: func(v string) string {
 			if p.header = v; v != "" && !strings.Contains(v, ": ") {
 				return "a header, such as Name: value"
@@ -92,6 +94,10 @@ func TestValues(t *testing.T) {
 		"the shortest duration":     {nil, []string{"--interval=1s"}, with(func(p *program) { p.interval = time.Second })},
 		"the longest duration": {nil, []string{"--interval=600s"},
 			with(func(p *program) { p.interval = 10 * time.Minute })},
+		"a flag that needs no value":       {nil, []string{"--once"}, with(func(p *program) { p.once = true })},
+		"that flag with its value":         {nil, []string{"--once=1"}, with(func(p *program) { p.once = true })},
+		"that flag with false, which wins": {env{"ONCE": "true"}, []string{"--once=false"}, defaults},
+		"its environment variable":         {env{"ONCE": "TRUE"}, nil, with(func(p *program) { p.once = true })},
 		"a secret": {env{"HEADER": "Authorization: Bearer x", "TEXT": "x"}, nil,
 			with(func(p *program) { p.header, p.text = "Authorization: Bearer x", "x" })},
 	} {
@@ -116,6 +122,9 @@ func TestErrors(t *testing.T) {
 	}{
 		"a flag's value": {nil, []string{"--log.format=xml"},
 			`--log.format is "xml"; it must be one of text, json`},
+		"a flag that needs no value": {nil, []string{"--once=maybe"}, `--once is "maybe"; it must be true or false`},
+		"a value behind such a flag": {nil, []string{"--once", "yes"},
+			`argument 2 is not a flag: flags begin with --, and values with spaces need quotes; see --help`},
 		"an environment variable's value": {env{"LOG_FORMAT": "xml"}, nil,
 			`LOG_FORMAT is "xml"; it must be one of text, json`},
 		"the flag's, where both are given": {env{"LOG_FORMAT": "toml"}, []string{"--log.format=xml"},
@@ -262,6 +271,8 @@ Each flag has an environment variable; the flag wins.
       a file
   --web, WEB
       a web configuration
+  --once, ONCE
+      whether once
   --header, HEADER
       a header
   --version

@@ -1,6 +1,6 @@
 // Package slim has the objects of the API that this program lists and watches, each with the few fields that it reads.
-// The others, nine tenths of a pod of which only label text is made, are stepped over instead of being turned into objects
-// (BenchmarkUnmarshal).
+// The others, nine tenths of a pod of which only label text is made, are stepped over instead of being turned into
+// objects (BenchmarkUnmarshal).
 //
 // From protobuf, the other fields of the metadata are left empty too. JSON, of servers that speak only that, fills
 // them.

@@ -65,7 +65,8 @@ func (g *Guess) Entries(pods []*store.Leaf[sample.Text], within []string) []stor
 					key := store.Key{Namespace: e.Namespace, Name: owner.Name}
 					if _, known := owners[key]; !known {
 						key.Name = strings.Clone(key.Name)
-						_, owners[key] = GuessOwner(g.resource.Kind, owner.Name, g.pod.HasTemplateHash)
+						_, name := GuessOwner(g.resource.Kind, owner.Name, g.pod.HasTemplateHash)
+						owners[key] = strings.Clone(name)
 					}
 				}
 			}
@@ -81,21 +82,21 @@ func (g *Guess) Entries(pods []*store.Leaf[sample.Text], within []string) []stor
 		s.Object(g.resource.labels(key.Namespace, key.Name)...)
 		s.Family = g.family
 		addOwners(&s, all)
-		entries = append(entries, store.Entry[string]{Key: key, Object: &store.Object[string]{Value: s.String()}})
+		entries = append(entries, store.Entry[string]{Key: key, Object: &store.Object[string]{Value: s.Pack()}})
 	}
 	return entries
 }
 
 // GuessOwner guesses the owner of an object from its kind and name, see Guess. It returns "" where the object seems to
-// have none, and keeps nothing of name's memory.
+// have none. The name is a part of the object's.
 func GuessOwner(kind, name string, hasTemplateHash bool) (ownerKind, owner string) {
 	i := strings.LastIndexByte(name, '-')
 	switch {
 	case i <= 0:
 	case kind == "ReplicaSet" && hasTemplateHash:
-		return "Deployment", strings.Clone(name[:i])
+		return "Deployment", name[:i]
 	case kind == "Job" && isMinutes(name[i+1:]):
-		return "CronJob", strings.Clone(name[:i])
+		return "CronJob", name[:i]
 	}
 	return "", ""
 }

@@ -8,7 +8,8 @@ import (
 	"metrics-server-prom/internal/slim"
 )
 
-// Keep returns what is to be kept of a pod that was decoded as a whole.
+// Keep returns what is to be kept of a pod that was decoded as a whole: nothing of init and ephemeral containers that
+// have ended.
 func Keep(p *slim.Pod) *kept.Pod {
 	k := &kept.Pod{UID: string(p.UID), Phase: p.Status.Phase, HostIP: p.Status.HostIP, PodIP: p.Status.PodIP,
 		Workload: kept.Workload{QOSClass: p.Status.QOSClass, PriorityClass: p.Spec.PriorityClassName,
@@ -47,21 +48,42 @@ func Keep(p *slim.Pod) *kept.Pod {
 			}
 		}
 	}
+	// They have no usage any more and no families of their own, and many pods have some.
+	k.Containers = slices.DeleteFunc(k.Containers, func(c kept.Container) bool {
+		return c.Kind != kept.Regular && c.State == kept.Terminated
+	})
 	return k
 }
 
-// KeepWorkload returns what the pods of a workload have in common of what tells what they are and what they asked for:
-// owners, and the CPU and memory of their containers' requests and limits. Nothing of a status is in it.
+// KeepWorkload returns what tells to what a pod belongs and what it asks for: its controller, and the CPU and memory of
+// its containers' requests and limits. What is shared takes some hundred bytes, and many workloads have few pods. So
+// that these share it as well, the controller has no name where that follows from the pod's (see OwnerOfPod), and no
+// container the name of the first one, of which all usage is that has no other one's name.
 func KeepWorkload(p *slim.Pod) *kept.Pod {
 	whole := Keep(p)
-	k := &kept.Pod{Workload: kept.Workload{Owners: whole.Owners, HasTemplateHash: whole.HasTemplateHash}}
+	k := &kept.Pod{Workload: kept.Workload{HasTemplateHash: whole.HasTemplateHash}}
+	for _, o := range whole.Owners {
+		if o.Controller {
+			if o.Name == OwnerOfPod(p.Name) {
+				o.Name = ""
+			}
+			k.Owners = append(k.Owners, o)
+		}
+	}
 	other := func(q kept.Quantity) bool { return q.Name != "cpu" && q.Name != "memory" }
-	for _, c := range whole.Containers {
+	for i, c := range whole.Containers {
+		if i == 0 {
+			c.Name = ""
+		}
 		k.Containers = append(k.Containers, kept.Container{Kind: c.Kind, Name: c.Name,
 			Requests: slices.DeleteFunc(c.Requests, other), Limits: slices.DeleteFunc(c.Limits, other)})
 	}
 	return k
 }
+
+// OwnerOfPod is the name of a pod's controller as that of the pod tells it: controllers add an ordinal or something
+// random to theirs, but to one that is too long.
+func OwnerOfPod(name string) string { return name[:max(strings.LastIndexByte(name, '-'), 0)] }
 
 func quantities(all slim.Quantities) (kepts []kept.Quantity) {
 	for _, q := range all {

@@ -29,6 +29,7 @@ func (s *Samples) AddObject(rows []Row, o *Object, labels ...string) {
 // for concurrent use.
 type Renderer struct {
 	Names   []string // of the families, by their numbers
+	Cluster string   // the text of the label that comes last, see label.Cluster; "" for none
 	samples Samples
 	pod     Pod
 	lines   [][]line // by family
@@ -54,7 +55,7 @@ func (r *Renderer) addPod(rows []Row, e store.Entry[sample.Text]) {
 func (r *Renderer) Kept(c *page.Compressor, entries []store.Entry[string]) []*page.Part {
 	r.samples.reset()
 	for _, e := range entries {
-		r.samples.buf = append(r.samples.buf, e.Value...)
+		r.samples.unpack(e.Value)
 	}
 	return r.render(c)
 }
@@ -68,7 +69,8 @@ func (r *Renderer) EachPod(rows []Row, e store.Entry[sample.Text], f func(family
 
 // EachKept is EachPod for Kept.
 func (r *Renderer) EachKept(e store.Entry[string], f func(family uint8, labels []byte, value float64)) {
-	r.samples.buf = append(r.samples.buf[:0], e.Value...)
+	r.samples.reset()
+	r.samples.unpack(e.Value)
 	r.each(f)
 }
 
@@ -89,7 +91,7 @@ func (r *Renderer) render(c *page.Compressor) []*page.Part {
 		r.sample = append(append(r.sample[:0], r.Names[family]...), '{')
 		begin := len(r.sample)
 		for _, l := range lines {
-			r.sample = append(l.append(r.sample[:begin]), '}')
+			r.sample = append(append(l.append(r.sample[:begin]), r.Cluster...), '}')
 			// The writer wants a string and does not keep it: one buffer serves for all.
 			selfmetrics.WriteSample(c, unsafe.String(unsafe.SliceData(r.sample), len(r.sample)), l.value)
 		}

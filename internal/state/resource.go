@@ -23,7 +23,8 @@ type Resource struct {
 // Resources is what there are samples of, beside pods.
 var Resources = []Resource{
 	{Name: "nodes", Kind: "Node", Group: kube.Core, Labels: [2]string{"", "node"}, Global: true,
-		New: func() slim.Object { return &slim.Node{} }, Missing: "kube_node_* and machine_* are not served"},
+		New:     func() slim.Object { return &slim.Node{} },
+		Missing: "kube_node_*, machine_* and, on the page for people, what nodes have to give are not served"},
 	{Name: "namespaces", Kind: "Namespace", Group: kube.Core, Labels: [2]string{"", "namespace"},
 		New: newMetadata, Missing: "kube_namespace_status_phase is not served"},
 	{Name: "resourcequotas", Kind: "ResourceQuota", Group: kube.Core, Labels: [2]string{"namespace", "resourcequota"},
@@ -51,7 +52,7 @@ func (r *Resource) Samples(rows []Row, object slim.Object) string {
 		of.Quota = o
 	}
 	s.AddObject(rows, &of, r.labels(object.GetNamespace(), object.GetName())...)
-	return s.String()
+	return s.Pack()
 }
 
 func (r *Resource) labels(namespace, name string) []string {

@@ -5,11 +5,13 @@ import (
 	"math"
 	"unsafe"
 
+	"github.com/klauspost/compress/s2"
+
 	"metrics-server-prom/internal/label"
 )
 
 // Samples collects the samples of objects, each of some families, which are told by their numbers. What it has
-// collected of an object that seldom changes can be kept as it is, by String.
+// collected of an object that seldom changes can be kept, by Pack.
 //
 // It is a sequence of objects: the mark of one, the labels that all of its samples begin with, and then each sample as
 // the number of its family, its further labels and its value.
@@ -24,8 +26,24 @@ const newObject = 0xFF
 
 func (s *Samples) reset() { s.buf = s.buf[:0] }
 
-// String returns all samples.
-func (s *Samples) String() string { return string(s.buf) }
+// dictionary is what the samples of many objects have in common, the most frequent last: with it those of a ReplicaSet
+// or Job take some 60 bytes in place of 150, and those of a node 300 in place of 1,000.
+var dictionary = s2.MakeDict([]byte(`phase="Active"phase="Terminating"",boot_id="machine_id="kernel_version="`+
+	`",os_image="`+
+	`",container_runtime_version="containerd://",kubelet_version="v1.",kubeproxy_version="deprecated",`+
+	`provider_id="",pod_cidr="10.",system_uuid="",internal_ip="10.resource="pods",unit="integer"`+
+	`resource="ephemeral_storage",unit="byte"resource="memory",unit="byte"resource="cpu",unit="core"`+
+	`namespace="",job_name="",replicaset="owner_kind="CronJob",owner_name="owner_kind="Deployment",owner_name="`+
+	`",owner_is_controller="true"`+"\x00\x00\x00\x00\x00\x00\xf0\x3f"), nil)
+
+// Pack returns all samples in few bytes.
+func (s *Samples) Pack() string { return string(dictionary.Encode(nil, s.buf)) }
+
+// unpack adds the samples that Pack has returned.
+func (s *Samples) unpack(packed string) {
+	s.text, _ = dictionary.Decode(s.text[:cap(s.text)], []byte(packed)) // of what Pack has made nothing fails
+	s.buf = append(s.buf, s.text...)
+}
 
 // Object begins an object, of which each sample has the given labels before its own.
 func (s *Samples) Object(labels ...string) {
@@ -83,10 +101,11 @@ func each(samples []byte, f func(family uint8, l line)) {
 	}
 }
 
-// Read calls f with each sample that String has returned: the number of its family, its value, and the labels that it
-// has beside those of its object.
-func Read(samples string, f func(family uint8, labels string, value float64)) {
-	each(unsafe.Slice(unsafe.StringData(samples), len(samples)), func(family uint8, l line) {
+// Read calls f with each sample that Pack has packed: the number of its family, its value, and the labels that it has
+// beside those of its object.
+func Read(packed string, f func(family uint8, labels string, value float64)) {
+	samples, _ := dictionary.Decode(nil, []byte(packed)) // memory of its own, as labels may be kept
+	each(samples, func(family uint8, l line) {
 		f(family, unsafe.String(unsafe.SliceData(l.labels), len(l.labels)), l.value)
 	})
 }

@@ -7,12 +7,10 @@ import (
 	"slices"
 	"strconv"
 	"time"
-	"unique"
 
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/sample"
-	"metrics-server-prom/internal/store"
 )
 
 // answer is what there is to a query at a moment.
@@ -23,9 +21,9 @@ type answer struct {
 	failures, notices []string
 	newest, oldest    int64 // of the readings, Unix seconds; 0 for none
 	period            time.Duration
-	totals            row
-	counts            [levels]int
-	found             int
+	totals            *row
+	counts            [levels]int // of all there is; -1 for what is not known
+	found             int         // rows of the query, of which there are the first
 	rows              []*row
 	step              time.Duration // of the history
 	recorded, since   time.Time     // its newest and its first value; zero for none
@@ -41,216 +39,302 @@ func (p *Page) answer(ctx context.Context, q query) *answer {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	p.Wait(ctx)
-	source, now := p.Source(), time.Now()
-	p.history.begin(&source, p.Interval)
-	a := &answer{query: q, version: p.Version, time: now, period: source.Period, watched: source.Watched}
+	source := p.Source()
+	a := &answer{query: q, version: p.Version, time: time.Now(), period: source.Period, watched: source.Watched}
 	a.failures, a.notices = p.State()
-	a.counts[nodes] = -1
-	h := &p.history
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := newScan(source.Others, &a.query)
+	p.history.mu.Lock()
+	defer p.history.mu.Unlock()
+	p.history.begin(&source, p.Interval)
+	s := newScan(source.Others, &q)
 	defer s.release()
-	b := best{query: &a.query}
-	offer := func(r *row) {
-		if q.sort.ofPeak() {
-			h.look(q.level, r, now, false)
-		}
-		if r.key = q.sort.keyOf(&r.sum); q.sort.ofPeak() {
-			r.key = r.more[cpuPeak-summed+int(q.sort-byCPUPeak)]
-		}
-		b.offer(r)
-	}
-	all := noSum()
-	var ofNodes []*row
-	onNode := map[unique.Handle[string]]*row{}
-	for _, l := range source.Lists {
-		l.Read(func(batch *sample.Batch) {
-			a.stamp(batch)
-			if l.Resource == "nodes" {
-				ofNodes = append(ofNodes, nodeRows(batch)...)
-				return
-			}
-			s.pods(batch, func(pod *pod) {
-				all.add(&pod.sum)
-				switch q.level {
-				case nodes:
-					on := onNode[pod.object.Value.Node]
-					if on == nil {
-						none := noSum()
-						on = newRow("", label.NodeName(pod.object.Value), &none)
-						onNode[pod.object.Value.Node] = on
-					}
-					on.add(&pod.sum)
-					on.chosen = on.chosen || pod.chosen
-				case workloads:
-					if pod.chosen && pod.group.workload == "" {
-						if name := bareName(pod.name()); q.matches(name, pod.group.namespace) {
-							offer(newRow(pod.group.namespace, name, &pod.sum))
-						}
-					}
-				case pods:
-					if pod.chosen {
-						s.offerPod(&b, pod, offer)
-					}
-				case containers:
-					if pod.chosen {
-						s.offerContainers(&b, pod, offer)
-					}
-				}
-			})
-		})
-	}
-	spaces, loads := s.roll()
-	a.counts[namespaces], a.counts[workloads] = len(spaces), len(loads)+s.bare
-	a.counts[pods], a.counts[containers] = all.pods, all.containers
-	rows := map[level][]*row{namespaces: spaces, workloads: loads, nodes: joinNodes(ofNodes, onNode, q)}[q.level]
-	for _, r := range rows {
-		if r.chosen && q.matches(r.name, r.namespace) {
-			offer(r)
-		}
-	}
-	a.total(source, &all, ofNodes)
-	slices.SortFunc(b.rows, b.compare)
-	a.rows, a.found = b.rows, b.found
-	for _, r := range a.rows {
-		if q.level == nodes {
-			r.more[0], r.more[1] = source.Others.Allocatable(r.name)
-		}
-		h.look(q.level, r, now, true)
-	}
-	a.step, a.recorded, a.since = h.step, h.opened, h.since
-	a.miss(source, h)
+	look := &look{answer: a, source: &source, scan: s, history: &p.history, best: best{query: &q}}
+	look.look()
+	a.step, a.recorded, a.since = p.history.step, p.history.opened, p.history.since
+	a.missing = append(missingRights(&source), p.history.missing(q.level)...)
 	return a
 }
 
+// look is how an answer comes about.
+type look struct {
+	*answer
+	source  *Source
+	scan    *scan
+	history *history
+	best    best
+}
+
+func (l *look) look() {
+	q, all := l.best.query, noSum()
+	l.counts[nodes] = -1
+	for _, list := range l.source.Lists {
+		m := l.history.summary(l.source, list)
+		l.stamp(m)
+		all.add(&m.all)
+		if list.Resource != "nodes" {
+			l.counts[namespaces] += len(m.spaces)
+			l.counts[workloads] += m.counts[workloads]
+		}
+	}
+	l.counts[pods], l.counts[containers] = all.pods, all.containers
+	l.totals = newRow(place{}, &all, 0)
+	switch q.level {
+	case namespaces:
+		l.namespaces()
+	case workloads:
+		l.scanPods(true, l.workload)
+		l.workloads()
+	case pods:
+		l.scanPods(q.filters() || q.sort > byMemory, l.pod)
+	case containers:
+		l.scanPods(q.filters() || q.sort > byMemory, l.container)
+	}
+	l.nodes()
+	slices.SortFunc(l.best.rows, func(x, y *row) int { return l.best.compare(&x.place, &y.place) })
+	l.rows = l.best.rows
+	for _, r := range l.rows {
+		if q.level == nodes {
+			r.more[0], r.more[1] = l.source.Others.Allocatable(r.name)
+		}
+		l.history.show(q.level, r, l.time)
+	}
+}
+
 // stamp takes in the age of a batch. The clock of a node that is ahead makes nothing newer than now.
-func (a *answer) stamp(b *sample.Batch) {
-	if b.Oldest == 0 {
+func (a *answer) stamp(m *summary) {
+	if m.oldest == 0 {
 		return
 	}
 	now := a.time.Unix()
-	a.newest = max(a.newest, min(b.Newest, now))
-	if oldest := min(b.Oldest, now); a.oldest == 0 || oldest < a.oldest {
+	a.newest = max(a.newest, min(m.newest, now))
+	if oldest := min(m.oldest, now); a.oldest == 0 || oldest < a.oldest {
 		a.oldest = oldest
 	}
 }
 
-// nodeRows is the rows of a batch of nodes.
-func nodeRows(b *sample.Batch) (rows []*row) {
-	for i := range b.Samples {
+func (l *look) scanPods(looks bool, f func(*pod)) {
+	for _, list := range l.source.Lists {
+		if list.Resource != "nodes" {
+			list.Read(func(b *sample.Batch) { l.scan.each(b, looks, f) })
+		}
+	}
+}
+
+// about returns what nameOf tells of each pod that the query is about.
+func (l *look) about(nameOf func(*pod) string) map[string]bool {
+	names := map[string]bool{}
+	l.scanPods(true, func(p *pod) {
+		if l.scan.isAbout(l.scan.groupOf(p), p) {
+			names[nameOf(p)] = true
+		}
+	})
+	return names
+}
+
+// key is what a row of the level that is asked for is sorted by.
+func (l *look) key(s *sum, hash func() uint64) float64 {
+	if peak := l.best.query.sort - byCPUPeak; peak == cpu || peak == memory {
+		return l.history.peak(l.best.query.level, int(peak), s.of[peak], hash)
+	}
+	return l.best.query.sort.key(s)
+}
+
+// offer takes in a row if it is among the first so far.
+func (l *look) offer(at place, s *sum, hash uint64) {
+	l.found++
+	if at.key = l.key(s, func() uint64 { return hash }); l.best.takes(&at) {
+		l.best.add(newRow(at, s, hash))
+	}
+}
+
+func (l *look) namespaces() {
+	q := l.best.query
+	var about map[string]bool
+	if q.ofPods() {
+		about = l.about(func(p *pod) string { return l.scan.spaceOf(p).name })
+	}
+	for _, list := range l.source.Lists {
+		m := l.history.summary(l.source, list)
+		for i := range m.spaces {
+			s := &m.spaces[i]
+			if q.matches(s.name) && (q.namespace == "" || q.namespace == s.name) && (about == nil || about[s.name]) {
+				l.offer(place{name: s.name}, &s.sum, hash("", "", s.name))
+			}
+		}
+	}
+}
+
+// workload adds a pod to its workload, and offers it where it is its own one.
+func (l *look) workload(p *pod) {
+	g := l.scan.groupOf(p)
+	s, chosen := l.scan.figures(g, p), l.scan.isAbout(g, p)
+	if g.head != bare {
+		g.add(&s)
+		g.chosen = g.chosen || chosen
+		return
+	}
+	if name := p.name(); chosen && (g.named || l.best.query.matches(bareKind+"/"+name)) {
+		namespace := l.scan.spaces[g.space].name
+		l.offer(place{namespace: namespace, name: bareKind + "/" + name}, &s, hash(namespace, bareKind, name))
+	}
+}
+
+// workloads offers the workloads to which pods were added.
+func (l *look) workloads() {
+	l.scan.roll()
+	for i := range l.scan.groups {
+		g := &l.scan.groups[i]
+		if g.head != int32(i) || !g.chosen || !g.named {
+			continue
+		}
+		l.found++
+		at := place{key: l.key(&g.sum, func() uint64 { return g.hash }), namespace: l.scan.spaces[g.space].name}
+		if !l.best.rejects(at.key) {
+			if at.name = l.scan.workload(g); l.best.takes(&at) {
+				l.best.add(newRow(at, &g.sum, g.hash))
+			}
+		}
+	}
+}
+
+// pod offers a pod. Most can be told from its usage not to be among the first, which is all that is looked at then.
+func (l *look) pod(p *pod) {
+	q := l.best.query
+	if q.filters() {
+		if g := l.scan.groupOf(p); !l.scan.isAbout(g, p) || !g.named && !q.matches(p.name()) {
+			return
+		}
+	}
+	l.found++
+	var at place
+	name := func() uint64 { return hash(l.scan.spaceOf(p).name, "", p.name()) }
+	switch q.sort {
+	case byCPU:
+		at.key = p.cpu
+	case byMemory:
+		at.key = p.memory
+	default:
 		s := noSum()
-		s.of[cpu], s.of[memory] = b.Samples[i].CPU, b.Samples[i].Memory
-		rows = append(rows, newRow("", label.Unescape(b.Names[b.Samples[i].Name]), &s))
-	}
-	return rows
-}
-
-// joinNodes adds to the rows of nodes what the pods on them ask for. Usage is of the node as a whole.
-func joinNodes(rows []*row, onNode map[unique.Handle[string]]*row, q query) []*row {
-	byName := map[string]*row{}
-	for _, on := range onNode {
-		byName[on.name] = on
-	}
-	ofPods := q.namespace != "" || q.workload != "" || q.pod != ""
-	for _, r := range rows {
-		r.chosen = !ofPods && (q.node == "" || q.node == r.name)
-		if on := byName[r.name]; on != nil {
-			on.of[cpu], on.of[memory] = math.NaN(), math.NaN()
-			r.add(&on.sum)
-			r.chosen = r.chosen || on.chosen
+		if q.sort.ofShare() {
+			s = l.scan.figures(l.scan.groupOf(p), p)
 		}
+		s.of[cpu], s.of[memory] = p.cpu, p.memory
+		at.key = l.key(&s, name)
 	}
-	return rows
-}
-
-// offerPod offers a pod's row, unless that is clearly not among the first.
-func (s *scan) offerPod(b *best, p *pod, offer func(*row)) {
-	q := s.query
-	if q.q == "" && !q.sort.ofPeak() && b.rejects(q.sort.keyOf(&p.sum)) {
-		b.found++
+	if l.best.rejects(at.key) {
 		return
 	}
-	name := p.name()
-	if q.q != "" && !q.matches(name, p.group.namespace, p.workload()) {
-		return
+	if at.namespace, at.name, at.object = l.scan.spaceOf(p).name, p.name(), p.object; l.best.takes(&at) {
+		s := l.scan.figures(l.scan.groupOf(p), p)
+		r := newRow(at, &s, name())
+		r.workload = l.scan.workloadOf(p)
+		l.best.add(r)
 	}
-	r := newRow(p.group.namespace, name, &p.sum)
-	r.workload, r.object = p.workload(), p.object
-	offer(r)
 }
 
-func (s *scan) offerContainers(b *best, p *pod, offer func(*row)) {
-	q := s.query
+// container offers the containers of a pod.
+func (l *look) container(p *pod) {
+	q, named := l.best.query, true
+	if q.filters() {
+		g := l.scan.groupOf(p)
+		if !l.scan.isAbout(g, p) {
+			return
+		}
+		named = g.named || q.matches(p.name())
+	}
 	for i := range p.samples {
-		one := p.container(i)
-		if q.q == "" && b.rejects(q.sort.keyOf(&one)) {
-			b.found++
+		c := &p.samples[i]
+		if !named && !q.matches(label.Unescape(p.names[c.Name])) {
 			continue
 		}
-		name := label.Unescape(p.names[p.samples[i].Name])
-		if q.q != "" && !q.matches(name, p.group.namespace, p.name(), p.workload()) {
+		l.found++
+		s := noSum()
+		s.of[cpu], s.of[memory] = c.CPU, c.Memory
+		if q.sort.ofShare() {
+			s = l.scan.container(l.scan.groupOf(p), p, i)
+		}
+		at := place{key: q.sort.key(&s)}
+		if l.best.rejects(at.key) {
 			continue
 		}
-		r := newRow(p.group.namespace, name, &one)
-		r.workload, r.object = p.workload(), p.object
-		offer(r)
+		at.namespace, at.name, at.object = l.scan.spaceOf(p).name, label.Unescape(p.names[c.Name]), p.object
+		if l.best.takes(&at) {
+			s = l.scan.container(l.scan.groupOf(p), p, i)
+			r := newRow(at, &s, 0)
+			r.workload = l.scan.workloadOf(p)
+			l.best.add(r)
+		}
 	}
 }
 
-// roll is the rows of namespaces, and of workloads that are not single pods.
-func (s *scan) roll() (spaces, loads []*row) {
-	byName := make(map[store.Key]*row, len(s.groups))
-	add := func(rows *[]*row, namespace, name string, g *group) {
-		key := store.Key{Namespace: namespace, Name: name}
-		r := byName[key]
-		if r == nil {
-			none := noSum()
-			r = newRow(namespace, name, &none)
-			byName[key], *rows = r, append(*rows, r)
+// nodes takes in the nodes. What pods ask for is that of the pods on them; usage is of the node as a whole, and so are
+// the totals, as far as that is known.
+func (l *look) nodes() {
+	q := l.best.query
+	var about map[string]bool
+	onNodes := map[string]*onNode{}
+	if q.level == nodes {
+		if q.namespace != "" || q.workload != "" || q.pod != "" {
+			about = l.about(func(p *pod) string { return label.NodeName(p.object.Value) })
 		}
-		r.add(&g.sum)
-		r.chosen = r.chosen || g.chosen
-	}
-	for i := range s.groups {
-		g := &s.groups[i]
-		add(&spaces, "", g.namespace, g)
-		if g.workload != "" {
-			add(&loads, g.namespace, g.workload, g)
+		for _, list := range l.source.Lists {
+			m := l.history.summary(l.source, list)
+			for i := range m.nodes {
+				on := &m.nodes[i]
+				name := label.NodeName(sample.Text{Node: on.node})
+				if other := onNodes[name]; other != nil { // of another list
+					s := on.sum
+					s.add(&other.sum)
+					on = &onNode{s, on.node}
+				}
+				onNodes[name] = on
+			}
 		}
 	}
-	return spaces, loads
+	used, allocatable := noSum(), noSum()
+	node := func(name string, c *sample.Sample) {
+		used.of[cpu], used.of[memory] = plus(used.of[cpu], c.CPU), plus(used.of[memory], c.Memory)
+		cpus, bytes := l.source.Others.Allocatable(name)
+		allocatable.of[cpu], allocatable.of[memory] = plus(allocatable.of[cpu], cpus), plus(allocatable.of[memory], bytes)
+		if q.level != nodes || !q.matches(name) || q.node != "" && q.node != name || about != nil && !about[name] {
+			return
+		}
+		s := noSum()
+		if on := onNodes[name]; on != nil {
+			s = on.sum
+		}
+		s.of[cpu], s.of[memory] = c.CPU, c.Memory
+		l.offer(place{name: name}, &s, hash("", "", name))
+	}
+	for _, list := range l.source.Lists {
+		if list.Resource != "nodes" {
+			continue
+		}
+		list.Read(func(b *sample.Batch) {
+			if n := len(b.Samples); n > 0 {
+				l.counts[nodes] = n
+			}
+			for i := range b.Samples {
+				node(label.Unescape(b.Names[b.Samples[i].Name]), &b.Samples[i])
+			}
+		})
+	}
+	if l.counts[nodes] > 0 {
+		l.totals.of[cpu], l.totals.of[memory] = used.of[cpu], used.of[memory]
+		l.totals.more[0], l.totals.more[1] = allocatable.of[cpu], allocatable.of[memory]
+	}
 }
 
-// total makes the totals: usage is that of the nodes as a whole where that is known, else that of all containers.
-func (a *answer) total(source Source, all *sum, ofNodes []*row) {
-	a.totals = *newRow("", "", all)
-	if len(ofNodes) == 0 {
-		return
-	}
-	a.counts[nodes] = len(ofNodes)
-	use := noSum()
-	for _, r := range ofNodes {
-		for i := range 2 {
-			use.of[i] = plus(use.of[i], r.of[i])
-		}
-		cpu, memory := source.Others.Allocatable(r.name)
-		a.totals.more[0], a.totals.more[1] = plus(a.totals.more[0], cpu), plus(a.totals.more[1], memory)
-	}
-	a.totals.of[cpu], a.totals.of[memory] = use.of[cpu], use.of[memory]
-}
-
-// miss says what is missing for a right that the account does not have, and where history is left out.
-func (a *answer) miss(source Source, h *history) {
+// missingRights is what is missing for a right that the account does not have.
+func missingRights(source *Source) (missing []string) {
 	for _, l := range source.Lists {
 		if f := l.Status().Failure; l.Resource == "nodes" && f != nil && f.Reason == kube.Forbidden {
-			a.missing = append(a.missing, "nodes: their usage needs the right to list nodes of metrics.k8s.io, see deploy/")
+			missing = append(missing, "nodes: their usage needs the right to list nodes of metrics.k8s.io, see deploy/")
 		}
 	}
-	if source.Lists != nil && source.Others.Missing("nodes") {
-		a.missing = append(a.missing, "nodes: what is allocatable needs the right to list and watch nodes, see deploy/")
+	if len(source.Lists) > 0 && source.Others.Missing("nodes") {
+		missing = append(missing, "nodes: what is allocatable needs the right to list and watch nodes, see deploy/")
 	}
-	a.missing = append(a.missing, h.missing(a.query.level)...)
+	return missing
 }
 
 // appendJSON appends the answer as it is documented in README.
@@ -279,7 +363,7 @@ func (a *answer) appendJSON(to []byte) []byte {
 			w.number(level(l).String(), float64(n))
 		}
 	}
-	w.figures(&a.totals)
+	w.figures(a.totals)
 	w.close('}')
 	w.text("level", a.query.level.String())
 	w.number("found", float64(a.found))
@@ -393,8 +477,10 @@ func (w *writer) figures(r *row) {
 	for i, name := range figureNames {
 		switch value := r.figure(i); {
 		case math.IsNaN(value):
-		default:
+		case math.Abs(value) < 1<<53/1e9:
 			w.number(name, math.Round(value*1e9)/1e9)
+		default:
+			w.number(name, value)
 		}
 	}
 }

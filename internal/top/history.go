@@ -5,10 +5,10 @@ import (
 	"hash/maphash"
 	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
-	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/usage"
 )
 
@@ -16,7 +16,8 @@ const (
 	span     = 15 * time.Minute // how far history goes back
 	minStep  = 10 * time.Second // between two of its values
 	maxPods  = 10_000           // of which there is history
-	maxBytes = 8 << 20          // of all history
+	coarsest = time.Minute      // between them, where there are too many workloads
+	maxBytes = 7 << 20          // of all history; what else is kept with it takes less than another 1 MiB
 	idle     = time.Hour        // after which nothing is kept that nobody has asked for
 )
 
@@ -24,15 +25,16 @@ const (
 // them. A column is the values of one moment: of lists that are read one after the other, it has one value each.
 type history struct {
 	mu     sync.Mutex
-	timer  *time.Timer   // runs out when nobody has asked for long
-	of     *usage.List   // the first list of the connection; nil while nothing is kept
-	step   time.Duration // between two columns
-	width  uint32        // how many columns are kept
-	column uint32        // the number of the newest, from 1; 0 for none
-	opened time.Time     // when that was read first
-	since  time.Time     // when the first was
-	lists  map[*usage.List]*listed
-	small  uint32 // in which column rows were given up early, to make room
+	timer  *time.Timer             // runs out when nobody has asked for long
+	of     *usage.List             // the first list of the connection; nil while nothing is kept
+	fine   time.Duration           // between two readings of the lists
+	step   time.Duration           // between two columns
+	width  uint32                  // how many columns are kept
+	column uint32                  // the number of the newest, from 1; 0 for none
+	opened time.Time               // when that was read first
+	since  time.Time               // when the first was
+	lists  map[*usage.List]*listed // all of the connection
+	small  uint32                  // in which column rows were given up early, to make room
 
 	rows   [containers]map[uint64]uint32 // slots by a hash of the row's names; nil for a level that is too large
 	chunks [][]code                      // of slots
@@ -40,10 +42,10 @@ type history struct {
 	free   []uint32                      // slots
 }
 
-// listed is what was last recorded of a list.
+// listed is what is kept of a list.
 type listed struct {
-	refreshed time.Time
-	counts    [containers]int // of rows
+	refreshed time.Time // when that was read whose values were recorded last
+	summary
 }
 
 // chunkLen is how many slots are allocated together.
@@ -56,7 +58,10 @@ func (h *history) capacity() int { return maxBytes / (int(h.width)*4 + 56) }
 // seed is that of the hashes of names. Two of some ten thousand rows do not have the same one by chance.
 var seed = maphash.MakeSeed()
 
-func hash(namespace, name string) uint64 { return maphash.Comparable(seed, [2]string{namespace, name}) }
+// hash is that of the names of a row; kind is that of a workload, whose name is without it.
+func hash(namespace, kind, name string) uint64 {
+	return maphash.Comparable(seed, [3]string{namespace, kind, name})
+}
 
 // code is a value in 16 bits: 0 for none, 1 for zero, else six bits of exponent and ten of mantissa. It is off by at
 // most one part in 2,000, and codes are in the order of their values.
@@ -95,10 +100,9 @@ func stepOf(period, interval time.Duration) time.Duration {
 	return max(interval.Round(time.Second/10), minStep)
 }
 
-// begin begins history where there is none, with what the lists have now, and keeps it for the next hour.
+// begin begins history where there is none, with what the lists have now, and keeps it for the next hour. The mutex is
+// held, as for all that follows but observe and forget.
 func (h *history) begin(source *Source, interval time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if h.timer == nil {
 		h.timer = time.AfterFunc(idle, h.forget)
 	}
@@ -117,7 +121,7 @@ func (h *history) begin(source *Source, interval time.Duration) {
 func (h *history) observe(source *Source, interval time.Duration, l *usage.List) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.of != nil && slices.Contains(source.Lists, l) {
+	if h.of != nil && slices.Contains(source.Lists, l) { // not of a connection that has ended
 		h.fit(source, interval)
 		h.record(source, l)
 	}
@@ -133,43 +137,48 @@ func (h *history) forget() {
 // fit begins anew where the connection is another one, or the time between two readings is known to be another.
 func (h *history) fit(source *Source, interval time.Duration) {
 	step := stepOf(source.Period, interval)
-	if of := source.Lists[0]; of != h.of || source.Period > 0 && (step-h.step).Abs() > h.step/5 {
-		h.reset(of, step)
+	if h.of != source.Lists[0] || source.Period > 0 && (step-h.fine).Abs() > h.fine/5 {
+		h.reset(source.Lists, step)
+		h.fine = step
 	}
 }
 
-func (h *history) reset(of *usage.List, step time.Duration) {
-	h.of, h.step, h.width, h.column, h.small = of, step, 0, 0, 0
+// reset begins anew, or, without lists, ends.
+func (h *history) reset(lists []*usage.List, step time.Duration) {
+	h.of, h.step, h.width, h.column, h.small = nil, step, 0, 0, 0
 	h.opened, h.since = time.Time{}, time.Time{}
 	h.rows, h.chunks, h.last, h.free = [containers]map[uint64]uint32{}, nil, nil, nil
-	h.lists = nil
-	if of != nil {
-		h.width = uint32((span + step - 1) / step)
-		h.lists = map[*usage.List]*listed{}
+	h.lists = map[*usage.List]*listed{}
+	for _, l := range lists {
+		h.of, h.width = lists[0], uint32((span+step-1)/step)
+		h.lists[l] = &listed{summary: summary{all: noSum()}}
 	}
+}
+
+// summary returns the summary of what a list has now.
+func (h *history) summary(source *Source, l *usage.List) *summary {
+	of := h.lists[l]
+	if of.generation != l.Generation() {
+		of.summary = summarize(source, l, nil, 0)
+	}
+	return &of.summary
 }
 
 // record records what a list has, if that is newer than what was recorded of it.
-func (h *history) record(source *Source, list *usage.List) {
-	refreshed := list.Status().Refreshed
-	of := h.lists[list]
-	if of == nil {
-		of = &listed{}
-		h.lists[list] = of
-	}
+func (h *history) record(source *Source, l *usage.List) {
+	of, refreshed := h.lists[l], l.Status().Refreshed
 	if refreshed.Equal(of.refreshed) || !h.open(refreshed) {
 		return
 	}
-	of.refreshed = refreshed
 	var values [containers][]value
-	list.Read(func(b *sample.Batch) {
-		if list.Resource == "nodes" {
-			values[nodes] = nodeValues(b)
-			of.counts[nodes] = len(values[nodes])
-		} else {
-			of.counts = h.podValues(source, b, &values)
+	of.refreshed, of.summary = refreshed, summarize(source, l, &values, h.capacity())
+	if h.tooMany(workloads) && h.step < coarsest {
+		h.reset(source.Lists, h.step*2)
+		for _, l := range source.Lists {
+			h.record(source, l)
 		}
-	})
+		return
+	}
 	for l, all := range values {
 		if rows := h.rowsOf(level(l)); rows != nil {
 			for i := range all {
@@ -188,7 +197,13 @@ func (h *history) open(at time.Time) bool {
 	case h.belongs(at):
 		return at.After(h.opened.Add(-h.step))
 	default:
-		h.column += uint32(max(1, min(at.Sub(h.opened).Round(h.step)/h.step, 1<<20)))
+		for n := max(1, min(at.Sub(h.opened).Round(h.step)/h.step, time.Duration(h.width))); n > 0; n-- {
+			h.column++
+			for slot := range h.last {
+				codes, at := h.codes(uint32(slot)), h.column%h.width
+				codes[at], codes[h.width+at] = 0, 0
+			}
+		}
 	}
 	h.opened = at
 	h.sweep(h.width)
@@ -204,39 +219,8 @@ type value struct {
 	codes [2]code
 }
 
-func newValue(namespace, name string, s *sum) value {
-	return value{hash(namespace, name), [2]code{encode(cpu, s.of[cpu]), encode(memory, s.of[memory])}}
-}
-
-func nodeValues(b *sample.Batch) (values []value) {
-	for _, r := range nodeRows(b) {
-		values = append(values, newValue("", r.name, &r.sum))
-	}
-	return values
-}
-
-// podValues gathers what a batch of pods has, those of pods only while they are few, and counts the rows of each level.
-func (h *history) podValues(source *Source, b *sample.Batch, values *[containers][]value) (counts [containers]int) {
-	s := newScan(source.Others, &query{})
-	defer s.release()
-	s.pods(b, func(p *pod) {
-		counts[pods]++
-		if counts[pods] <= maxPods {
-			values[pods] = append(values[pods], newValue(p.group.namespace, p.name(), &p.sum))
-		}
-		if p.group.workload == "" && s.bare <= h.capacity() {
-			values[workloads] = append(values[workloads], newValue(p.group.namespace, bareName(p.name()), &p.sum))
-		}
-	})
-	spaces, loads := s.roll()
-	for _, r := range spaces {
-		values[namespaces] = append(values[namespaces], newValue("", r.name, &r.sum))
-	}
-	for _, r := range loads {
-		values[workloads] = append(values[workloads], newValue(r.namespace, r.name, &r.sum))
-	}
-	counts[namespaces], counts[workloads] = len(spaces), len(loads)+s.bare
-	return counts
+func newValue(key uint64, cpus, bytes float64) value {
+	return value{key, [2]code{encode(cpu, cpus), encode(memory, bytes)}}
 }
 
 // count is how many rows a level has in all lists.
@@ -279,13 +263,9 @@ func (h *history) put(rows map[uint64]uint32, v *value) {
 		}
 		rows[v.key] = slot
 		clear(h.codes(slot))
-		h.last[slot] = h.column
 	}
-	codes := h.codes(slot)
-	for c := max(h.last[slot], h.column-min(h.column, h.width)) + 1; c <= h.column; c++ {
-		codes[c%h.width], codes[h.width+c%h.width] = 0, 0
-	}
-	codes[h.column%h.width], codes[h.width+h.column%h.width] = v.codes[cpu], v.codes[memory]
+	codes, at := h.codes(slot), h.column%h.width
+	codes[at], codes[h.width+at] = v.codes[cpu], v.codes[memory]
 	h.last[slot] = h.column
 }
 
@@ -327,42 +307,65 @@ func (h *history) sweep(columns uint32) {
 	}
 }
 
-// look adds to a row its peaks and, if they are wanted, its values.
-func (h *history) look(l level, r *row, now time.Time, values bool) {
+// past is the codes of a figure of a row, from the oldest column on: a run and, behind it, another one.
+func (h *history) past(slot uint32, figure int) (first, second []code) {
+	codes := h.codes(slot)[uint32(figure)*h.width:][:h.width]
+	if h.column < h.width {
+		return codes[1 : h.column+1], nil
+	}
+	oldest := (h.column + 1) % h.width
+	return codes[oldest:], codes[:oldest]
+}
+
+// peak is the most that a figure of a row has been: what it is now or, to four digits, what it was before. It is NaN
+// where there is no history of the row.
+func (h *history) peak(l level, figure int, current float64, key func() uint64) float64 {
+	if l == containers || h.rows[l] == nil {
+		return math.NaN()
+	}
+	slot, known := h.rows[l][key()]
+	if !known {
+		return math.NaN()
+	}
+	first, second := h.past(slot, figure)
+	most := encode(figure, current)
+	peak := most
+	for _, c := range first {
+		peak = max(peak, c)
+	}
+	for _, c := range second {
+		peak = max(peak, c)
+	}
+	if peak == most {
+		return current
+	}
+	rounded, _ := strconv.ParseFloat(strconv.FormatFloat(peak.value(figure), 'g', 4, 64), 64)
+	return rounded
+}
+
+// show adds to a row its peaks and its past. What is not recorded yet, of a list that is read after others, is as it
+// is now.
+func (h *history) show(l level, r *row, now time.Time) {
 	if l == containers {
 		return
 	}
-	slot, known := h.rows[l][hash(r.namespace, r.name)]
+	slot, known := h.rows[l][r.hash]
 	if !known {
 		return
 	}
-	codes, last := h.codes(slot), h.last[slot]
-	n := min(h.width, h.column)
 	for figure := range r.past {
-		codes := codes[uint32(figure)*h.width:][:h.width]
-		current, most := r.of[figure], code(0)
-		if values {
-			r.past[figure] = make([]float64, 0, n)
-		}
-		for c := h.column - n + 1; c <= h.column; c++ {
-			value := code(0)
-			if c <= last {
-				value = codes[c%h.width]
-			}
-			most = max(most, value)
-			if values {
-				r.past[figure] = append(r.past[figure], value.value(figure))
+		r.more[cpuPeak-summed+figure] = h.peak(l, figure, r.of[figure], func() uint64 { return r.hash })
+		first, second := h.past(slot, figure)
+		past := make([]float64, 0, len(first)+len(second))
+		for _, codes := range [][]code{first, second} {
+			for _, c := range codes {
+				past = append(past, c.value(figure))
 			}
 		}
-		// What is not recorded yet, of a list that is read after others, or is not the same after all.
-		if values && last < h.column && h.belongs(now) {
-			r.past[figure][n-1] = current
+		if n := len(past); math.IsNaN(past[n-1]) && h.belongs(now) {
+			past[n-1] = r.of[figure]
 		}
-		if most <= encode(figure, current) {
-			r.more[cpuPeak-summed+figure] = current
-		} else {
-			r.more[cpuPeak-summed+figure] = most.value(figure)
-		}
+		r.past[figure] = past
 	}
 }
 

@@ -68,9 +68,9 @@ const maxShown = 50
 
 // html answers with the page. Its rows are there already, for who has no JavaScript.
 func (p *Page) html(w http.ResponseWriter, r *http.Request, frame string) {
-	q, err := parseQuery(r.URL.Query())
+	q, err := parseQuery(r.URL.RawQuery)
 	if err != nil {
-		q, _ = parseQuery(nil)
+		q, _ = parseQuery("")
 	}
 	shown := q
 	shown.limit = maxShown

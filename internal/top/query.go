@@ -33,7 +33,7 @@ type query struct {
 	level level
 	// Rows are those that have a pod of these, "" for any. A row's figures are those of the row as a whole.
 	namespace, workload, pod, node string
-	q                              string // a part of a name that rows have
+	q, part                        string // a part of a name that rows have, and the same in lower case
 	sort                           order
 	desc                           bool
 	limit                          int
@@ -44,8 +44,12 @@ var filters = []string{"namespace", "workload", "pod", "node", "q"}
 
 // parseQuery reads the query of a URL. Of a parameter that is there several times the last one counts, as a browser
 // sends them where a button has the name of a field.
-func parseQuery(values url.Values) (q query, err error) {
+func parseQuery(raw string) (q query, err error) {
 	q = query{level: namespaces, sort: byCPU, desc: true, limit: 100}
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return q, err
+	}
 	set := func(name, value string) error {
 		switch name {
 		case "level":
@@ -80,6 +84,7 @@ func parseQuery(values url.Values) (q query, err error) {
 			}
 		}
 	}
+	q.part = strings.ToLower(q.q)
 	return q, nil
 }
 
@@ -111,24 +116,33 @@ func (q query) values() url.Values {
 	return v
 }
 
-// matches tells whether one of the texts has the part that is asked for, in whichever case.
-func (q *query) matches(texts ...string) bool {
-	return q.q == "" || slices.ContainsFunc(texts, func(s string) bool { return containsFold(s, q.q) })
+// ofPods tells whether the query is about some pods of a namespace.
+func (q *query) ofPods() bool { return q.pod != "" || q.node != "" || q.workload != "" }
+
+// filters tells whether it is about some pods only.
+func (q *query) filters() bool { return q.ofPods() || q.namespace != "" || q.q != "" }
+
+// matches tells whether a name has the part that the query is about, in whichever case.
+func (q *query) matches(name string) bool {
+	return q.q == "" || strings.Contains(strings.ToLower(name), q.part)
 }
 
-// containsFold tells whether s has part in it, both without regard to the case of ASCII letters.
-func containsFold(s, part string) bool {
-	for i := 0; i+len(part) <= len(s); i++ {
-		if lower(s[i]) == lower(part[0]) && strings.EqualFold(s[i:i+len(part)], part) {
+// matchesWorkload is matches of the name that a workload has as a row, Kind/NAME.
+func (q *query) matchesWorkload(kind, name string) bool {
+	of, part, both := strings.Cut(q.part, "/")
+	if !both {
+		return q.matches(name) || containsFold(kind, q.part)
+	}
+	name = strings.ToLower(name)
+	return strings.HasPrefix(name, part) && strings.HasSuffix(strings.ToLower(kind), of) || strings.Contains(name, q.part)
+}
+
+// containsFold tells whether a kind has a part in it, in whichever case.
+func containsFold(kind, part string) bool {
+	for i := 0; i+len(part) <= len(kind); i++ {
+		if strings.EqualFold(kind[i:i+len(part)], part) {
 			return true
 		}
 	}
 	return false
-}
-
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c + 'a' - 'A'
-	}
-	return c
 }

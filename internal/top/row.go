@@ -60,20 +60,25 @@ func plus(a, b float64) float64 {
 	return a + b
 }
 
-// row is one of an answer's rows. Its names are as the cluster has them, and may be anything.
-type row struct {
-	name, namespace string
-	workload        string                     // Kind/NAME, of pods and containers; "" where it is not known
+// place is what decides where a row comes in the order.
+type place struct {
+	key             float64 // NaN for none
+	namespace, name string
 	object          *store.Object[sample.Text] // the pod, of pods and containers
-	sum
-	more   [figures - summed]float64 // the figures that are no sums, NaN for what is not known
-	key    float64                   // by which it is sorted; NaN for none
-	chosen bool                      // whether it has a pod that is asked for
-	past   [2][]float64              // of CPU and memory, NaN for what is missing; see history
 }
 
-func newRow(namespace, name string, s *sum) *row {
-	r := &row{name: name, namespace: namespace, sum: *s}
+// row is one of an answer's rows. Its names are as the cluster has them, and may be anything.
+type row struct {
+	place
+	workload string // Kind/NAME, of pods and containers; "" where it is not known
+	sum
+	more [figures - summed]float64 // the figures that are no sums, NaN for what is not known
+	past [2][]float64              // of CPU and memory, NaN for what is missing; see history
+	hash uint64                    // by which its history is found
+}
+
+func newRow(at place, s *sum, hash uint64) *row {
+	r := &row{place: at, sum: *s, hash: hash}
 	for i := range r.more {
 		r.more[i] = math.NaN()
 	}
@@ -106,8 +111,8 @@ const (
 var orderNames = []string{"cpu", "memory", "cpuRequestShare", "memoryRequestShare", "cpuLimitShare", "memoryLimitShare",
 	"cpuPeak", "memoryPeak", "name", "namespace"}
 
-// keyOf is the number that a row of these figures is sorted by, NaN for none, and for a peak, which is none of them.
-func (o order) keyOf(s *sum) float64 {
+// key is the number that a row of these figures is sorted by; NaN for none, and for a peak, which is none of them.
+func (o order) key(s *sum) float64 {
 	switch o {
 	case byCPU, byMemory:
 		return s.of[o]
@@ -119,39 +124,44 @@ func (o order) keyOf(s *sum) float64 {
 	return math.NaN()
 }
 
-// ofPeak tells whether it is a peak that rows are sorted by.
-func (o order) ofPeak() bool { return o == byCPUPeak || o == byMemoryPeak }
+// ofShare tells whether it is what pods ask for that counts.
+func (o order) ofShare() bool { return byCPURequest <= o && o <= byMemoryLimit }
 
 // best keeps the first rows in the order of a query, as a heap with the last of them at its top.
 type best struct {
 	query *query
 	rows  []*row
-	found int // rows that were offered
 }
 
-// offer takes in a row if it is among the first so far.
-func (b *best) offer(r *row) {
-	b.found++
+// takes tells whether a row of that place is among the first so far.
+func (b *best) takes(at *place) bool {
+	return len(b.rows) < b.query.limit || b.compare(at, &b.rows[0].place) < 0
+}
+
+// rejects tells whether no row of that key is.
+func (b *best) rejects(key float64) bool {
+	return len(b.rows) == b.query.limit && b.compareKeys(key, b.rows[0].key) > 0
+}
+
+// add adds a row that it takes.
+func (b *best) add(r *row) {
 	if len(b.rows) < b.query.limit {
 		b.rows = append(b.rows, r)
 		for i := len(b.rows) - 1; i > 0; {
 			parent := (i - 1) / 2
-			if b.compare(b.rows[parent], b.rows[i]) >= 0 {
-				break
+			if b.compare(&b.rows[parent].place, &b.rows[i].place) >= 0 {
+				return
 			}
 			b.rows[parent], b.rows[i] = b.rows[i], b.rows[parent]
 			i = parent
 		}
 		return
 	}
-	if b.compare(r, b.rows[0]) >= 0 {
-		return
-	}
 	b.rows[0] = r
 	for i := 0; ; {
 		last := i
-		for _, child := range []int{2*i + 1, 2*i + 2} {
-			if child < len(b.rows) && b.compare(b.rows[child], b.rows[last]) > 0 {
+		for _, child := range [...]int{2*i + 1, 2*i + 2} {
+			if child < len(b.rows) && b.compare(&b.rows[child].place, &b.rows[last].place) > 0 {
 				last = child
 			}
 		}
@@ -163,40 +173,35 @@ func (b *best) offer(r *row) {
 	}
 }
 
-// rejects tells whether a row of that key need not be offered, as there are enough before it.
-func (b *best) rejects(key float64) bool {
-	return len(b.rows) == b.query.limit && b.compareKeys(key, b.rows[0].key) > 0
-}
-
 // compareKeys is negative where a row with the key x comes before one with y. Rows without a key come last.
 func (b *best) compareKeys(x, y float64) int {
-	switch {
-	case math.IsNaN(x) || math.IsNaN(y):
-		return -cmp.Compare(x, y) // NaN is below all others
-	case b.query.desc:
+	if b.query.desc || math.IsNaN(x) || math.IsNaN(y) { // NaN is below all others
 		return cmp.Compare(y, x)
 	}
 	return cmp.Compare(x, y)
 }
 
-func (b *best) compare(x, y *row) int {
-	names := cmp.Or(strings.Compare(x.namespace, y.namespace), strings.Compare(x.name, y.name))
-	switch c := 0; b.query.sort {
-	case byName, byNamespace:
-		if c = strings.Compare(x.name, y.name); b.query.sort == byNamespace {
-			c = strings.Compare(x.namespace, y.namespace)
-		}
-		if b.query.desc {
-			c = -c
-		}
-		names = cmp.Or(c, names)
+// compare is negative where x comes before y. What is equal otherwise is in the order of its names.
+func (b *best) compare(x, y *place) int {
+	c := 0
+	switch b.query.sort {
+	case byName:
+		c = strings.Compare(x.name, y.name)
+	case byNamespace:
+		c = strings.Compare(x.namespace, y.namespace)
 	default:
 		if c = b.compareKeys(x.key, y.key); c != 0 {
 			return c
 		}
 	}
-	if names == 0 && x.object != nil && y.object != nil {
-		names = strings.Compare(x.object.Value.Head, y.object.Value.Head)
+	if b.query.desc {
+		c = -c
 	}
-	return names
+	if c == 0 {
+		c = cmp.Or(strings.Compare(x.namespace, y.namespace), strings.Compare(x.name, y.name))
+	}
+	if c == 0 && x.object != nil && y.object != nil {
+		c = strings.Compare(x.object.Value.Head, y.object.Value.Head)
+	}
+	return c
 }

@@ -44,7 +44,7 @@ func (p *Page) Handlers() map[string]http.HandlerFunc {
 }
 
 func (p *Page) json(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r.URL.Query())
+	q, err := parseQuery(r.URL.RawQuery)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

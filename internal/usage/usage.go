@@ -73,6 +73,8 @@ type List struct {
 
 	mu    sync.RWMutex  // held while the batch that is shown changes
 	shown *sample.Batch // never nil
+
+	generation atomic.Uint64 // of what is shown
 }
 
 // New returns a list. Its loop wants an Interval, a Cutoff and a Pulse; its gauges are registered with scope.
@@ -156,11 +158,15 @@ func (l *List) Read(f func(*sample.Batch)) {
 	f(l.shown)
 }
 
+// Generation tells what is shown from what was shown before. Within Read it is that of the batch.
+func (l *List) Generation() uint64 { return l.generation.Load() }
+
 // change makes what f returns the batch that is shown.
 func (l *List) change(f func() *sample.Batch) *sample.Batch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.shown = f()
+	l.generation.Add(1)
 	return l.shown
 }
 

@@ -62,8 +62,8 @@ function nameOf(view, row) {
 
 let view = parse(location.search);
 
-// go shows another view, and tells whether it is another; how says what becomes of the browser's history: push, replace,
-// or nothing. Once the rows are there, the first gets the focus if that is wanted.
+// go shows another view, and tells whether it is another; how says what becomes of the browser's history: push,
+// replace, or nothing. Once the rows are there, the first gets the focus if that is wanted.
 function go(next, how = "push", first = false) {
   if (query(next) === query(view)) return false;
   const moved = next.level !== view.level || Object.values(scope).some((name) => next[name] !== view[name]);
@@ -227,8 +227,10 @@ function showRow(tr, row, shown, past) {
   }
 }
 
+// showNodes shows those with most CPU, where they are not in the table.
 function showNodes(nodes) {
-  $("nodes-section").hidden = !nodes.found;
+  $("nodes-section").hidden = !nodes?.found;
+  if (!nodes?.found) return;
   const all = nodes.rows.length >= nodes.found;
   text($("all-nodes"), all ? "" : `the ${nodes.rows.length} with most CPU of ${nodes.found}`);
   $("all-nodes").hidden = all;
@@ -288,32 +290,32 @@ function showView() {
   }
 }
 
-// showState says whether what is shown is to be believed. It runs every second, for the age; what a screen reader is
-// told changes only with the state.
+// showState says whether what is shown is to be believed; before the first answer that is the server's. It runs every
+// second, for the age; what a screen reader is told changes only with the state.
 function showState() {
-  let state = "ok";
-  let says = "✔ Works";
-  let age = "";
+  let state, says;
   if (answer) {
     const { newest, period = 15 } = answer.data;
+    let age = 0;
+    [state, says] = ["ok", "✔ Works"];
+    if (newest === undefined) [state, says] = ["old", "… No data yet"];
+    else {
+      age = Math.max(0, Math.round(answer.time - newest + (performance.now() - answered) / 1000));
+      if (age > 2 * period + 30) [state, says] = ["old", "⚠ The data are old"];
+    }
     if (!answer.state.ok) [state, says] = ["failed", "✖ Something does not work"];
-    if (newest !== undefined) {
-      const seconds = Math.max(0, Math.round(answer.time - newest + (performance.now() - answered) / 1000));
-      age = `Data ${seconds < 120 ? seconds + " s" : Math.round(seconds / 60) + " min"} old`;
-      if (state === "ok" && seconds > 2 * period + 30) [state, says] = ["old", "⚠ The data are old"];
-    } else if (state === "ok") [state, says] = ["old", "… No data yet"];
-  } else [state, says] = ["old", "… Loading"];
-  if (unreachable) [state, says] = ["unreachable", "✖ " + unreachable];
-  text($("state"), says);
-  $("state").className = state;
-  document.body.className = state;
-  text($("age"), age);
-  const lines = unreachable ? [] : [...(answer?.state.failures ?? []), ...(answer?.state.notices ?? [])];
-  if ([...$("failures").children].map((li) => li.textContent).join("\n") !== lines.join("\n")) {
-    const failures = answer.state.failures.length;
-    $("failures").replaceChildren(...lines.map((line, i) =>
-      element("li", { className: i < failures ? "failure" : "notice" }, line)));
+    text($("age"), newest === undefined ? "" : `Data ${age < 120 ? age + " s" : Math.round(age / 60) + " min"} old`);
+    const { failures, notices } = answer.state;
+    const lines = [...failures, ...notices];
+    if (lines.join("\n") !== Array.from($("failures").children, (li) => li.textContent).join("\n")) {
+      $("failures").replaceChildren(...lines.map((line, i) =>
+        element("li", { className: i < failures.length ? "failure" : "notice" }, line)));
+    }
   }
+  if (unreachable) [state, says] = ["unreachable", "✖ " + unreachable];
+  if (!state) return;
+  text($("state"), says);
+  document.body.className = $("state").className = state;
 }
 
 // ---- asking ----
@@ -345,7 +347,7 @@ async function load(change) {
   try {
     [rows, nodes] = await Promise.all([
       ask(query({ ...view, limit: view.limit || String(someRows) })),
-      ask(query({ ...defaults, level: "nodes", limit: String(fewNodes) })),
+      view.level === "nodes" ? undefined : ask(query({ ...defaults, level: "nodes", limit: String(fewNodes) })),
     ]);
   } catch (error) {
     trouble = error.message;
@@ -365,9 +367,9 @@ async function load(change) {
   showState();
 }
 
-// untilNext is the seconds until there is something new: a period if this is, else less, as it is late.
+// untilNext is the seconds until there is something new: a period if this has just come, else less.
 function untilNext({ newest, period = 15 }) {
-  late = newest === answer?.data.newest ? late + 1 : 0;
+  late = answer && newest !== answer.data.newest ? 0 : late + 1;
   return late === 0 ? period : Math.min(period, (period / 16) * 2 ** late);
 }
 
