@@ -354,6 +354,14 @@ func TestOnce(t *testing.T) {
 		if f.receiver.up || len(f.receiver.usage) > 0 || len(f.receiver.self) > 0 {
 			t.Errorf("the pushes at the interval take over %+v", f.receiver)
 		}
+		if err := f.after(30, false); err != nil { // by which no reading goes that was there before the process
+			t.Fatal(err)
+		}
+		for series, samples := range f.Samples() {
+			if strings.HasPrefix(series, "pod_cpu{") && len(samples) != 2 {
+				t.Errorf("%s has %v", series, samples)
+			}
+		}
 	})
 }
 
@@ -451,6 +459,9 @@ func TestFreezeBeforeAPush(t *testing.T) {
 func TestClockThatIsSetBack(t *testing.T) {
 	feeding(t, scope.Settings{}, func(t *testing.T, f *feeder) {
 		f.sees(objects.Known{}, usage{}, usage{})
+		if err := f.after(1, false); err != nil || f.receiver.last != f.epoch+1000 {
+			t.Errorf("%v; the last push was at %d", err, f.receiver.last)
+		}
 		for i, back := range []time.Duration{0, time.Minute, 10 * time.Minute, 10*time.Minute + time.Second} {
 			f.receiver.last = time.Now().Add(back).UnixMilli()
 			is := f.receiver.begin(t.Context(), nil).at - time.Now().UnixMilli()
