@@ -373,7 +373,7 @@ func TestText(t *testing.T) {
 		for _, method := range []string{"GET", "HEAD"} {
 			for accepts, want := range map[string]string{"": "", "gzip": "gzip", "br": "", "gzip;q=0": "",
 				"identity;q=0": "none",
-				"*": "gzip"} {
+				"*":            "gzip"} {
 				r := httptest.NewRequest(method, "/", nil)
 				r.Header.Set("Accept-Encoding", accepts)
 				w := httptest.NewRecorder()
