@@ -3754,7 +3754,8 @@ func TestOnce(t *testing.T) {
 		t.Errorf("it prints %s, error %v", text, err)
 	}
 	for line := range strings.Lines(samples(text)) {
-		for page, prefix := range map[string]string{"": "kube_metrics_server_", cadvisor: "container_", kubeState: "kube_pod_"} {
+		for page, prefix := range map[string]string{"": "kube_metrics_server_", cadvisor: "container_",
+			kubeState: "kube_pod_"} {
 			series, _ := seriesOf(line, page)
 			if _, found := has.Live()[series]; strings.HasPrefix(line, prefix) && !found {
 				t.Errorf("%s is not pushed", series)
