@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,10 +74,7 @@ func (s *settings) table() []setting.Row {
 
 // check returns what contradicts what among settings that are valid each by itself.
 func (s *settings) check() error {
-	if err := s.Settings.Check(); err != nil {
-		return err
-	}
-	return s.push.Check(append(label.Names(s.PodLabels), sampleLabels...))
+	return cmp.Or(s.Settings.Check(), s.push.Check(s.labels()))
 }
 
 func main() {
@@ -183,7 +181,8 @@ func (s *server) start(ctx context.Context) {
 	p.Register(s.self)
 }
 
-// once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages.
+// once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages. It fails with what
+// could not be read, too.
 func (s *server) once(ctx context.Context, w io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -194,10 +193,11 @@ func (s *server) once(ctx context.Context, w io.Writer) (err error) {
 		}
 	}
 	if s.set.push.URL == "" {
-		return s.writePages(ctx, w, true)
+		err = s.writePages(ctx, w, true)
+	} else {
+		_, err = s.set.push.Once(ctx)
 	}
-	_, err = s.set.push.Once(ctx)
-	return err
+	return cmp.Or(err, s.failed(ctx)) // what could be read is pushed or written all the same
 }
 
 // serve answers until ctx ends, and then until the running requests are answered.

@@ -9,6 +9,7 @@ import (
 	"metrics-server-prom/internal/family"
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/state"
@@ -112,7 +113,8 @@ var none = &snapshot{rendered: families.Rendered()}
 
 // newSnapshot renders a batch of the source.
 func newSnapshot(c *page.Compressor, source string, b *sample.Batch) *snapshot {
-	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest}, rendered: families.Rendered()}
+	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest},
+		rendered: families.Rendered()}
 	s.rendered.Add(c, "", source, &label.Usage{Batch: b})
 	return s
 }
@@ -145,9 +147,32 @@ func registerServed(self *selfmetrics.Scope, present func() []*snapshot) {
 	})
 }
 
-// sampleLabels are the names of the labels that samples have, those of --pod-labels aside.
+// sampleLabels are the names of the labels that samples of the telemetry path's page have, those of --pod-labels aside.
 var sampleLabels = []string{"node", "pod", "ip", "container", "namespace", "resource", "reason", "family", "verb",
 	"code", "result", "version", "revision", "goversion", "le", "quantile"}
+
+// remoteLabels are those that samples which are pushed by remote write have beside, by page: on the telemetry path's
+// the ones of the Go runtime.
+var remoteLabels = map[string][]string{
+	"":       {"compiler", "GOARCH", "GOOS", "GOROOT"},
+	cadvisor: {"boot_id", "cpu", "id", "image", "machine_id", "name", "system_uuid"},
+	kubeState: {"condition", "container_id", "container_runtime_version", "created_by_kind", "created_by_name", "host_ip",
+		"host_network", "image", "image_id", "image_spec", "internal_ip", "job_name", "kernel_version", "kubelet_version",
+		"kubeproxy_version", "os_image", "owner_is_controller", "owner_kind", "owner_name", "phase", "pod_cidr", "pod_ip",
+		"priority_class", "provider_id", "qos_class", "replicaset", "resourcequota", "role", "system_uuid", "type", "uid",
+		"unit"},
+}
+
+// labels are the names of the labels that samples have which are pushed.
+func (s *settings) labels() []string {
+	all := append(label.Names(s.PodLabels), sampleLabels...)
+	if s.push.Format == push.RemoteWrite {
+		for _, page := range append([]string{""}, s.Pages...) {
+			all = append(all, remoteLabels[page]...)
+		}
+	}
+	return all
+}
 
 // assemble makes the page of that name: of each family that has samples the header and its parts, those of snapshots
 // and of objects, which are by family, and then self, the exporter's metrics of itself.

@@ -41,7 +41,7 @@ func rights(kind string, pages []string, once bool) []rbacv1.PolicyRule {
 		} else {
 			rules = append(rules, rule("metrics.k8s.io", "list", "pods"), rule("metrics.k8s.io", ask, "nodes"))
 		}
-		if len(pages) > 0 {
+		if len(pages) > 0 || !once { // the page for people
 			rules = append(rules, rule("", watch, "nodes"))
 		}
 		if state {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +20,10 @@ type tool struct {
 	module  string   // the module that has this version
 	pkg     string   // what `go install` builds; empty: the small module in tools/NAME, see there why
 	flags   []string // for the build
+	// replaced says that pkg needs the replacements of the small module in tools/NAME, which `go install` does not take.
+	replaced bool
+	// seldom is one that is built only when it is asked for.
+	seldom bool
 }
 
 // tools lists all of them; Tool finds them by name.
@@ -34,6 +39,9 @@ var tools = []tool{
 		pkg: "github.com/prometheus/prometheus/cmd/prometheus", flags: []string{"-tags=remove_all_sd"}},
 	{name: "promtool", version: "v0.316.0", module: "github.com/prometheus/prometheus",
 		pkg: "github.com/prometheus/prometheus/cmd/promtool", flags: []string{"-tags=remove_all_sd"}},
+	// Without the tag its protobuf messages do not fit Prometheus' labels, and it panics.
+	{name: "thanos", version: "v0.42.0", module: "github.com/thanos-io/thanos",
+		pkg: "github.com/thanos-io/thanos/cmd/thanos", flags: []string{"-tags=slicelabels"}, replaced: true, seldom: true},
 }
 
 // Tool is the path of a program (a name in tools), which is built if this machine does not have it yet. All of them
@@ -47,9 +55,12 @@ func Tool(name string) (string, error) {
 	return "", fmt.Errorf("no tool named %q", name)
 }
 
-// BuildTools builds all that is missing, so that no test's own time is spent on that.
+// BuildTools builds all that is missing, but for what is seldom needed, so that no test's own time is spent on that.
 func BuildTools() error {
 	for _, t := range tools {
+		if t.seldom {
+			continue
+		}
 		if _, err := t.build(); err != nil {
 			return err
 		}
@@ -133,7 +144,7 @@ func (t tool) build() (string, error) {
 // command builds the tool into the folder work.
 func (t tool) command(work string) (*exec.Cmd, error) {
 	flags := append([]string{"-ldflags=-s -w"}, t.flags...)
-	if t.pkg != "" {
+	if t.pkg != "" && !t.replaced {
 		cmd := exec.Command("go", append(append([]string{"install"}, flags...), t.pkg+"@"+t.version)...)
 		cmd.Dir = work // outside of any module
 		return cmd, nil
@@ -147,11 +158,15 @@ func (t tool) command(work string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !strings.Contains(string(mod), t.module+" "+t.version+"\n") {
+	if required := regexp.QuoteMeta(t.module + " " + t.version); !regexp.MustCompile(required + `\s`).Match(mod) {
 		return nil, fmt.Errorf("%s/go.mod does not require %s %s: it and the list of tools must name the same version",
 			dir, t.module, t.version)
 	}
-	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", filepath.Join(work, t.name), ".")...)
+	pkg := t.pkg
+	if pkg == "" {
+		pkg = "."
+	}
+	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", filepath.Join(work, t.name), pkg)...)
 	cmd.Dir = dir
 	return cmd, nil
 }

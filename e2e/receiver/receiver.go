@@ -34,10 +34,15 @@ type Kind struct {
 	// Write is the path that takes remote write, Text the one that takes the text format; empty where there is none.
 	Write, Text string
 
-	find    func() (path string, err error)
-	args    func(address, dir string) []string
+	find func() (path string, err error)
+	args func(r *Receiver) []string
+	// query is the arguments of a second process, which answers queries; nil where the first one does.
+	query   func(r *Receiver) []string
 	ready   string // path that is there once it works
 	refused []refusal
+	// Flushes says that a Stop writes all samples to a block, so that after the next Start samples are refused that are
+	// older than the newest of any series.
+	Flushes bool
 }
 
 // refusal is one of a program's own counters of samples or requests that it did not take.
@@ -51,27 +56,23 @@ var (
 	Prometheus = Kind{
 		Name: "prometheus", Write: "/api/v1/write", ready: "/-/ready",
 		find: func() (string, error) { return controlplane.Tool("prometheus") },
-		args: func(address, dir string) []string {
-			return []string{"--config.file=" + filepath.Join(dir, "prometheus.yml"), "--web.listen-address=" + address,
-				"--storage.tsdb.path=" + filepath.Join(dir, "data"), "--web.enable-remote-write-receiver",
-				"--log.level=warn"}
+		args: func(r *Receiver) []string {
+			return []string{"--config.file=" + r.path("prometheus.yml"), "--web.listen-address=" + r.address(writes),
+				"--storage.tsdb.path=" + r.path("data"), "--web.enable-remote-write-receiver", "--log.level=warn"}
 		},
-		refused: []refusal{
-			{"prometheus_tsdb_out_of_order_samples_total", nil},
-			{"prometheus_tsdb_out_of_bound_samples_total", nil},
-			{"prometheus_tsdb_too_old_samples_total", nil},
+		refused: append([]refusal{
 			{"prometheus_api_remote_write_invalid_labels_samples_total", nil},
 			// Of a sample with the timestamp of the one before and another value it counts only that it answers 400.
 			{"prometheus_http_requests_total", func(labels map[string]string) bool {
 				return labels["handler"] == "/api/v1/write" && !strings.HasPrefix(labels["code"], "2")
 			}},
-		},
+		}, byTSDB...),
 	}
 	VictoriaMetrics = Kind{
 		Name: "victoria-metrics", Write: "/api/v1/write", Text: "/api/v1/import/prometheus", ready: "/metrics",
 		find: debian("victoria-metrics"),
-		args: func(address, dir string) []string {
-			return []string{"-httpListenAddr=" + address, "-storageDataPath=" + filepath.Join(dir, "data"),
+		args: func(r *Receiver) []string {
+			return []string{"-httpListenAddr=" + r.address(writes), "-storageDataPath=" + r.path("data"),
 				"-loggerLevel=WARN"}
 		},
 		refused: []refusal{
@@ -87,10 +88,49 @@ var (
 	Pushgateway = Kind{
 		Name: "prometheus-pushgateway", Text: "/metrics/job/e2e", ready: "/metrics",
 		find: debian("prometheus-pushgateway"),
-		args: func(address, _ string) []string {
-			return []string{"--web.listen-address=" + address, "--log.level=warn"}
+		args: func(r *Receiver) []string {
+			return []string{"--web.listen-address=" + r.address(writes), "--log.level=warn"}
 		},
 	}
+	// Thanos is its Receive, with a Query in front of it.
+	Thanos = Kind{
+		Name: "thanos", Write: "/api/v1/receive", ready: "/-/ready", Flushes: true,
+		find: func() (string, error) { return controlplane.Tool("thanos") },
+		args: func(r *Receiver) []string {
+			return []string{"receive", "--tsdb.path=" + r.path("data"), "--label=" + ThanosLabel + `="e2e"`,
+				"--http-address=" + r.address(tells), "--grpc-address=" + r.address(reads),
+				"--remote-write.address=" + r.address(writes), "--log.level=warn"}
+		},
+		query: func(r *Receiver) []string {
+			return []string{"query", "--endpoint=" + r.address(reads), "--http-address=" + r.address(answers),
+				"--grpc-address=" + r.address(nobody), "--log.level=warn"}
+		},
+		refused: append([]refusal{{"http_requests_total", func(labels map[string]string) bool {
+			return labels["handler"] == "receive" && !strings.HasPrefix(labels["code"], "2")
+		}}}, byTSDB...),
+	}
+)
+
+// ThanosLabel and ThanosTenant are labels that Thanos adds to all series.
+const ThanosLabel, ThanosTenant = "receive", "tenant_id"
+
+// byTSDB is what Prometheus' database counts, wherever it is.
+var byTSDB = []refusal{
+	{"prometheus_tsdb_out_of_order_samples_total", nil},
+	{"prometheus_tsdb_out_of_bound_samples_total", nil},
+	{"prometheus_tsdb_too_old_samples_total", nil},
+}
+
+// What the addresses of a program are for. All but writes are of Thanos only.
+type purpose int
+
+const (
+	writes  purpose = iota
+	tells           // metrics and readiness
+	reads           // by Query
+	answers         // of Query
+	nobody          // Query serves other Queries too
+	purposes
 )
 
 // ErrNotInstalled says that a program is not on this machine. Those of Debian are installed by .ci/receivers.sh.
@@ -107,31 +147,44 @@ func debian(name string) func() (string, error) {
 	}
 }
 
-// Receiver is a running program. It keeps its address and its data over Stop and Start.
+// Receiver is a running program. It keeps its addresses and its data over Stop and Start.
 type Receiver struct {
 	Kind
-	URL string // http://127.0.0.1:PORT
+	URL string // http://127.0.0.1:PORT, that Write and Text belong to
 
-	dir     string
-	process *process.Process
+	dir       string
+	ports     [purposes]int
+	processes []*process.Process
 }
 
 // New starts a program that keeps its data below the folder, and returns when it is ready.
-func New(ctx context.Context, kind Kind, dir string) (*Receiver, error) {
-	port, err := process.FreePort()
-	if err != nil {
-		return nil, err
+func New(ctx context.Context, kind Kind, dir string) (r *Receiver, err error) {
+	r = &Receiver{Kind: kind, dir: dir}
+	for i := range r.ports {
+		if r.ports[i], err = process.FreePort(); err != nil {
+			return nil, err
+		}
 	}
+	r.URL = "http://" + r.address(writes)
 	// Only Prometheus reads it; it scrapes nothing.
-	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), nil, 0o600); err != nil {
+	if err := os.WriteFile(r.path("prometheus.yml"), nil, 0o600); err != nil {
 		return nil, err
 	}
-	r := &Receiver{Kind: kind, URL: fmt.Sprintf("http://127.0.0.1:%d", port), dir: dir}
 	if err := r.Start(ctx); err != nil {
 		r.Kill()
 		return nil, err
 	}
 	return r, nil
+}
+
+func (r *Receiver) path(name string) string { return filepath.Join(r.dir, name) }
+
+// address is that for a purpose. One process serves all of them at the same one.
+func (r *Receiver) address(of purpose) string {
+	if r.query == nil {
+		of = writes
+	}
+	return fmt.Sprintf("127.0.0.1:%d", r.ports[of])
 }
 
 // Start starts the program, again after a Stop, and returns when it is ready.
@@ -140,43 +193,58 @@ func (r *Receiver) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.process, err = process.Start(process.Command{
-		Name: r.Name, Path: path, Args: r.args(strings.TrimPrefix(r.URL, "http://"), r.dir),
-		Env: []string{"PATH=" + os.Getenv("PATH")}, Log: filepath.Join(r.dir, "log"),
-	})
-	if err != nil {
-		return err
+	r.processes = nil
+	type part struct {
+		args  []string
+		ready purpose
+	}
+	parts := []part{{r.args(r), tells}}
+	if r.query != nil {
+		parts = append(parts, part{r.query(r), answers})
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not ready within a minute"))
 	defer cancel()
-	return r.process.Await(ctx, func(ctx context.Context) error {
-		_, err := get(ctx, r.URL+r.ready)
-		return err
-	})
+	for _, part := range parts {
+		p, err := process.Start(process.Command{Name: r.Name, Path: path, Args: part.args,
+			Env: []string{"PATH=" + os.Getenv("PATH")}, Log: r.path("log")})
+		if err != nil {
+			return err
+		}
+		r.processes = append(r.processes, p)
+		if err := p.Await(ctx, func(ctx context.Context) error {
+			_, err := get(ctx, "http://"+r.address(part.ready)+r.ready)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Stop ends the program as an administrator does, by SIGTERM, and returns when it is gone.
 func (r *Receiver) Stop(ctx context.Context) error {
-	if err := r.process.Signal(syscall.SIGTERM); err != nil {
-		return err
+	for _, p := range r.processes {
+		if err := p.Signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		select {
+		case <-p.Done():
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not end: %w", r.Name, context.Cause(ctx))
+		}
 	}
-	select {
-	case <-r.process.Done():
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%s does not end: %w", r.Name, context.Cause(ctx))
-	}
+	return nil
 }
 
 // Kill ends the program at once.
 func (r *Receiver) Kill() {
-	if r.process != nil {
-		r.process.Kill()
+	for _, p := range r.processes {
+		p.Kill()
 	}
 }
 
 // Log is what the program has written in all its runs: warnings and errors only.
-func (r *Receiver) Log() string { return r.process.Log() }
+func (r *Receiver) Log() string { return r.processes[0].Log() }
 
 // Series is a series and samples of it, oldest first.
 type Series struct {
@@ -200,7 +268,7 @@ func (r *Receiver) Instant(ctx context.Context, query string, at time.Time) ([]S
 	}
 	values := url.Values{"query": {query}, "time": {strconv.FormatFloat(float64(at.UnixMilli())/1000, 'f', 3, 64)},
 		"nocache": {"1"}} // without which VictoriaMetrics answers for a moment 30 s ago
-	text, err := get(ctx, r.URL+"/api/v1/query?"+values.Encode())
+	text, err := get(ctx, "http://"+r.address(answers)+"/api/v1/query?"+values.Encode())
 	if err != nil {
 		return nil, err
 	}
@@ -283,7 +351,7 @@ func (r *Receiver) Refused(ctx context.Context) (map[string]float64, error) {
 
 // metrics is what the program tells of itself.
 func (r *Receiver) metrics(ctx context.Context) (map[string]*dto.MetricFamily, error) {
-	text, err := get(ctx, r.URL+"/metrics")
+	text, err := get(ctx, "http://"+r.address(tells)+"/metrics")
 	if err != nil {
 		return nil, err
 	}

@@ -157,10 +157,10 @@ func canonical(series string) string {
 	return exporter.Series(name, pairs)
 }
 
-// own is the labels that a push adds to all series.
-var own = []string{"job", "instance", "cluster"}
+// own is the labels that a push or the receiver adds to all series.
+var own = []string{"job", "instance", "cluster", receiver.ThanosLabel, receiver.ThanosTenant}
 
-// text is what canonical makes of a series, without the labels that a push adds.
+// text is what canonical makes of a series, without the labels that a push or the receiver adds.
 func text(s receiver.Series) string {
 	labels := maps.Clone(s.Labels)
 	name := labels["__name__"]
@@ -208,13 +208,15 @@ func (h *history) compare(stored map[string][]receiver.Sample, disturbed []span,
 				start = one
 			}
 		}
-		return !start.IsZero() && at > start.UnixMilli()+1000 && r.last.Before(end) && !slices.ContainsFunc(disturbed, func(s span) bool {
-			return r.first.Before(s.to) && (s.to.IsZero() || r.last.After(s.from))
-		})
+		return !start.IsZero() && at > start.UnixMilli()+1000 && r.last.Before(end) &&
+			!slices.ContainsFunc(disturbed, func(s span) bool {
+				return r.first.Before(s.to) && (s.to.IsZero() || r.last.After(s.from))
+			})
 	}
 	for series, all := range h.series {
 		for at, r := range all {
-			if r.last.Sub(r.first) < needed || r.resumed || strings.Contains(series, "pod=") && !strings.Contains(series, "node=") ||
+			if r.last.Sub(r.first) < needed || r.resumed || strings.Contains(series, "pod=") &&
+				!strings.Contains(series, "node=") ||
 				!undisturbed(r, at) {
 				continue
 			}

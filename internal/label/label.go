@@ -46,8 +46,8 @@ func Append(to []byte, pairs ...string) []byte {
 	return to
 }
 
-// Cluster is the label of a cluster's samples as it stands behind their other labels: ,cluster="eu"; "" for "", which is
-// the name of a cluster that is the only one.
+// Cluster is the label of a cluster's samples as it stands behind their other labels: ,cluster="eu"; "" for "", which
+// is the name of a cluster that is the only one.
 func Cluster(name string) string {
 	if name == "" {
 		return ""

@@ -31,7 +31,8 @@ func TestTheClusterComesLast(t *testing.T) {
 	p.Namespace, p.Name, p.Spec.NodeName, p.Status.PodIP = "ns", "p", "n", "1.2.3.4"
 	p.Labels = map[string]string{"app": "web"}
 	text, _ := Pods{Keys: []string{"app"}, Names: []string{"label_app"}}.Text(p)
-	text.Shared, text.Own = (&kept.Pod{Containers: []kept.Container{{Name: "c", Image: "i", Status: kept.Status{Known: true}}}}).Pack()
+	text.Shared, text.Own = (&kept.Pod{Containers: []kept.Container{{Name: "c", Image: "i",
+		Status: kept.Status{Known: true}}}}).Pack()
 	batch := &sample.Batch{Names: []string{"c"}, Samples: []sample.Sample{
 		sample.New(&store.Object[sample.Text]{Value: text}, 0, 1)}}
 	for name, of := range map[string]func(*Usage, []byte, int) []byte{

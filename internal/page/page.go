@@ -28,7 +28,8 @@ var (
 	final = []byte{0x03, 0x00}
 )
 
-// Part is a run of samples, or a header, compressed: it can stand anywhere in any number of pages. What it holds never changes.
+// Part is a run of samples, or a header, compressed: it can stand anywhere in any number of pages. What it holds never
+// changes.
 type Part struct {
 	blocks []byte // deflate blocks
 	crc    uint32 // of the text

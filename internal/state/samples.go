@@ -28,7 +28,8 @@ func (s *Samples) reset() { s.buf = s.buf[:0] }
 
 // dictionary is what the samples of many objects have in common, the most frequent last: with it those of a ReplicaSet
 // or Job take some 60 bytes in place of 150, and those of a node 300 in place of 1,000.
-var dictionary = s2.MakeDict([]byte(`phase="Active"phase="Terminating"",boot_id="machine_id="kernel_version="",os_image="`+
+var dictionary = s2.MakeDict([]byte(`phase="Active"phase="Terminating"",boot_id="machine_id="kernel_version="`+
+	`",os_image="`+
 	`",container_runtime_version="containerd://",kubelet_version="v1.",kubeproxy_version="deprecated",`+
 	`provider_id="",pod_cidr="10.",system_uuid="",internal_ip="10.resource="pods",unit="integer"`+
 	`resource="ephemeral_storage",unit="byte"resource="memory",unit="byte"resource="cpu",unit="core"`+
