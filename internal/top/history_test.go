@@ -152,7 +152,7 @@ func TestNothingIsKeptForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		c.reads("1")
-		if c.page.history.lists != nil {
+		if c.page.history.timer != nil {
 			t.Error("history begins before anybody asks")
 		}
 		begin := c.ask("").History["since"]
@@ -165,9 +165,11 @@ func TestNothingIsKeptForNobody(t *testing.T) {
 			time.Sleep(15 * time.Second)
 			c.reads("3")
 		}
-		if c.page.history.column != 8*59+1 || float64(c.page.history.since.Unix()) != begin {
-			t.Errorf("%d columns", c.page.history.column)
+		c.page.history.mu.Lock()
+		if h := &c.page.history; h.column != 8*59+1 || float64(h.since.Unix()) != begin {
+			t.Errorf("%d columns", h.column)
 		}
+		c.page.history.mu.Unlock()
 		time.Sleep(time.Minute + time.Second)
 		c.reads("4")
 		c.page.history.mu.Lock()
