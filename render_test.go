@@ -3613,9 +3613,9 @@ func TestWhatIsToPush(t *testing.T) {
 	}
 }
 
-// TestPushesAfterAFreeze has the objects change while the process stands still: before a push, and in it. What was known
-// before is nowhere as of after that. Pushes begin every three minutes and wait ten seconds for usage, which nobody
-// reads.
+// TestPushesAfterAFreeze has the objects change while the process stands still: before a push, and in it. What was
+// known before is nowhere as of after that. Pushes begin every three minutes and wait ten seconds for usage, which
+// nobody reads.
 func TestPushesAfterAFreeze(t *testing.T) {
 	for name, within := range map[string]bool{"before a push": false, "within a push": true} {
 		t.Run(name, func(t *testing.T) {
@@ -3716,8 +3716,9 @@ func TestOnce(t *testing.T) {
 	}))
 	defer web.Close()
 	once := func(url string) (text string, err error) {
-		set := &settings{Settings: scope.Settings{RefreshInterval: 15 * time.Second, MaxAge: 5 * time.Minute, Pages: furtherPages},
-			push: push.Pusher{URL: url, Format: push.RemoteWrite, Instance: "i", JustOnce: true}}
+		set := &settings{
+			Settings: scope.Settings{RefreshInterval: 15 * time.Second, MaxAge: 5 * time.Minute, Pages: furtherPages},
+			push:     push.Pusher{URL: url, Format: push.RemoteWrite, Instance: "i", JustOnce: true}}
 		set.KubeconfigData = "clusters: [{name: c, cluster: {server: " + web.URL + "}}]\n" +
 			"contexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n"
 		var out strings.Builder
@@ -3753,7 +3754,8 @@ func TestOnce(t *testing.T) {
 		t.Errorf("it prints %s, error %v", text, err)
 	}
 	for line := range strings.Lines(samples(text)) {
-		for page, prefix := range map[string]string{"": "kube_metrics_server_", cadvisor: "container_", kubeState: "kube_pod_"} {
+		for page, prefix := range map[string]string{
+			"": "kube_metrics_server_", cadvisor: "container_", kubeState: "kube_pod_"} {
 			series, _ := seriesOf(line, page)
 			if _, found := has.Live()[series]; strings.HasPrefix(line, prefix) && !found {
 				t.Errorf("%s is not pushed", series)

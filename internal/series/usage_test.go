@@ -82,15 +82,16 @@ func TestUsage(t *testing.T) {
 				of("cpu", "a", "9"): "[1016000:2 1031000:stale]"}},
 		"other labels without a usage": {
 			[]usage{{{a, "c", 1001, 1, 10}}, {{moved, "c", 1016, 2, none}}, {{moved, "c", 1031, 3, 30}}},
-			map[string]string{of("cpu", "a", "1"): "[1001000:1 1016000:stale]", of("mem", "a", "1"): "[1001000:10 1016000:stale]",
-				of("cpu", "a", "9"): "[1016000:2 1031000:3]", of("mem", "a", "9"): "[1031000:30]"}},
+			map[string]string{of("cpu", "a", "1"): "[1001000:1 1016000:stale]",
+				of("mem", "a", "1"): "[1001000:10 1016000:stale]", of("cpu", "a", "9"): "[1016000:2 1031000:3]",
+				of("mem", "a", "9"): "[1031000:30]"}},
 		"a pod of that name in another namespace is another one": {
 			[]usage{{{pod("r", "a", "1"), "c", 1001, 1, none}, {a, "c", 1001, 2, none}}, {{a, "c", 1016, 3, none}}},
 			map[string]string{strings.Replace(of("cpu", "a", "1"), `"s"`, `"r"`, 1): "[1001000:1 2001000:stale]",
 				of("cpu", "a", "1"): "[1001000:2 1016000:3]"}},
 		"a name that others begin with": {
-			[]usage{{{a, "c", 1001, 1, none}, {pod("s", "a-1", "1"), "c", 1001, 2, none}, {pod("s", "a.b", "1"), "c", 1001, 3, none},
-				{pod("s", "a1", "1"), "c", 1001, 4, none}}, {{a, "c", 1016, 5, none}, {pod("s", "a1", "1"), "c", 1016, 6, none}}},
+			[]usage{{{a, "c", 1001, 1, none}, {pod("s", "a-1", "1"), "c", 1001, 2, none},
+				{pod("s", "a.b", "1"), "c", 1001, 3, none}, {pod("s", "a1", "1"), "c", 1001, 4, none}}, {{a, "c", 1016, 5, none}, {pod("s", "a1", "1"), "c", 1016, 6, none}}},
 			map[string]string{of("cpu", "a", "1"): "[1001000:1 1016000:5]", of("cpu", "a-1", "1"): "[1001000:2 2001000:stale]",
 				of("cpu", "a.b", "1"): "[1001000:3 2001000:stale]", of("cpu", "a1", "1"): "[1001000:4 1016000:6]"}},
 		"containers that were last seen with several objects of their pod": {
@@ -206,6 +207,7 @@ func TestUsageWhileTheReceiverTakesNothing(t *testing.T) {
 		}
 		return list
 	}
+	a, b, c := of("cpu", "a", "1"), of("cpu", "b", "1"), of("cpu", "c", "1")
 	const all = 1 << 10
 	for name, test := range map[string]struct {
 		lists  []usage
@@ -215,41 +217,47 @@ func TestUsageWhileTheReceiverTakesNothing(t *testing.T) {
 		want   map[string]string  // what it has
 	}{
 		"what was missed comes with the next push": {
-			[]usage{list(1001, "abc"), list(1016, "abc"), list(1031, "abc")}, []int{all, 0, all}, refusesAll, []bool{false, true, false},
-			map[string]string{of("cpu", "a", "1"): "[1001000:1001 1031000:1031]", of("cpu", "b", "1"): "[1001000:1001 1031000:1031]",
-				of("cpu", "c", "1"): "[1001000:1001 1031000:1031]"}},
+			[]usage{list(1001, "abc"), list(1016, "abc"), list(1031, "abc")}, []int{all, 0, all}, refusesAll,
+			[]bool{false, true, false},
+			map[string]string{a: "[1001000:1001 1031000:1031]", b: "[1001000:1001 1031000:1031]",
+				c: "[1001000:1001 1031000:1031]"}},
 		"the same reading too, where there is none newer": {
-			[]usage{list(1001, "abc"), list(1016, "abc"), list(1016, "abc")}, []int{all, 1, all}, refusesAll, []bool{false, true, false},
-			map[string]string{of("cpu", "a", "1"): "[1001000:1001 1016000:1016]", of("cpu", "b", "1"): "[1001000:1001 1016000:1016]",
-				of("cpu", "c", "1"): "[1001000:1001 1016000:1016]"}},
+			[]usage{list(1001, "abc"), list(1016, "abc"), list(1016, "abc")}, []int{all, 1, all}, refusesAll,
+			[]bool{false, true, false},
+			map[string]string{a: "[1001000:1001 1016000:1016]", b: "[1001000:1001 1016000:1016]",
+				c: "[1001000:1001 1016000:1016]"}},
 		"an end comes with the next push": {
-			[]usage{list(1001, "abc"), list(1016, "ac"), list(1031, "ac")}, []int{all, 0, all}, refusesAll, []bool{false, true, false},
-			map[string]string{of("cpu", "a", "1"): "[1001000:1001 1031000:1031]", of("cpu", "b", "1"): "[1001000:1001 2002000:stale]",
-				of("cpu", "c", "1"): "[1001000:1001 1031000:1031]"}},
+			[]usage{list(1001, "abc"), list(1016, "ac"), list(1031, "ac")}, []int{all, 0, all}, refusesAll,
+			[]bool{false, true, false},
+			map[string]string{a: "[1001000:1001 1031000:1031]", b: "[1001000:1001 2002000:stale]",
+				c: "[1001000:1001 1031000:1031]"}},
 		"also the first that is taken": {
-			[]usage{list(1001, "abc"), {}, {}, {}}, []int{all, 0, 2, all}, refusesAll, []bool{false, true, true, false},
-			map[string]string{of("cpu", "a", "1"): "[1001000:1001 2002000:stale]",
-				of("cpu", "b", "1"): "[1001000:1001 2002000:stale]", of("cpu", "c", "1"): "[1001000:1001 2003000:stale]"}},
+			[]usage{list(1001, "abc"), {}, {}, {}}, []int{all, 0, 2, all}, refusesAll,
+			[]bool{false, true, true, false},
+			map[string]string{a: "[1001000:1001 2002000:stale]",
+				b: "[1001000:1001 2002000:stale]", c: "[1001000:1001 2003000:stale]"}},
 		"what has come and gone meanwhile was never there": {
-			[]usage{list(1001, "ac"), list(1016, "abc"), list(1031, "ac")}, []int{all, 1, all}, refusesAll, []bool{false, true, false},
-			map[string]string{of("cpu", "a", "1"): "[1001000:1001 1016000:1016 1031000:1031]",
-				of("cpu", "c", "1"): "[1001000:1001 1031000:1031]"}},
+			[]usage{list(1001, "ac"), list(1016, "abc"), list(1031, "ac")}, []int{all, 1, all}, refusesAll,
+			[]bool{false, true, false},
+			map[string]string{a: "[1001000:1001 1016000:1016 1031000:1031]",
+				c: "[1001000:1001 1031000:1031]"}},
 		"what it refuses for good is not sent again": {
-			[]usage{list(1001, "abc"), list(1016, "abc"), list(1016, "ab")}, []int{all, 1, all}, refuses, []bool{false, true, false},
-			map[string]string{of("cpu", "a", "1"): "[1001000:1001 1016000:1016]", of("cpu", "b", "1"): "[1001000:1001]",
-				of("cpu", "c", "1"): "[1001000:1001 2002000:stale]"}},
+			[]usage{list(1001, "abc"), list(1016, "abc"), list(1016, "ab")}, []int{all, 1, all}, refuses,
+			[]bool{false, true, false},
+			map[string]string{a: "[1001000:1001 1016000:1016]", b: "[1001000:1001]",
+				c: "[1001000:1001 2002000:stale]"}},
 		"what it takes without saying so goes on behind that": {
 			[]usage{list(1001, "abc"), list(1016, "bc"), list(2000, "abc"), list(2002, "abc")}, []int{all, 0, all, all},
 			func() (int, bool) { return http.StatusForbidden, true }, []bool{false, true, false, false},
-			map[string]string{of("cpu", "a", "1"): "[1001000:1001 2001000:stale 2002000:2002]",
-				of("cpu", "b", "1"): "[1001000:1001 2000000:2000 2002000:2002]",
-				of("cpu", "c", "1"): "[1001000:1001 2000000:2000 2002000:2002]"}},
+			map[string]string{a: "[1001000:1001 2001000:stale 2002000:2002]",
+				b: "[1001000:1001 2000000:2000 2002000:2002]",
+				c: "[1001000:1001 2000000:2000 2002000:2002]"}},
 		"nor is a reading sent that is older than what it may have": {
 			[]usage{list(1001, "ab"), list(1016, "ab"), list(1010, "ab"), list(1016, "ab"), list(1017, "ab")},
 			[]int{all, 0, all, all, all}, func() (int, bool) { return http.StatusForbidden, true },
 			[]bool{false, true, false, false, false},
-			map[string]string{of("cpu", "a", "1"): "[1001000:1001 1016000:1016 1016000:1016 1017000:1017]",
-				of("cpu", "b", "1"): "[1001000:1001 1010000:1010 1016000:1016 1017000:1017]"}},
+			map[string]string{a: "[1001000:1001 1016000:1016 1016000:1016 1017000:1017]",
+				b: "[1001000:1001 1010000:1010 1016000:1016 1017000:1017]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newTaker(t, 1)

@@ -371,8 +371,8 @@ func TestText(t *testing.T) {
 		"page": func(w http.ResponseWriter, r *http.Request) { Page(w, r, "text/css", made) },
 	} {
 		for _, method := range []string{"GET", "HEAD"} {
-			for accepts, want := range map[string]string{"": "", "gzip": "gzip", "br": "", "gzip;q=0": "", "identity;q=0": "none",
-				"*": "gzip"} {
+			for accepts, want := range map[string]string{"": "", "gzip": "gzip", "br": "", "gzip;q=0": "",
+				"identity;q=0": "none", "*": "gzip"} {
 				r := httptest.NewRequest(method, "/", nil)
 				r.Header.Set("Accept-Encoding", accepts)
 				w := httptest.NewRecorder()

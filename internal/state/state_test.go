@@ -158,13 +158,15 @@ func compare(t *testing.T, got, want string) {
 // follow from those of the pods.
 func TestWhatIsKeptOfAWorkload(t *testing.T) {
 	p := &slim.Pod{}
-	if err := json.Unmarshal([]byte(`{"metadata": {"name": "web-5d4f-x2x7z", "uid": "u", "labels": {"pod-template-hash": "5d4f"},
+	if err := json.Unmarshal([]byte(`{
+		"metadata": {"name": "web-5d4f-x2x7z", "uid": "u", "labels": {"pod-template-hash": "5d4f"},
 		"ownerReferences": [{"kind": "X", "name": "y"}, {"kind": "ReplicaSet", "name": "web-5d4f", "controller": true}]},
 		"spec": {"priorityClassName": "high", "containers": [{"name": "app", "image": "app:1", "resources": {
 			"requests": {"cpu": "100m", "memory": "64Mi", "ephemeral-storage": "1Gi"}, "limits": {"nvidia.com/gpu": "1"}}}],
 			"initContainers": [{"name": "side", "resources": {"limits": {"cpu": "1"}}}]},
 		"status": {"phase": "Running", "qosClass": "Burstable", "podIP": "10.0.0.1", "containerStatuses": [
-			{"name": "app", "image": "app:1", "imageID": "i", "containerID": "c", "state": {"running": {}}}]}}`), p); err != nil {
+			{"name": "app", "image": "app:1", "imageID": "i", "containerID": "c", "state": {"running": {}}}]}
+	}`), p); err != nil {
 		t.Fatal(err)
 	}
 	got, want := KeepWorkload(p), &kept.Pod{

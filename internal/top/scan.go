@@ -305,8 +305,8 @@ func (s *scan) newGroup(at int32, key groupKey, of *shared, space int32) {
 	g.named = g.named || q.matchesWorkload(kind, name)
 }
 
-// owner is what owns the pods of a group that are not bare: their controller or, where that is a ReplicaSet or Job, what
-// owns that, as the watches of these know it, or as it is guessed.
+// owner is what owns the pods of a group that are not bare: their controller or, where that is a ReplicaSet or Job,
+// what owns that, as the watches of these know it, or as it is guessed.
 func (s *scan) owner(g *group) (kind, name string) {
 	of := s.sharedOf(g.shared)
 	controller := of.name
