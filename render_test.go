@@ -811,15 +811,16 @@ func TestSampleLabelsAreThoseOfThePages(t *testing.T) {
 			further[name] = true
 		}
 	}
-	text := &settings{Settings: scope.Settings{PodLabels: []string{"app"}, Pages: furtherPages}}
-	remote := &settings{Settings: text.Settings, push: push.Pusher{Format: push.RemoteWrite}}
+	text,
+	remote := labelsOf(furtherPages, []string{"app"}, push.Text),
+		labelsOf(furtherPages, []string{"app"}, push.RemoteWrite)
 	for name := range byText {
-		if !slices.Contains(text.labels(), name) {
+		if !slices.Contains(text, name) {
 			t.Errorf("the label %s of the page is not in the list", name)
 		}
 	}
 	for name := range further {
-		if !slices.Contains(remote.labels(), name) {
+		if !slices.Contains(remote, name) {
 			t.Errorf("the label %s of a further page or of the process is not in the list", name)
 		}
 	}
