@@ -812,7 +812,7 @@ func TestSampleLabelsAreThoseOfThePages(t *testing.T) {
 		}
 	}
 	text,
-	remote := labelsOf(furtherPages, []string{"app"}, push.Text),
+		remote := labelsOf(furtherPages, []string{"app"}, push.Text),
 		labelsOf(furtherPages, []string{"app"}, push.RemoteWrite)
 	for name := range byText {
 		if !slices.Contains(text, name) {
