@@ -811,9 +811,8 @@ func TestSampleLabelsAreThoseOfThePages(t *testing.T) {
 			further[name] = true
 		}
 	}
-	text,
-		remote := labelsOf(furtherPages, []string{"app"}, push.Text),
-		labelsOf(furtherPages, []string{"app"}, push.RemoteWrite)
+	text := labelsOf(furtherPages, []string{"app"}, push.Text)
+	remote := labelsOf(furtherPages, []string{"app"}, push.RemoteWrite)
 	for name := range byText {
 		if !slices.Contains(text, name) {
 			t.Errorf("the label %s of the page is not in the list", name)
