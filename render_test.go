@@ -3490,9 +3490,7 @@ func seriesOf(line, page string) (series string, value float64) {
 		name, last, _ = strings.Cut(sample, " ")
 	}
 	labels := []string{`instance="i"`, fmt.Sprintf("job=%q", cmp.Or(page, "metrics-server-prom"))}
-	for _, pair := range regexp.MustCompile(`[a-zA-Z_]+="[^"]+"`).FindAllString(text, -1) {
-		labels = append(labels, pair)
-	}
+	labels = append(labels, regexp.MustCompile(`[a-zA-Z_]+="[^"]+"`).FindAllString(text, -1)...)
 	slices.Sort(labels)
 	value, _ = strconv.ParseFloat(last, 64)
 	return name + "{" + strings.Join(labels, ",") + "}", value
