@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	pushRounds   = 3 // starts of each exporter, of which the medians count
+	pushRounds   = 5 // starts of each exporter, of which the medians count
 	pushedBefore = 2 // ticks before the CPU is measured: the first push has all series, and the first refreshes all pods
 	pushedFor    = 5 // ticks over which it is
 )
