@@ -55,10 +55,7 @@ func (s *settings) table() []setting.Row {
 
 // check returns what contradicts what among settings that are valid each by itself.
 func (s *settings) check() error {
-	if err := s.Settings.Check(); err != nil {
-		return err
-	}
-	return s.push.Check(s.labels())
+	return cmp.Or(s.Settings.Check(), s.push.Check(labelsOf(s.Pages, s.PodLabels, s.push.Format, s.Several())))
 }
 
 func main() {
@@ -240,8 +237,8 @@ func (s *server) look(failure *kube.Failure) {
 	}
 }
 
-// once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages. It fails where a
-// cluster cannot be read, of which the others are pushed or written all the same.
+// once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages. It fails with what
+// could not be read, too.
 func (s *server) once(ctx context.Context, w io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -267,7 +264,10 @@ func (s *server) once(ctx context.Context, w io.Writer) (err error) {
 	default:
 		_, err = s.set.push.Once(ctx)
 	}
-	return cmp.Or(err, errors.Join(failed...))
+	for i, c := range clusters {
+		failed[i] = c.failed(ctx)
+	}
+	return cmp.Or(err, errors.Join(failed...)) // what could be read is pushed or written all the same
 }
 
 // serve answers until ctx ends, and then until the running requests are answered.

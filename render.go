@@ -145,14 +145,14 @@ var remoteLabels = map[string][]string{
 		"unit"},
 }
 
-// labels are the names of the labels that samples have which are pushed.
-func (s *settings) labels() []string {
-	all := append(label.Names(s.PodLabels), sampleLabels...)
-	if s.Several() {
+// labelsOf are the names of the labels that samples have which are pushed in the format, of one or several clusters.
+func labelsOf(pages, podLabels []string, format string, several bool) []string {
+	all := append(label.Names(podLabels), sampleLabels...)
+	if several {
 		all = append(all, "cluster")
 	}
-	if s.push.Format == push.RemoteWrite {
-		for _, page := range append([]string{""}, s.Pages...) {
+	if format == push.RemoteWrite {
+		for _, page := range append([]string{""}, pages...) {
 			all = append(all, remoteLabels[page]...)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -48,7 +49,9 @@ import (
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/push"
+	"metrics-server-prom/internal/push/standin"
 	"metrics-server-prom/internal/refresh"
+	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/scope"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/serve"
@@ -120,12 +123,17 @@ func newTestServer(t testing.TB, set scope.Settings) (*server, *connection) {
 // get is a scrape.
 func get(t testing.TB, s *server, path string, header ...string) *http.Response {
 	t.Helper()
+	return getFrom(s.handler(), path, header...)
+}
+
+// getFrom is a scrape of a server by its handler.
+func getFrom(handler http.Handler, path string, header ...string) *http.Response {
 	r := httptest.NewRequest(http.MethodGet, path, nil)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
 	w := httptest.NewRecorder()
-	s.handler().ServeHTTP(w, r)
+	handler.ServeHTTP(w, r)
 	return w.Result()
 }
 
@@ -756,6 +764,10 @@ func TestSettingsThatContradictEachOther(t *testing.T) {
 			[]string{"--push.extra-labels", "label uid,"}},
 		"an extra label of a page that is not pushed": {
 			[]string{url, "--pages=kube-state-metrics", `--push.extra-labels=uid="y"`}, nil},
+		"an extra label that several clusters have": {
+			[]string{url, "--context=eu,us", `--push.extra-labels=cluster="x"`}, []string{"--push.extra-labels", "label cluster,"}},
+		"an extra label where one cluster has a name": {
+			[]string{url, "--context=eu=a", `--push.extra-labels=cluster="x"`}, []string{"--push.extra-labels", "label cluster,"}},
 		"an extra label of a page that is off": {
 			[]string{url, "--push.format=remote-write", "--pages=cadvisor", `--push.extra-labels=uid="y"`}, nil},
 		"two ways to authenticate": {
@@ -804,15 +816,15 @@ func TestSampleLabelsAreThoseOfThePages(t *testing.T) {
 			further[name] = true
 		}
 	}
-	text := &settings{Settings: scope.Settings{PodLabels: []string{"app"}, Pages: furtherPages}}
-	remote := &settings{Settings: text.Settings, push: push.Pusher{Format: push.RemoteWrite}}
+	text := labelsOf(furtherPages, []string{"app"}, push.Text, false)
+	remote := labelsOf(furtherPages, []string{"app"}, push.RemoteWrite, false)
 	for name := range byText {
-		if !slices.Contains(text.labels(), name) {
+		if !slices.Contains(text, name) {
 			t.Errorf("the label %s of the page is not in the list", name)
 		}
 	}
 	for name := range further {
-		if !slices.Contains(remote.labels(), name) {
+		if !slices.Contains(remote, name) {
 			t.Errorf("the label %s of a further page or of the process is not in the list", name)
 		}
 	}
@@ -3409,11 +3421,12 @@ func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
 func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 	s, n, in := bigServer(t, 60, map[string]answerer{"watch jobs": forbids, "page jobs": forbids})
 	var scraping sync.WaitGroup
+	handler := s.handler()
 	for i := range 6 {
 		name := append([]string{""}, furtherPages...)[i%3]
 		scraping.Go(func() {
 			for range 12 {
-				r := get(t, s, path.Join("/metrics", name))
+				r := getFrom(handler, path.Join("/metrics", name))
 				body, _ := io.ReadAll(r.Body)
 				families := familiesOf(string(body))
 				if unique := slices.Compact(slices.Sorted(slices.Values(families))); r.StatusCode != http.StatusOK ||
@@ -3448,6 +3461,344 @@ func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 				o.Watch.Resync()
 			}
 		}
+	}
+}
+
+// receiver is one of remote write, outside of a bubble.
+func receiver(t *testing.T) (r *standin.Receiver, url string) {
+	r = &standin.Receiver{}
+	web := httptest.NewServer(r)
+	t.Cleanup(web.Close)
+	t.Cleanup(func() {
+		for _, fault := range r.Faults() {
+			t.Error(fault)
+		}
+	})
+	return r, web.URL
+}
+
+// pushes has the server push to a receiver at an interval from now on, as instance i.
+func (b *bubble) pushes(url string, interval time.Duration) {
+	p := &b.server.set.push
+	p.URL, p.Format, p.Instance, p.Interval = url, push.RemoteWrite, "i", interval
+	following, stop := context.WithCancel(b.t.Context())
+	stop() // the bubble has its own connection
+	b.server.start(following)
+	b.begin(p.Run)
+}
+
+// seriesOf is the series that a sample of a page is pushed as, and its value.
+func seriesOf(line, page string) (series string, value float64) {
+	sample, last, _ := strings.Cut(strings.TrimSpace(line), "} ")
+	name, text, found := strings.Cut(sample, "{")
+	if !found {
+		name, last, _ = strings.Cut(sample, " ")
+	}
+	labels := []string{`instance="i"`, fmt.Sprintf("job=%q", cmp.Or(page, "metrics-server-prom"))}
+	labels = append(labels, regexp.MustCompile(`[a-zA-Z_]+="[^"]+"`).FindAllString(text, -1)...)
+	slices.Sort(labels)
+	value, _ = strconv.ParseFloat(last, 64)
+	return name + "{" + strings.Join(labels, ",") + "}", value
+}
+
+// TestPushesAreWhatThePagesShow compares what is pushed by remote write with what is scraped at that moment: series,
+// values, and of usage the timestamps.
+func TestPushesAreWhatThePagesShow(t *testing.T) {
+	has, url := receiver(t)
+	set := scope.Settings{Pages: furtherPages, PodLabels: []string{"pod-template-hash"}, Top: true}
+	inBubble(t, set, func(t *testing.T, b *bubble) {
+		b.pushes(url, time.Minute)
+		b.begin(b.run)
+		time.Sleep(5*time.Minute + time.Second)
+		live, seen := has.Live(), map[string]bool{}
+		all := len(live)
+		age, _ := b.age(strings.ReplaceAll(b.pageOf("", 0), `,label_pod_template_hash="5d"`, ""), "a")
+		read := time.Since(epoch) - age
+		for _, page := range append([]string{""}, furtherPages...) {
+			for line := range strings.Lines(samples(b.pageOf(page, 0))) {
+				series, value := seriesOf(line, page)
+				pushed, found := live[series]
+				delete(live, series)
+				family, _, _ := strings.Cut(series, "{")
+				seen[family] = true
+				own := strings.HasPrefix(family, selfmetrics.Prefix) || strings.HasPrefix(family, "go_") ||
+					strings.HasPrefix(family, "process_")
+				at := 5 * time.Minute // of the push
+				if i := slices.Index(names, family); i >= 0 && families[i].Labels != nil {
+					at = read
+					if strings.Contains(series, `node="n1"`) {
+						at -= 5 * time.Second
+					}
+				}
+				if !found || !own && pushed.Value != value || pushed.At != epoch.Add(at).UnixMilli() {
+					t.Errorf("%s is pushed as %v (%t), want %v at %s", series, pushed, found, value, at)
+				}
+			}
+			up, _ := seriesOf("up 1", page)
+			if live[up].Value != 1 {
+				t.Errorf("%s is %v", up, live[up])
+			}
+			delete(live, up)
+		}
+		for series := range live {
+			t.Errorf("%s is pushed, and on no page", series)
+		}
+		for _, name := range names {
+			if page := strings.HasPrefix(name, "kube_pod_"); !page && !seen[name] {
+				t.Errorf("nothing of %s is on a page", name)
+			}
+		}
+		if all < 150 {
+			t.Errorf("only %d series", all)
+		}
+	})
+	if live := has.Live(); len(live) > 0 { // after the end
+		t.Errorf("%d series go on, such as %v", len(live), slices.Sorted(maps.Keys(live))[0])
+	}
+}
+
+// TestWhatIsToPush waits for it as a scrape does, and goes without what is missing.
+func TestWhatIsToPush(t *testing.T) {
+	const patience = 10 * time.Second
+	for name, c := range map[string]struct {
+		answers map[string]answerer
+		took    time.Duration
+		missing []string // of nodes, a and b (usage), pods, replicasets, resourcequotas (state)
+	}{
+		"all is there":             {nil, 0, nil},
+		"usage of a namespace":     {map[string]answerer{"list b/pods": hangs}, patience, []string{"b"}},
+		"usage that is refused":    {map[string]answerer{"list b/pods": forbids}, 0, []string{"b"}},
+		"usage of nodes":           {map[string]answerer{"list nodes": forbids}, 0, []string{nodes}},
+		"usage of nodes that hang": {map[string]answerer{"list nodes": hangs}, patience, []string{nodes, "a", "b"}},
+		"quotas": {map[string]answerer{"watch a/resourcequotas": hangs, "page a/resourcequotas": hangs,
+			"watch b/resourcequotas": hangs, "page b/resourcequotas": hangs}, patience, []string{quotas}},
+		"pods of a namespace": {map[string]answerer{"watch b/pods": hangs, "page b/pods": hangs}, patience, []string{"b"}},
+		"pods": {map[string]answerer{"watch a/pods": hangs, "page a/pods": hangs, "watch b/pods": hangs,
+			"page b/pods": hangs}, patience, []string{nodes, "a", "b", pods}},
+		"pods are refused": {map[string]answerer{"watch a/pods": forbids, "page a/pods": forbids, "watch b/pods": forbids,
+			"page b/pods": forbids}, 0, []string{"a", "b", pods}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, scope.Settings{Namespaces: []string{"a", "b"}, Pages: furtherPages}, func(t *testing.T, b *bubble) {
+				maps.Copy(b.api.answers, c.answers)
+				b.begin(b.run)
+				began := time.Now()
+				k := b.clusters[0].known(t.Context())
+				if took := time.Since(began); took != c.took {
+					t.Errorf("it takes %s, want %s", took, c.took)
+				}
+				var missing []string
+				for i, what := range []string{nodes, "a", "b"} {
+					n := 0
+					if i < len(k.Lists) && k.Lists[i] != nil {
+						k.Lists[i](func(b *sample.Batch) { n = len(b.Samples) })
+					}
+					if n == 0 {
+						missing = append(missing, what)
+					}
+				}
+				if pods := k.Pods; (k.Failed == nil) != (len(pods) > 0) {
+					t.Errorf("%d leaves of pods, but %v", len(pods), k.Failed)
+				}
+				if k.Failed != nil {
+					missing = append(missing, pods)
+				}
+				for _, resource := range []string{replicaSets, quotas} {
+					if len(k.Others[resource]) == 0 {
+						missing = append(missing, resource)
+					}
+				}
+				if !slices.Equal(missing, c.missing) {
+					t.Errorf("%q are missing, want %q", missing, c.missing)
+				}
+			})
+		})
+	}
+}
+
+// TestPushesAfterAFreeze has the objects change while the process stands still: before a push, and in it. What was
+// known before is nowhere as of after that. Pushes begin every three minutes and wait ten seconds for usage, which
+// nobody reads.
+func TestPushesAfterAFreeze(t *testing.T) {
+	for name, within := range map[string]bool{"before a push": false, "within a push": true} {
+		t.Run(name, func(t *testing.T) {
+			has, url := receiver(t)
+			inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
+				b.pushes(url, 3*time.Minute)
+				b.watched()
+				var thaw int64
+				freeze := func(length time.Duration) {
+					b.api.mu.Lock()
+					b.api.have = smallCluster(b.api.began)
+					b.api.mu.Unlock()
+					b.freeze(length)
+					thaw = time.Now().UnixMilli()
+				}
+				asked := 0
+				b.server.self.Gauge("asked_for_in_a_push", "", "", func() float64 {
+					if asked++; asked == 2 && within {
+						freeze(time.Minute)
+					}
+					return 0
+				})
+				time.Sleep(200 * time.Second)
+				if !within {
+					freeze(2 * time.Minute)
+				}
+				time.Sleep(400 * time.Second)
+				for series, samples := range has.Samples() {
+					last := samples[len(samples)-1]
+					if old := strings.Contains(series, `namespace="a"`); old && (!last.IsStale() || last.At < thaw) {
+						t.Errorf("%s ends with %v, the thaw was at %d", series, last, thaw)
+					}
+				}
+				phase, _ := seriesOf(`kube_namespace_status_phase{namespace="shop",phase="Active"} 1`, kubeState)
+				if is := has.Samples()[phase]; len(is) == 0 || is[0].At < thaw {
+					t.Errorf("%s is %v, the thaw was at %d", phase, is, thaw)
+				}
+				former, _ := seriesOf(`kube_namespace_status_phase{namespace="a",phase="Active"} 1`, kubeState)
+				is := has.Samples()[former]
+				if want := map[bool]int{false: 2, true: 3}[within]; len(is) != want || is[len(is)-2].At > thaw {
+					t.Errorf("%s is %v, want %d samples, all but the last from before the thaw at %d", former, is, want, thaw)
+				}
+			})
+		})
+	}
+}
+
+// TestPushesOfAnotherCluster has the kubeconfig change: at first there is none, then another one.
+func TestPushesOfAnotherCluster(t *testing.T) {
+	has, url := receiver(t)
+	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.pushes(url, time.Minute)
+		b.begin(b.run)
+		time.Sleep(90 * time.Second)
+		b.clusters[0].leave(b.connection)
+		time.Sleep(time.Minute)
+		b.api.mu.Lock()
+		b.api.have = smallCluster(b.api.began)
+		b.api.mu.Unlock()
+		b.begin(b.clusters[0].connect(b.api.client).run)
+		time.Sleep(time.Minute)
+		for line, want := range map[string]string{
+			"up 1": "[60000:1 130000:0 180000:1]",
+			`kube_namespace_status_phase{namespace="a",phase="Active"} 1`:    "[60000:1 130000:stale]",
+			`kube_namespace_status_phase{namespace="shop",phase="Active"} 1`: "[180000:1]",
+			`kube_node_role{node="n1",role="worker"} 1`:                      "[60000:1 130000:stale 180000:1]",
+		} {
+			series, _ := seriesOf(line, kubeState)
+			var got []standin.Sample
+			for _, s := range has.Samples()[series] {
+				s.At -= epoch.UnixMilli()
+				got = append(got, s)
+			}
+			if fmt.Sprint(got) != want {
+				t.Errorf("%s is %v, want %s", series, got, want)
+			}
+		}
+		usage, _ := seriesOf(`kube_metrics_server_node_cpu{node="n1"} 1`, "")
+		if got := fmt.Sprint(has.Samples()[usage]); !strings.Contains(got, "stale") || strings.HasSuffix(got, "stale]") {
+			t.Errorf("%s is %s", usage, got)
+		}
+	})
+}
+
+// TestOnce has a process that reads once, of a server on the network.
+func TestOnce(t *testing.T) {
+	api := &apiServer{began: time.Now(), answers: map[string]answerer{}, have: map[string][]any{},
+		stamp: func(now time.Time) time.Time { return now }}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, err := api.RoundTrip(r)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer answer.Body.Close()
+		maps.Copy(w.Header(), answer.Header)
+		w.WriteHeader(answer.StatusCode)
+		io.Copy(w, answer.Body)
+	}))
+	defer web.Close()
+	once := func(url string) (text string, err error) {
+		set := &settings{Settings: scope.Settings{RefreshInterval: 15 * time.Second, MaxAge: 5 * time.Minute,
+			Pages: furtherPages},
+			push: push.Pusher{URL: url, Format: push.RemoteWrite, Instance: "i", JustOnce: true}}
+		set.KubeconfigData = "clusters: [{name: c, cluster: {server: " + web.URL + "}}]\n" +
+			"contexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n"
+		var out strings.Builder
+		err = newServer(set).once(t.Context(), &out)
+		return out.String(), err
+	}
+
+	text, err := once("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first, _, _ := strings.Cut(text, "\n"); !strings.HasPrefix(first, "# What this program counts itself, such as "+
+		"container_cpu_usage_seconds_total, is not here") {
+		t.Errorf("it begins with %s", first)
+	}
+	for _, counted := range regexp.MustCompile(`(?m)^# TYPE (\S+) (counter|histogram)`).FindAllStringSubmatch(text, -1) {
+		if counted[1] != "kube_pod_container_status_restarts_total" {
+			t.Errorf("%s is a %s", counted[1], counted[2])
+		}
+	}
+	for _, sample := range []string{`kube_metrics_server_pod_mem{node="n",pod="p",`, `container_memory_working_set_bytes{`,
+		`kube_pod_container_status_restarts_total{`, `kube_replicaset_owner{`, selfmetrics.Prefix + `up{resource="pods"} 1`} {
+		if !strings.Contains(text, "\n"+sample) {
+			t.Errorf("there is no %s in\n%s", sample, text)
+		}
+	}
+	if watches := api.asked("watch"); len(watches) > 0 {
+		t.Errorf("it asks for %q", watches)
+	}
+
+	has, url := receiver(t)
+	if text, err := once(url); text != "" || err != nil {
+		t.Errorf("it prints %s, error %v", text, err)
+	}
+	for line := range strings.Lines(samples(text)) {
+		for page, prefix := range map[string]string{"": "kube_metrics_server_", cadvisor: "container_",
+			kubeState: "kube_pod_"} {
+			series, _ := seriesOf(line, page)
+			if _, found := has.Live()[series]; strings.HasPrefix(line, prefix) && !found {
+				t.Errorf("%s is not pushed", series)
+			}
+		}
+	}
+
+	api.answer("list pods", forbids) // of nodes there is something
+	for _, url := range []string{"", url} {
+		text, err := once(url)
+		if (text == "") != (url != "") || err == nil || !strings.Contains(err.Error(), "list pods.metrics.k8s.io: 403") {
+			t.Errorf("pods are refused: it prints %s, error %v", text, err)
+		}
+	}
+	api.answer("list pods", nil)
+	has.Answer = func() (int, bool) { return http.StatusForbidden, false }
+	if text, err := once(url); text != "" || err == nil || !strings.Contains(err.Error(), "cannot push to") {
+		t.Errorf("the receiver refuses: it prints %s, error %v", text, err)
+	}
+}
+
+// TestPageForPeople is at /, and what takes its place where it is off.
+func TestPageForPeople(t *testing.T) {
+	for name, c := range map[string]struct {
+		on, json int
+		says     string
+	}{"on": {1, http.StatusOK, "top.json"}, "off": {0, http.StatusNotFound, "Age of the newest sample"}} {
+		t.Run(name, func(t *testing.T) {
+			s, n := newTestServer(t, scope.Settings{Top: c.on == 1})
+			run(t, n, bigCluster(1, 1))
+			landing := get(t, s, "/")
+			body, _ := io.ReadAll(landing.Body)
+			if landing.StatusCode != http.StatusOK || !strings.Contains(string(body), c.says) ||
+				!strings.Contains(string(body), `href="/metrics"`) {
+				t.Errorf("status %d:\n%s", landing.StatusCode, body)
+			}
+			if json := get(t, s, "/top.json"); json.StatusCode != c.json {
+				t.Errorf("/top.json: status %d", json.StatusCode)
+			}
+		})
 	}
 }
 

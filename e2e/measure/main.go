@@ -47,6 +47,7 @@ var (
 	pagesFlag  = flag.Bool("pages", false, "measure the extra pages of a simulated cluster, and not the first one")
 	pushFlag   = flag.Bool("push", false, "measure what pushing costs an exporter of a simulated cluster, and nothing "+
 		"else")
+	onceFlag     = flag.Bool("once", false, "measure only --once on a real control plane")
 	baselineFlag = flag.String("baseline", "", "exporter built from another commit: its memory, without the extra pages, "+
 		"is compared with this one's on a simulated cluster")
 	exporterFlag = flag.String("exporter", "", "exporter to measure; it is built from this checkout if not given")

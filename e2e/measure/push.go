@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	pushRounds   = 3 // starts of each exporter, of which the medians count
+	pushRounds   = 5 // starts of each exporter, of which the medians count
 	pushedBefore = 2 // ticks before the CPU is measured: the first push has all series, and the first refreshes all pods
 	pushedFor    = 5 // ticks over which it is
 )
@@ -113,10 +113,14 @@ func (s *simulated) pushRound(ctx context.Context, round int, all []*pushing) er
 			defer p.cgroup.Remove()
 		}
 		o.Cgroup = p.cgroup
-		if p.exporter, _, _, err = s.launch(ctx, o); err != nil {
+		o.Args = append(o.Args, "--kubeconfig="+s.kubeconfig)
+		if p.exporter, err = exporter.Launch(o); err != nil {
 			return err
 		}
 		defer p.exporter.Close()
+		if err := s.awaitAll(ctx, p.exporter); err != nil {
+			return err
+		}
 	}
 	if err := s.ticks(ctx, pushedBefore, all); err != nil {
 		return err
@@ -173,6 +177,23 @@ func (s *simulated) pushRound(ctx context.Context, round int, all []*pushing) er
 		progress("%s: peak %s, CPU %s, %d samples", p.name, size(peak), short(p.cpu[round]), p.samples[round])
 	}
 	return nil
+}
+
+// awaitAll returns once an exporter has all usage, and has rendered it as for one scrape.
+func (s *simulated) awaitAll(ctx context.Context, e *exporter.Exporter) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("no complete page within five minutes"))
+	defer cancel()
+	err := process.Await(ctx, time.Second, func(ctx context.Context) error {
+		page, err := e.Fetch(ctx)
+		if err == nil {
+			err = s.complete(page)
+		}
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("%w\nend of the exporter's log:\n%s", err, process.Tail(e.Log(), 10))
+	}
+	return err
 }
 
 func (p *pushing) peak() (int64, error) {

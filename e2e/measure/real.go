@@ -29,7 +29,11 @@ func measureReal(ctx context.Context, nodes, pods int) (title string, results []
 	if err := r.populate(ctx, nodes, pods); err != nil {
 		return "", nil, fmt.Errorf("%w\n%s", err, plane.Logs(10))
 	}
-	for _, part := range []func(context.Context) ([]result, error){r.start, r.once, r.scrape, r.age} {
+	parts := []func(context.Context) ([]result, error){r.start, r.once, r.scrape, r.age}
+	if *onceFlag {
+		parts = parts[1:2]
+	}
+	for _, part := range parts {
 		rows, err := part(ctx)
 		if err != nil {
 			return "", nil, fmt.Errorf("%w\n%s", err, plane.Logs(10))

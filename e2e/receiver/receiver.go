@@ -40,6 +40,9 @@ type Kind struct {
 	query   func(r *Receiver) []string
 	ready   string // path that is there once it works
 	refused []refusal
+	// Flushes says that a Stop writes all samples to a block, so that after the next Start samples are refused that are
+	// older than the newest of any series.
+	Flushes bool
 }
 
 // refusal is one of a program's own counters of samples or requests that it did not take.
@@ -91,7 +94,7 @@ var (
 	}
 	// Thanos is its Receive, with a Query in front of it.
 	Thanos = Kind{
-		Name: "thanos", Write: "/api/v1/receive", ready: "/-/ready",
+		Name: "thanos", Write: "/api/v1/receive", ready: "/-/ready", Flushes: true,
 		find: func() (string, error) { return controlplane.Tool("thanos") },
 		args: func(r *Receiver) []string {
 			return []string{"receive", "--tsdb.path=" + r.path("data"), "--label=" + ThanosLabel + `="e2e"`,

@@ -208,13 +208,15 @@ func (h *history) compare(stored map[string][]receiver.Sample, disturbed []span,
 				start = one
 			}
 		}
-		return !start.IsZero() && at > start.UnixMilli()+1000 && r.last.Before(end) && !slices.ContainsFunc(disturbed, func(s span) bool {
-			return r.first.Before(s.to) && (s.to.IsZero() || r.last.After(s.from))
-		})
+		return !start.IsZero() && at > start.UnixMilli()+1000 && r.last.Before(end) &&
+			!slices.ContainsFunc(disturbed, func(s span) bool {
+				return r.first.Before(s.to) && (s.to.IsZero() || r.last.After(s.from))
+			})
 	}
 	for series, all := range h.series {
 		for at, r := range all {
-			if r.last.Sub(r.first) < needed || r.resumed || strings.Contains(series, "pod=") && !strings.Contains(series, "node=") ||
+			if r.last.Sub(r.first) < needed || r.resumed || strings.Contains(series, "pod=") &&
+				!strings.Contains(series, "node=") ||
 				!undisturbed(r, at) {
 				continue
 			}

@@ -178,6 +178,11 @@ type rig struct {
 	disturbed []span
 	starts    []time.Time // of the exporter
 	latest    map[string]time.Duration
+	forgiven  struct { // what was refused after a restart, see receiver.Kind.Flushes
+		counters map[string]float64
+		samples  float64 // as the exporter counts them
+		log      int     // how long the log was
+	}
 }
 
 // newRig starts both. It is nil where this machine does not have the receiver.
@@ -230,7 +235,7 @@ func (r *rig) startExporter(ctx context.Context) error {
 		return err
 	}
 	r.mutex.Lock()
-	r.exporter, r.starts = e, append(r.starts, time.Now())
+	r.exporter, r.starts, r.forgiven.samples = e, append(r.starts, time.Now()), 0
 	r.mutex.Unlock()
 	return e.AwaitReady(ctx)
 }
@@ -291,8 +296,36 @@ func (r *rig) restartReceiver(ctx context.Context, meanwhile func() error) error
 			return err
 		}
 		r.setUp(time.Now())
+		if r.receiver.Flushes {
+			r.watching.Go(func() { r.forgive(ctx) })
+		}
 		return nil
 	})
+}
+
+// forgive lets pass, some time after a restart, what the receiver has refused since.
+func (r *rig) forgive(ctx context.Context) {
+	select {
+	case <-time.After(after):
+	case <-ctx.Done():
+		return
+	}
+	refused, err := r.receiver.Refused(ctx)
+	if err != nil {
+		r.t.Error(err)
+		return
+	}
+	page, err := r.exporter.Scrape(ctx)
+	if err != nil {
+		r.t.Error(err)
+		return
+	}
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	log := r.receiver.Log()
+	r.t.Logf("%s has refused after its restart: %v\n%s", r.receiver.Name, refused, process.Tail(log[r.forgiven.log:], 5))
+	r.forgiven.counters, r.forgiven.log = refused, len(log)
+	r.forgiven.samples, _ = page.Sum(pushSamples, map[string]string{"result": "refused"})
 }
 
 func (r *rig) setUp(since time.Time) {
@@ -500,11 +533,14 @@ func (e *events) killExporters(ctx context.Context) error {
 
 // refusedNothing is an error if the receiver has refused something since its start, by its own counters and its log.
 func (r *rig) refusedNothing(ctx context.Context) error {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
 	refused, err := r.receiver.Refused(ctx)
+	maps.DeleteFunc(refused, func(counter string, value float64) bool { return r.forgiven.counters[counter] == value })
 	if err == nil && len(refused) > 0 {
-		err = fmt.Errorf("%s has refused samples: %v", r.receiver.Name, refused)
+		err = fmt.Errorf("%s has refused samples: %v\n%s", r.receiver.Name, refused, process.Tail(r.receiver.Log(), 5))
 	}
-	for line := range strings.Lines(r.receiver.Log()) {
+	for line := range strings.Lines(r.receiver.Log()[r.forgiven.log:]) {
 		if strings.Contains(line, "ut of order") || strings.Contains(line, "uplicate") || strings.Contains(line, "nvalid") {
 			return errors.Join(err, fmt.Errorf("%s says: %s", r.receiver.Name, line))
 		}
@@ -514,19 +550,25 @@ func (r *rig) refusedNothing(ctx context.Context) error {
 
 // deliveredAll is an error if the exporter counts samples that a receiver has refused, or none that it has taken.
 func (r *rig) deliveredAll(ctx context.Context) error {
-	return await(ctx, 10*time.Second, func(ctx context.Context) error {
-		page, err := r.exporter.Scrape(ctx)
-		if err != nil {
+	var page *exporter.Page
+	err := await(ctx, 10*time.Second, func(ctx context.Context) (err error) {
+		if page, err = r.exporter.Scrape(ctx); err != nil {
 			return err
 		}
 		taken, _ := page.Sum(pushSamples, map[string]string{"result": "ok"})
 		refused, _ := page.Sum(pushSamples, map[string]string{"result": "refused"})
-		r.t.Logf("%s: the exporter counts %v", r.receiver.Name, page.Family(pushSamples))
-		if refused > 0 || taken == 0 {
-			return fmt.Errorf("the exporter counts %v samples that were taken and %v that were refused", taken, refused)
+		r.mutex.Lock()
+		defer r.mutex.Unlock()
+		if refused > r.forgiven.samples || taken == 0 {
+			return fmt.Errorf("the exporter that pushes to %s counts %v samples that were taken and %v that were refused; "+
+				"its log ends with\n%s", r.receiver.Name, taken, refused, process.Tail(r.exporter.Log(), 5))
 		}
 		return nil
 	})
+	if page != nil {
+		r.t.Logf("%s: the exporter counts %v", r.receiver.Name, page.Family(pushSamples))
+	}
+	return err
 }
 
 const pushSamples = "metrics_server_prom_push_samples_total"

@@ -33,7 +33,8 @@ type Workload struct {
 	HasTemplateHash bool
 }
 
-// Owner is one of metadata.ownerReferences.
+// Owner is one of metadata.ownerReferences. Where no more is kept than what pods share, its name may be left out, see
+// state.KeepWorkload.
 type Owner struct {
 	Kind, Name string
 	Controller bool

@@ -68,6 +68,27 @@ func TestUnpackGivesBackWhatWasPacked(t *testing.T) {
 	}
 }
 
+// TestUnpackInTwoSteps gives back what is shared, where nothing else was kept as well.
+func TestUnpackInTwoSteps(t *testing.T) {
+	p := whole()
+	shared, _ := p.Pack()
+	var got Pod
+	containers := got.UnpackWorkload(shared)
+	same(t, &got, &Pod{Workload: p.Workload})
+	got.UnpackContainers(containers)
+	want := &Pod{Workload: p.Workload}
+	for _, c := range p.Containers {
+		c.Status = Status{Image: c.Status.Image, ImageID: c.ImageID}
+		want.Containers = append(want.Containers, c)
+	}
+	same(t, &got, want)
+
+	p.Owners = nil
+	if other, _ := p.Pack(); got.UnpackWorkload(other) != containers {
+		t.Error("containers of another owner are another text")
+	}
+}
+
 func TestPodsOfAWorkloadShareAllButWhatIsTheirOwn(t *testing.T) {
 	a, b := whole(), whole()
 	b.UID, b.PodIP, b.HostIP = "7e5e1d0a-3a3f-4f0e-9d7b-1f2e3d4c5b6a", "10.1.1.1", "10.2.2.2"

@@ -67,6 +67,35 @@ func TestNamesAreThoseOfKubeStateMetrics(t *testing.T) {
 	}
 }
 
+func TestValue(t *testing.T) {
+	const text = `a="1",name="a=\"2\",b=\"3",b="",c="\\"`
+	for name, want := range map[string]string{"a": "1", "name": `a="2",b="3`, "b": "", "c": `\`, "d": "", "": ""} {
+		if got := Value(text, name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if got := Value("", "a"); got != "" {
+		t.Errorf("of nothing it is %q", got)
+	}
+}
+
+// FuzzEscape has each value come back from label text, but for what is no text.
+func FuzzEscape(f *testing.F) {
+	for _, s := range []string{"", "web", `"`, `\`, "\n", `\n`, `",b="`, "\x00\xff", "é"} {
+		f.Add(s, s)
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		legible := func(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD") }
+		text := string(Append(nil, "a", a, "b", b))
+		if got := Value(text, "a"); got != legible(a) {
+			t.Errorf("%q comes back as %q of %s", a, got, text)
+		}
+		if got := Value(text, "b"); got != legible(b) {
+			t.Errorf("%q comes back as %q of %s", b, got, text)
+		}
+	})
+}
+
 func TestPartsOfAPodsText(t *testing.T) {
 	pods := Pods{Keys: []string{"app", "team"}, Names: []string{"label_app", "label_team"}}
 	for name, test := range map[string]struct{ node, namespace, app, wantNode, wantLabels, wantTail string }{
@@ -90,6 +119,10 @@ func TestPartsOfAPodsText(t *testing.T) {
 			}
 			if got := quoted(text.Head, 1); got != `p\",ip=\""` {
 				t.Errorf("pod %s", got)
+			}
+			if node, namespace, pod := NodeName(text), Namespace(text), PodName(text); node != test.node ||
+				namespace != test.namespace || pod != p.Name {
+				t.Errorf("the names are %q, %q, %q", node, namespace, pod)
 			}
 		})
 	}

@@ -58,7 +58,11 @@ func PodName(t sample.Text) string { return value(t.Head, "") }
 
 // value is the value that stands in a text behind a prefix and before the next quote.
 func value(text, prefix string) string {
-	quoted := quoted(text[len(prefix):], 1)
+	text = text[len(prefix):]
+	if plain, _, _ := strings.Cut(text, `"`); strings.IndexByte(plain, '\\') < 0 {
+		return plain
+	}
+	quoted := quoted(text, 1)
 	return Unescape(quoted[:len(quoted)-1])
 }
 

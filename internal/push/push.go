@@ -57,7 +57,7 @@ type Pusher struct {
 	mu      sync.Mutex // held by a push
 	asked   time.Time  // for the last push that was
 	resting time.Time  // until when the receiver has asked to be left alone
-	failing bool
+	problem string     // kind of the last push's error, see problemOf
 	out     Out
 }
 
@@ -224,17 +224,33 @@ func (p *Pusher) push(ctx context.Context, once bool) (samples int, err error) {
 		return samples, err // nobody waits for it any more
 	}
 	p.pushes[err == nil].Inc()
+	is := problemOf(err)
 	switch {
-	case p.JustOnce:
-	case err != nil && !p.failing && p.Interval > 0:
-		slog.Warn(fmt.Sprintf("%v; the next push is in %s", err, p.Interval))
-	case err != nil && !p.failing:
-		slog.Warn(err.Error())
-	case err == nil && p.failing:
+	case p.JustOnce || is == p.problem:
+	case err == nil:
 		slog.Info("pushing to " + p.receiver() + " works again")
+	case p.Interval > 0:
+		slog.Warn(fmt.Sprintf("%v; the next push is in %s", err, p.Interval))
+	default:
+		slog.Warn(err.Error())
 	}
-	p.failing = err != nil
+	p.problem = is
 	return samples, err
+}
+
+// problemOf is the kind of a push's error, of which each is logged when it begins: why samples are refused is not to be
+// missed because the receiver was away just before. "" is that the push has worked.
+func problemOf(err error) string {
+	f, ok := errors.AsType[*failure](err)
+	switch {
+	case err == nil:
+		return ""
+	case !ok:
+		return "nothing to push"
+	case f.isPassing():
+		return undelivered
+	}
+	return refused
 }
 
 // pushSeries pushes by remote write what is added.

@@ -71,3 +71,25 @@ func TestRetryAfterIsForLaterPushesToo(t *testing.T) {
 		})
 	}
 }
+
+// TestEachKindOfFailureIsLoggedWhenItBegins has a receiver that is away and then refuses, which has another cause.
+func TestEachKindOfFailureIsLoggedWhenItBegins(t *testing.T) {
+	statuses := []int{503, 503, 400, 400, 204, 204, 400}
+	url := receiver(t, "HTTP/1.1", func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.WriteHeader(statuses[0])
+		statuses = statuses[1:]
+	})
+	_, log := pushes(t, len(statuses), &Pusher{URL: url})
+	var told []string
+	for line := range strings.Lines(log) {
+		for _, word := range []string{"503", "400", "works again"} {
+			if strings.Contains(line, word) {
+				told = append(told, word)
+			}
+		}
+	}
+	if want := []string{"503", "400", "works again", "400"}; !slices.Equal(told, want) {
+		t.Errorf("%q, want %q; log:\n%s", told, want, log)
+	}
+}

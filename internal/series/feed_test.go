@@ -242,7 +242,8 @@ func TestPagesThatAreNotServed(t *testing.T) {
 				of := func(value string) string { return strings.ReplaceAll(test.usage, "V", value) }
 				machine := regexp.MustCompile(`\d\d:1`).ReplaceAllStringFunc(test.up, func(s string) string { return s[:3] + "4" })
 				f.has(append(replacer(test.state),
-					`up{job="metrics-server-prom"} `+test.up, `up{job="cadvisor"} `+test.up, `up{job="kube-state-metrics"} `+test.ofState,
+					`up{job="metrics-server-prom"} `+test.up, `up{job="cadvisor"} `+test.up,
+					`up{job="kube-state-metrics"} `+test.ofState,
 					`node_cpu{job="metrics-server-prom",node="n1"} `+of("2"), `pod_cpu{job="metrics-server-prom",pod="a"} `+of("1"),
 					`seconds_total{job="cadvisor",pod="a"} `+of("100"),
 					`machine{job="cadvisor",node="n1"} `+strings.ReplaceAll(machine, ":0", ":stale"))...)
@@ -268,7 +269,8 @@ func TestNamespaces(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		f.has(`up{job="metrics-server-prom"} 10:1 20:1 30:1 40:1`, `node_cpu{job="metrics-server-prom",node="n1"} 6:2 16:2 30:stale 36:2`,
+		f.has(`up{job="metrics-server-prom"} 10:1 20:1 30:1 40:1`,
+			`node_cpu{job="metrics-server-prom",node="n1"} 6:2 16:2 30:stale 36:2`,
 			`pod_cpu{job="metrics-server-prom",pod="a"} 7:1 17:1 27:1 37:1`,
 			`pod_cpu{job="metrics-server-prom",namespace="r",pod="b"} 8:3 20:stale 28:3 38:3`)
 	})
@@ -294,7 +296,8 @@ func TestAnotherCluster(t *testing.T) {
 			`machine{job="cadvisor",node="n1"} 10:4 20:stale`, `machine{job="cadvisor",node="n2"} 10:4 20:4`,
 			`machine{job="cadvisor",node="n3"} 20:4`, `node_info{job="kube-state-metrics",node="n1"} 10:1 20:stale`,
 			`node_info{job="kube-state-metrics",node="n2"} 10:1 20:1`, `node_info{job="kube-state-metrics",node="n3"} 20:1`,
-			`restarts_total{job="kube-state-metrics",pod="a"} 10:2 20:stale`, `restarts_total{job="kube-state-metrics",pod="b"} 10:2 20:2`,
+			`restarts_total{job="kube-state-metrics",pod="a"} 10:2 20:stale`,
+			`restarts_total{job="kube-state-metrics",pod="b"} 10:2 20:2`,
 			`pod_phase{job="kube-state-metrics",phase="Pending",pod="b"} 10:0 20:1`,
 			`pod_phase{job="kube-state-metrics",phase="Running",pod="b"} 10:1 20:0`},
 			phases("a", "10:1 20:stale", "10:0 20:stale"),
@@ -321,8 +324,8 @@ func TestGuessedOwners(t *testing.T) {
 	})
 }
 
-// TestOnce has two pushes of all that there is, of before the start too, without what is counted; what the pushes at the
-// interval know is left alone.
+// TestOnce has two pushes of all that there is, of before the start too, without what is counted; what the pushes at
+// the interval know is left alone.
 func TestOnce(t *testing.T) {
 	feeding(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, f *feeder) {
 		scope := f.self.Scope("")
@@ -350,6 +353,14 @@ func TestOnce(t *testing.T) {
 		}
 		if f.receiver.up || len(f.receiver.usage) > 0 || len(f.receiver.self) > 0 {
 			t.Errorf("the pushes at the interval take over %+v", f.receiver)
+		}
+		if err := f.after(30, false); err != nil { // by which no reading goes that was there before the process
+			t.Fatal(err)
+		}
+		for series, samples := range f.Samples() {
+			if strings.HasPrefix(series, "pod_cpu{") && len(samples) != 2 {
+				t.Errorf("%s has %v", series, samples)
+			}
 		}
 	})
 }
@@ -415,7 +426,8 @@ func TestSelfMetricsThatVanish(t *testing.T) {
 			}
 		}
 		samples := f.Samples()[`metrics_server_prom_gauge{instance="i",job="metrics-server-prom",of="{x}"}`]
-		if got := fmt.Sprint(samples); got != fmt.Sprintf("[%d:1 %d:stale %d:2]", f.epoch+10_000, f.epoch+30_000, f.epoch+50_000) {
+		if got := fmt.Sprint(samples); got != fmt.Sprintf("[%d:1 %d:stale %d:2]", f.epoch+10_000, f.epoch+30_000,
+			f.epoch+50_000) {
 			t.Errorf("got %s", got)
 		}
 	})
@@ -447,6 +459,9 @@ func TestFreezeBeforeAPush(t *testing.T) {
 func TestClockThatIsSetBack(t *testing.T) {
 	feeding(t, scope.Settings{}, func(t *testing.T, f *feeder) {
 		f.sees(objects.Known{}, usage{}, usage{})
+		if err := f.after(1, false); err != nil || f.receiver.last != f.epoch+1000 {
+			t.Errorf("%v; the last push was at %d", err, f.receiver.last)
+		}
 		for i, back := range []time.Duration{0, time.Minute, 10 * time.Minute, 10*time.Minute + time.Second} {
 			f.receiver.last = time.Now().Add(back).UnixMilli()
 			is := f.receiver.begin(t.Context(), nil).at - time.Now().UnixMilli()

@@ -264,9 +264,7 @@ func (w *walk) add(i int, name uint32, r *record) {
 		is.set(row, has)
 	}
 	is.pod, is.at = s.Pod, uint32(s.At())
-	if r != nil || !is.ended() {
-		w.keep(is)
-	}
+	w.keep(is)
 	if r != nil {
 		w.doubt(r, is.at-1)
 	}

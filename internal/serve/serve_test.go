@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -17,10 +18,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"metrics-server-prom/internal/page"
 )
 
 // pipes is a listener inside a synctest bubble.
@@ -353,6 +357,65 @@ func TestLandingEscapes(t *testing.T) {
 `
 	if got := w.Body.String(); got != want {
 		t.Errorf("page:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// TestText and a page made of it are answered in the encoding that the client takes.
+func TestText(t *testing.T) {
+	text := strings.Repeat("a text that is worth compressing ", 100)
+	var c page.Compressor
+	c.Write([]byte(text))
+	made := page.New(c.Part())
+	for name, handler := range map[string]http.HandlerFunc{
+		"text": func(w http.ResponseWriter, r *http.Request) { Text(w, r, "text/css", []byte(text)) },
+		"page": func(w http.ResponseWriter, r *http.Request) { Page(w, r, "text/css", made) },
+	} {
+		for _, method := range []string{"GET", "HEAD"} {
+			for accepts, want := range map[string]string{"": "", "gzip": "gzip", "br": "", "gzip;q=0": "",
+				"identity;q=0": "none",
+				"*":            "gzip"} {
+				r := httptest.NewRequest(method, "/", nil)
+				r.Header.Set("Accept-Encoding", accepts)
+				w := httptest.NewRecorder()
+				handler(w, r)
+				if h := w.Header(); h.Get("Vary") != "Accept-Encoding" {
+					t.Errorf("%s %s, %q: %v", method, name, accepts, h)
+				}
+				if want == "none" {
+					if w.Code != http.StatusNotAcceptable {
+						t.Errorf("%s %s, %q: %d", method, name, accepts, w.Code)
+					}
+					continue
+				}
+				h, body := w.Header(), w.Body.String()
+				if w.Code != 200 || h.Get("Content-Encoding") != want || h.Get("Content-Type") != "text/css" {
+					t.Errorf("%s %s, %q: %d %v", method, name, accepts, w.Code, h)
+				}
+				if method == "HEAD" {
+					if body != "" || h.Get("Content-Length") == "" {
+						t.Errorf("%s %s, %q: %d bytes, %v", method, name, accepts, len(body), h)
+					}
+					continue
+				}
+				if h.Get("Content-Length") != strconv.Itoa(len(body)) {
+					t.Errorf("%s, %q: %d bytes, %v", name, accepts, len(body), h)
+				}
+				if want == "gzip" {
+					z, err := gzip.NewReader(strings.NewReader(body))
+					if err != nil {
+						t.Fatal(err)
+					}
+					all, err := io.ReadAll(z)
+					if err != nil {
+						t.Error(err)
+					}
+					body = string(all)
+				}
+				if body != text {
+					t.Errorf("%s, %q: %.100q", name, accepts, body)
+				}
+			}
+		}
 	}
 }
 

@@ -42,6 +42,12 @@ var kinds = map[string]kind{
 		func(g generated) Object { return wanted(g.(*corev1.Pod)) }, canonicalPod, pods()},
 	"whole pod": {func() Object { return &Pod{Whole: true} }, func() generated { return &corev1.Pod{} },
 		func(g generated) Object { return wantedWhole(g.(*corev1.Pod)) }, canonicalPod, pods()},
+	"workload of a pod": {func() Object { return &Pod{Workload: true} }, func() generated { return &corev1.Pod{} },
+		func(g generated) Object {
+			w := wantedWhole(g.(*corev1.Pod))
+			w.Workload, w.Whole, w.Status = true, false, PodStatus{PodIP: w.Status.PodIP}
+			return w
+		}, canonicalPod, pods()},
 	"node": {func() Object { return &Node{} }, func() generated { return &corev1.Node{} },
 		func(g generated) Object { return wantedNode(g.(*corev1.Node)) },
 		func(t *testing.T, o Object) {
@@ -255,7 +261,7 @@ func canonicalPod(t *testing.T, o Object) {
 func (k kind) wantedOf(g generated, isJSON bool) Object {
 	if p, ok := g.(*corev1.Pod); ok && isJSON {
 		w := wantedWhole(p)
-		w.ObjectMeta, w.Whole = p.ObjectMeta, k.new().(*Pod).Whole
+		w.ObjectMeta, w.Whole, w.Workload = p.ObjectMeta, k.new().(*Pod).Whole, k.new().(*Pod).Workload
 		return w
 	}
 	w := k.wanted(g)

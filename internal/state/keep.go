@@ -55,18 +55,35 @@ func Keep(p *slim.Pod) *kept.Pod {
 	return k
 }
 
-// KeepWorkload returns what the pods of a workload have in common of what tells what they are and what they asked for:
-// owners, and the CPU and memory of their containers' requests and limits. Nothing of a status is in it.
+// KeepWorkload returns what tells to what a pod belongs and what it asks for: its controller, and the CPU and memory of
+// its containers' requests and limits. What is shared takes some hundred bytes, and many workloads have few pods. So
+// that these share it as well, the controller has no name where that follows from the pod's (see OwnerOfPod), and no
+// container the name of the first one, of which all usage is that has no other one's name.
 func KeepWorkload(p *slim.Pod) *kept.Pod {
 	whole := Keep(p)
-	k := &kept.Pod{Workload: kept.Workload{Owners: whole.Owners, HasTemplateHash: whole.HasTemplateHash}}
+	k := &kept.Pod{Workload: kept.Workload{HasTemplateHash: whole.HasTemplateHash}}
+	for _, o := range whole.Owners {
+		if o.Controller {
+			if o.Name == OwnerOfPod(p.Name) {
+				o.Name = ""
+			}
+			k.Owners = append(k.Owners, o)
+		}
+	}
 	other := func(q kept.Quantity) bool { return q.Name != "cpu" && q.Name != "memory" }
-	for _, c := range whole.Containers {
+	for i, c := range whole.Containers {
+		if i == 0 {
+			c.Name = ""
+		}
 		k.Containers = append(k.Containers, kept.Container{Kind: c.Kind, Name: c.Name,
 			Requests: slices.DeleteFunc(c.Requests, other), Limits: slices.DeleteFunc(c.Limits, other)})
 	}
 	return k
 }
+
+// OwnerOfPod is the name of a pod's controller as that of the pod tells it: controllers add an ordinal or something
+// random to theirs, but to one that is too long.
+func OwnerOfPod(name string) string { return name[:max(strings.LastIndexByte(name, '-'), 0)] }
 
 func quantities(all slim.Quantities) (kepts []kept.Quantity) {
 	for _, q := range all {

@@ -3,11 +3,13 @@ package state
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"sort"
 	"strings"
 	"testing"
 	"unique"
 
+	"metrics-server-prom/internal/kept"
 	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/slim"
@@ -149,6 +151,38 @@ func compare(t *testing.T, got, want string) {
 	}
 	if got, want := lines(got), lines(want); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// TestWhatIsKeptOfAWorkload has nothing in it that workloads have not in common which ask for the same, as far as names
+// follow from those of the pods.
+func TestWhatIsKeptOfAWorkload(t *testing.T) {
+	p := &slim.Pod{}
+	if err := json.Unmarshal([]byte(`{"metadata": {"name": "web-5d4f-x2x7z", "uid": "u",
+		"labels": {"pod-template-hash": "5d4f"},
+		"ownerReferences": [{"kind": "X", "name": "y"}, {"kind": "ReplicaSet", "name": "web-5d4f", "controller": true}]},
+		"spec": {"priorityClassName": "high", "containers": [{"name": "app", "image": "app:1", "resources": {
+			"requests": {"cpu": "100m", "memory": "64Mi", "ephemeral-storage": "1Gi"}, "limits": {"nvidia.com/gpu": "1"}}}],
+			"initContainers": [{"name": "side", "resources": {"limits": {"cpu": "1"}}}]},
+		"status": {"phase": "Running", "qosClass": "Burstable", "podIP": "10.0.0.1", "containerStatuses": [
+			{"name": "app", "image": "app:1", "imageID": "i", "containerID": "c",
+				"state": {"running": {}}}]}}`), p); err != nil {
+		t.Fatal(err)
+	}
+	got, want := KeepWorkload(p), &kept.Pod{
+		Workload: kept.Workload{Owners: []kept.Owner{{Kind: "ReplicaSet", Controller: true}}, HasTemplateHash: true},
+		Containers: []kept.Container{
+			{Requests: []kept.Quantity{{Name: "cpu", Value: .1}, {Name: "memory", Value: 64 << 20}},
+				Limits: []kept.Quantity{}},
+			{Name: "side", Kind: kept.Init, Limits: []kept.Quantity{{Name: "cpu", Value: 1}}}}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("kept %+v, want %+v", got, want)
+	}
+	for _, name := range []string{"web-5d4fx2x7z", "other-x2x7z", "web", "-", ""} {
+		p.Name = name
+		if got := KeepWorkload(p).Owners[0].Name; got != "web-5d4f" {
+			t.Errorf("of the pod %q the owner's name is %q", name, got)
+		}
 	}
 }
 

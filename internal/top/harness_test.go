@@ -69,14 +69,16 @@ const (
 	podUsage    = "/apis/metrics.k8s.io/v1beta1/pods"
 	nodeObjects = "/api/v1/nodes"
 	replicaSets = "/apis/apps/v1/replicasets"
+	wholePods   = "whole pods" // as with further pages
 )
 
-// newCluster returns one of no objects, of which these resources are watched.
+// newCluster returns one of no objects, of which these resources are watched beside pods.
 func newCluster(tb testing.TB, watched ...string) *cluster {
 	c := &cluster{tb: tb, store: store.New[sample.Text](), lists: map[string][]any{}, forbidden: map[string]bool{},
 		pulse: refresh.NewPulse()}
 	c.keep = objects.NewPods(&objects.Cluster{Client: c.client, Namespaces: []string{""}, Pulse: c.pulse,
-		Health: &c.health, Self: new(selfmetrics.Registry).Scope("")}, objects.Pods{Workload: true}).Watch
+		Health: &c.health, Self: new(selfmetrics.Registry).Scope("")},
+		objects.Pods{Workload: true, Whole: slices.Contains(watched, wholePods)}).Watch
 	list := func(resource, namespace string, joiner sample.Joiner) {
 		joiner.MaxAge, joiner.Escape = 5*time.Minute, label.Escape
 		c.source.Lists = append(c.source.Lists, usage.New(usage.Options{Client: c.client(kube.Metrics), Resource: resource,

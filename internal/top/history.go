@@ -1,6 +1,7 @@
 package top
 
 import (
+	"cmp"
 	"fmt"
 	"hash/maphash"
 	"math"
@@ -16,9 +17,9 @@ import (
 const (
 	span     = 15 * time.Minute // how far history goes back
 	minStep  = 10 * time.Second // between two of its values
-	maxPods  = 10_000           // of which there is history
 	coarsest = time.Minute      // between them, where there are too many workloads
-	maxBytes = 7 << 20          // of all history; what else is kept with it takes less than another 1 MiB
+	manyPods = 10_000           // of so many there is history
+	mostRoom = 7 << 20          // bytes of all history; what else is kept with it takes less than another 1 MiB
 	idle     = time.Hour        // after which nothing is kept that nobody has asked for
 )
 
@@ -38,6 +39,8 @@ type history struct {
 	lists  map[*usage.List]*listed // all of the connection
 	small  uint32                  // in which column rows were given up early, to make room
 
+	maxPods, maxBytes int // manyPods and mostRoom, or less in tests
+
 	rows   [containers]map[uint64]uint32 // slots by a hash of the row's names; nil for a level that is too large
 	chunks [][]code                      // of slots
 	last   []uint32                      // by slot: the column of its last value
@@ -56,7 +59,7 @@ const chunkLen = 128
 // capacity is how many rows there may be. One takes its codes, its last, its place among the free, and that in a map,
 // each in something that has just grown.
 func (h *history) capacity() int {
-	return maxBytes / max(1, int(h.share.Load())) / (int(h.width)*4 + 56)
+	return h.maxBytes / max(1, int(h.share.Load())) / (int(h.width)*4 + 56)
 }
 
 // seed is that of the hashes of names. Two of some ten thousand rows do not have the same one by chance.
@@ -109,6 +112,7 @@ func stepOf(period, interval time.Duration) time.Duration {
 func (h *history) begin(source *Source, interval time.Duration) {
 	if h.timer == nil {
 		h.timer = time.AfterFunc(idle, h.forget)
+		h.maxPods, h.maxBytes = cmp.Or(h.maxPods, manyPods), cmp.Or(h.maxBytes, mostRoom)
 	}
 	h.timer.Reset(idle)
 	if len(source.Lists) == 0 {
@@ -163,7 +167,7 @@ func (h *history) reset(lists []*usage.List, step time.Duration) {
 func (h *history) summary(source *Source, l *usage.List) *summary {
 	of := h.lists[l]
 	if of.generation != l.Generation() {
-		of.summary = summarize(source, l, nil, 0)
+		of.summary = summarize(source, l, nil, h)
 	}
 	return &of.summary
 }
@@ -175,7 +179,7 @@ func (h *history) record(source *Source, l *usage.List) {
 		return
 	}
 	var values [containers][]value
-	of.refreshed, of.summary = refreshed, summarize(source, l, &values, h.capacity())
+	of.refreshed, of.summary = refreshed, summarize(source, l, &values, h)
 	if h.tooMany(workloads) && h.step < coarsest {
 		h.reset(source.Lists, h.step*2)
 		for _, l := range source.Lists {
@@ -254,7 +258,7 @@ func (h *history) tooMany(l level) bool {
 	for below := range l + 1 {
 		all += h.count(below)
 	}
-	return all > h.capacity() || l == pods && h.count(pods) > maxPods
+	return all > h.capacity() || l == pods && h.count(pods) > h.maxPods
 }
 
 // put adds a value to a row, unless there is no room for that.
@@ -377,8 +381,9 @@ func (h *history) show(l level, r *row, now time.Time) {
 func (h *history) missing(l level) (missing []string) {
 	switch {
 	case h.of == nil || l == containers || !h.tooMany(l):
-	case l == pods && h.count(pods) > maxPods:
-		missing = append(missing, fmt.Sprintf("pods: history is kept of up to %d of them, there are %d", maxPods, h.count(l)))
+	case l == pods && h.count(pods) > h.maxPods:
+		missing = append(missing, fmt.Sprintf("pods: history is kept of up to %d of them, there are %d", h.maxPods,
+			h.count(l)))
 	default:
 		missing = append(missing, fmt.Sprintf("%s: there are more (%d) than history is kept of", l, h.count(l)))
 	}

@@ -152,7 +152,7 @@ func TestNothingIsKeptForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		c.reads("1")
-		if c.page.history.lists != nil {
+		if c.page.history.timer != nil {
 			t.Error("history begins before anybody asks")
 		}
 		begin := c.ask("").History["since"]
@@ -165,14 +165,18 @@ func TestNothingIsKeptForNobody(t *testing.T) {
 			time.Sleep(15 * time.Second)
 			c.reads("3")
 		}
-		if c.page.history.column != 8*59+1 || float64(c.page.history.since.Unix()) != begin {
-			t.Errorf("%d columns", c.page.history.column)
+		c.page.history.mu.Lock()
+		if h := &c.page.history; h.column != 8*59+1 || float64(h.since.Unix()) != begin {
+			t.Errorf("%d columns", h.column)
 		}
+		c.page.history.mu.Unlock()
 		time.Sleep(time.Minute + time.Second)
 		c.reads("4")
+		c.page.history.mu.Lock()
 		if h := &c.page.history; h.of != nil || h.chunks != nil || len(h.lists) > 0 || h.last != nil {
 			t.Errorf("an hour after the last question there is %+v", h)
 		}
+		c.page.history.mu.Unlock()
 		a := c.ask("level=pods")
 		if past(a.Rows[0]) != "4" || a.History["since"] != float64(time.Now().Unix()) {
 			t.Errorf("it begins again with %v, %v", past(a.Rows[0]), a.History)
@@ -296,6 +300,8 @@ func TestAListThatIsReadLater(t *testing.T) {
 // TestMoreThanHistoryIsKeptOf, of pods and of workloads: the answer says so.
 func TestMoreThanHistoryIsKeptOf(t *testing.T) {
 	c := newCluster(t)
+	c.node("n", "1 1Gi", "")
+	c.page.history.maxPods, c.page.history.maxBytes = 100, 200*(4*60+56)
 	add := func(n int, owner string) {
 		c.few(n, owner)
 		c.refresh()
@@ -304,37 +310,48 @@ func TestMoreThanHistoryIsKeptOf(t *testing.T) {
 		a = c.ask("limit=1&level=" + level)
 		return a.Rows[0], a
 	}
-	add(maxPods, "StatefulSet/db")
+	add(100, "StatefulSet/db")
 	if r, a := first("pods"); past(r) != "0.001" || len(a.Missing) != 1 {
-		t.Errorf("of %d pods: %v, missing %q", maxPods, r, a.Missing)
+		t.Errorf("of 100 pods: %v, missing %q", r, a.Missing)
 	}
-	add(maxPods+1, "StatefulSet/db")
+	add(101, "StatefulSet/db")
 	r, a := first("pods")
-	if want := "pods: history is kept of up to 10000 of them, there are 10001"; past(r) != "" || r["cpuPeak"] != nil ||
+	if want := "pods: history is kept of up to 100 of them, there are 101"; past(r) != "" || r["cpuPeak"] != nil ||
 		!slices.Contains(a.Missing, want) {
-		t.Errorf("of one more: %v, missing %q, want %q", r, a.Missing, want)
+		t.Errorf("of 101 pods: %v, missing %q, want %q", r, a.Missing, want)
 	}
 	if r, a := first("workloads"); past(r) == "" || len(a.Missing) != 1 {
 		t.Errorf("of their workload: %v, missing %q", r, a.Missing)
 	}
+	add(100, "") // are 100 workloads and 100 pods, with a namespace and a node
+	if r, a := first("pods"); past(r) != "" || !slices.Contains(a.Missing,
+		"pods: there are more (100) than history is kept of") {
+		t.Errorf("of 100 pods and as many workloads: %v, missing %q", r, a.Missing)
+	}
 
 	// Of more workloads it is coarser, and then none.
-	add(35_000, "StatefulSet/db-#")
-	if r, a := first("workloads"); past(r) != "0.001" || a.History["step"] != 30 || len(a.Missing) != 1 {
-		t.Errorf("of 35,000 workloads: %v, history %v, missing %q", r, a.History, a.Missing)
-	}
-	for _, owner := range []string{"StatefulSet/db-#", ""} {
-		add(65_000, owner)
-		r, a = first("workloads")
-		if want := "workloads: there are more (65000) than history is kept of"; past(r) != "" ||
-			!slices.Contains(a.Missing, want) {
-			t.Errorf("of 65,000 workloads: %v, missing %q", r, a.Missing)
+	for _, test := range []struct {
+		n    int
+		past string
+		step float64
+	}{{190, "0.001", 15}, {300, "0.001", 30}, {480, "0.001", 60}, {600, "", 60}} {
+		for _, owner := range []string{"StatefulSet/db-#", ""} {
+			c.page.history.forget()
+			add(test.n, owner)
+			r, a = first("workloads")
+			said := fmt.Sprintf("workloads: there are more (%d) than history is kept of", test.n)
+			if past(r) != test.past || a.History["step"] != test.step ||
+				slices.Contains(a.Missing, said) != (test.past == "") {
+				t.Errorf("of %d workloads: %v, history %v, missing %q", test.n, r, a.History, a.Missing)
+			}
+			for _, level := range []string{"nodes", "namespaces"} {
+				if r := c.ask("level=" + level).Rows; len(r) != 1 || past(r[0]) == "" {
+					t.Errorf("beside %d workloads, of the %s: %v", test.n, level, r)
+				}
+			}
 		}
-		if r, _ := first("namespaces"); past(r) == "" {
-			t.Errorf("of their namespace: %v", r)
-		}
 	}
-	add(100, "StatefulSet/db-#")
+	add(10, "StatefulSet/db-#")
 	if r, a := first("pods"); past(r) == "" || len(a.Missing) != 1 {
 		t.Errorf("of few again: %v, missing %q", r, a.Missing)
 	}

@@ -130,3 +130,23 @@ func (q *query) filters() bool { return q.ofPods() || q.namespace != "" || q.q !
 func (q *query) matches(name string) bool {
 	return q.q == "" || strings.Contains(strings.ToLower(name), q.part)
 }
+
+// matchesWorkload is matches of the name that a workload has as a row, Kind/NAME.
+func (q *query) matchesWorkload(kind, name string) bool {
+	of, part, both := strings.Cut(q.part, "/")
+	if !both {
+		return q.matches(name) || containsFold(kind, q.part)
+	}
+	name = strings.ToLower(name)
+	return strings.HasPrefix(name, part) && strings.HasSuffix(strings.ToLower(kind), of) || strings.Contains(name, q.part)
+}
+
+// containsFold tells whether a kind has a part in it, in whichever case.
+func containsFold(kind, part string) bool {
+	for i := 0; i+len(part) <= len(kind); i++ {
+		if strings.EqualFold(kind[i:i+len(part)], part) {
+			return true
+		}
+	}
+	return false
+}

@@ -3,7 +3,6 @@ package top
 import (
 	"hash/maphash"
 	"math"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,10 +24,14 @@ type scan struct {
 	query  *query
 
 	groups []group
-	byKey  map[groupKey]int32
-	last   groupKey // that was looked up last, and where it is
+	byKey  map[uint64]int32 // by a hash
+	last   groupKey         // that was looked up last, and where it is
 	lastAt int32
 	heads  map[uint64]int32 // the first group of each workload, by the hash of its names
+
+	shared     map[unique.Handle[string]]shared
+	lastHandle unique.Handle[string] // of which that was looked up last
+	lastShared shared
 
 	spaces   []space
 	bySpace  map[string]int32
@@ -43,13 +46,17 @@ type scan struct {
 	touched    int // of no meaning
 }
 
-// groupKey is the label text behind the pods' names, and what is kept of them for their workload.
-type groupKey struct{ tail, shared unique.Handle[string] }
+// groupKey is the label text behind the pods' names, what is kept of them for their workload, and the name of their
+// controller where that follows from their names.
+type groupKey struct {
+	tail, shared unique.Handle[string]
+	owner        string
+}
 
 // group is the pods of a key.
 type group struct {
-	sum             // of those that were added
-	groupKey        //
+	sum // of those that were added
+	groupKey
 	hash     uint64 // of the workload's names
 	head     int32  // the first group of the workload; bare where each pod is its own one
 	space    int32
@@ -59,6 +66,16 @@ type group struct {
 	named    bool // and these have the part of a name that it is about
 	chosen   bool // whether it is about a pod that was added
 }
+
+// shared is what was packed for a workload, but for a name that is in no memory of its own.
+type shared struct {
+	kind, name      string // of the controller; without a name that follows from the pods', and nothing for none
+	hasTemplateHash bool
+	template        int32 // -1 for none
+}
+
+// follows tells whether the controller's name follows from the pods'.
+func (s *shared) follows() bool { return s.kind != "" && s.name == "" }
 
 const bare = -1
 
@@ -90,8 +107,9 @@ func (p *pod) name() string { return label.PodName(p.object.Value) }
 
 var (
 	scans = sync.Pool{New: func() any {
-		return &scan{byKey: map[groupKey]int32{}, heads: map[uint64]int32{}, bySpace: map[string]int32{},
-			byText: map[string]int32{}, byContents: map[uint64]int32{}, names: map[string]string{}}
+		return &scan{byKey: map[uint64]int32{}, heads: map[uint64]int32{}, bySpace: map[string]int32{},
+			byText: map[string]int32{}, byContents: map[uint64]int32{}, names: map[string]string{},
+			shared: map[unique.Handle[string]]shared{}}
 	}}
 	// usual is how many groups a scan had.
 	usual atomic.Int64
@@ -99,7 +117,7 @@ var (
 
 func newScan(others objects.Others, q *query) *scan {
 	s := scans.Get().(*scan)
-	s.others, s.query = others, q
+	s.others, s.query, s.lastShared = others, q, shared{template: -1}
 	return s
 }
 
@@ -115,6 +133,7 @@ func (s *scan) release() {
 	}
 	clear(s.groups)
 	clear(s.byKey)
+	clear(s.shared)
 	clear(s.heads)
 	clear(s.spaces)
 	clear(s.bySpace)
@@ -123,7 +142,8 @@ func (s *scan) release() {
 	clear(s.byContents)
 	clear(s.names)
 	s.groups, s.spaces, s.templates = s.groups[:0], s.spaces[:0], s.templates[:0]
-	s.others, s.query, s.last, s.lastTail, s.unpacked = nil, nil, groupKey{}, unique.Handle[string]{}, kept.Pod{}
+	s.others, s.query, s.last, s.unpacked = nil, nil, groupKey{}, kept.Pod{}
+	s.lastTail, s.lastHandle = unique.Handle[string]{}, unique.Handle[string]{}
 	scans.Put(s)
 }
 
@@ -196,76 +216,116 @@ func (s *scan) spaceAt(t *sample.Text) int32 {
 	return i
 }
 
+// sharedOf returns what is kept for the workload of a pod.
+func (s *scan) sharedOf(handle unique.Handle[string]) *shared {
+	if handle == s.lastHandle {
+		return &s.lastShared
+	}
+	of, known := s.shared[handle]
+	if !known {
+		of.template = -1
+		if handle != (unique.Handle[string]{}) {
+			containers := s.unpacked.UnpackWorkload(handle)
+			of.hasTemplateHash = s.unpacked.HasTemplateHash
+			for _, o := range s.unpacked.Owners {
+				if o.Controller && o.Kind != "Node" { // of which static pods are
+					of.kind, of.name = strings.Clone(o.Kind), strings.Clone(o.Name) // valid until the next is unpacked
+					break
+				}
+			}
+			of.template = s.templateOf(containers)
+		}
+		s.shared[handle] = of
+	}
+	s.lastHandle, s.lastShared = handle, of
+	return &s.lastShared
+}
+
 // groupOf returns a pod's group, valid until the next call.
 func (s *scan) groupOf(p *pod) *group {
-	key := groupKey{p.object.Value.Tail, p.object.Value.Shared}
+	t := &p.object.Value
+	of, key := s.sharedOf(t.Shared), groupKey{t.Tail, t.Shared, ""}
+	if of.follows() {
+		if key.owner = s.last.owner; !isOwner(key.owner, t.Head) {
+			key.owner = state.OwnerOfPod(p.name())
+		}
+	}
 	if key == s.last && len(s.groups) > 0 {
 		return &s.groups[s.lastAt]
 	}
-	i, known := s.byKey[key]
+	hash := maphash.Comparable(seed, key)
+	i, known := s.byKey[hash]
 	if !known {
 		if s.groups == nil {
 			s.groups = make([]group, 0, usual.Load())
 		}
 		i = int32(len(s.groups))
 		s.groups = append(s.groups, group{})
-		s.byKey[key] = i
-		s.newGroup(i, &p.object.Value)
+		s.byKey[hash] = i
+		s.newGroup(i, key, of, s.spaceAt(t))
 	}
 	s.last, s.lastAt = key, i
 	return &s.groups[i]
 }
 
-func (s *scan) newGroup(at int32, t *sample.Text) {
-	g, q := &s.groups[at], s.query
-	*g = group{sum: noSum(), groupKey: groupKey{t.Tail, t.Shared}, head: bare, space: s.spaceAt(t), template: -1,
-		unknown: t.Shared == unique.Handle[string]{}}
-	namespace := s.spaces[g.space].name
-	g.matches, g.named = q.namespace == "" || q.namespace == namespace, q.matches(namespace)
-	if g.unknown {
-		return
+// isOwner tells, without a look at all of it, whether that is the owner's name which follows from the text of a pod. It
+// does not know of names that are escaped.
+func isOwner(name, head string) bool {
+	rest, found := strings.CutPrefix(head, name)
+	if !found || rest[0] != '-' {
+		return false
 	}
-	containers := s.unpacked.UnpackWorkload(t.Shared)
-	if kind, name := s.owner(namespace); name != "" {
-		g.hash, g.head = hash(namespace, kind, name), at
-		if head, known := s.heads[g.hash]; known {
-			g.head = head
-		} else {
-			s.heads[g.hash] = at
-		}
-		if q.workload != "" || q.q != "" {
-			name := kind + "/" + name
-			g.matches = g.matches && (q.workload == "" || q.workload == name)
-			g.named = g.named || q.matches(name)
+	for i := 1; ; i++ {
+		switch rest[i] {
+		case '"':
+			return true
+		case '-', '\\':
+			return false
 		}
 	}
-	g.template = s.templateOf(containers)
 }
 
-// owner is what owns the pods that were unpacked: the owner of their ReplicaSet or Job where that has one, as the
-// watches of these know it, or as it is guessed. Static pods are owned by their node, and are their own workload. The
-// names are valid until something else is unpacked.
-func (s *scan) owner(namespace string) (kind, name string) {
-	for _, o := range s.unpacked.Owners {
-		if !o.Controller || o.Kind == "Node" {
-			continue
-		}
-		kind, name, known := s.others.Owner(o.Kind, namespace, o.Name)
-		if !known {
-			kind, name = state.GuessOwner(o.Kind, o.Name, s.unpacked.HasTemplateHash)
-		}
-		if name == "" {
-			return o.Kind, o.Name
-		}
-		return kind, name
+func (s *scan) newGroup(at int32, key groupKey, of *shared, space int32) {
+	g, q := &s.groups[at], s.query
+	*g = group{sum: noSum(), groupKey: key, head: bare, space: space, template: of.template,
+		unknown: key.shared == unique.Handle[string]{}}
+	namespace := s.spaces[space].name
+	g.matches, g.named = q.namespace == "" || q.namespace == namespace, q.matches(namespace)
+	if of.kind == "" {
+		return
 	}
-	return "", ""
+	kind, name := s.owner(g)
+	g.hash, g.head = hash(namespace, kind, name), at
+	if head, known := s.heads[g.hash]; known {
+		g.head = head
+	} else {
+		s.heads[g.hash] = at
+	}
+	g.matches = g.matches && (q.workload == "" || q.workload == kind+"/"+name)
+	g.named = g.named || q.matchesWorkload(kind, name)
+}
+
+// owner is what owns the pods of a group that are not bare: their controller or, where that is a ReplicaSet or Job,
+// what owns that, as the watches of these know it, or as it is guessed.
+func (s *scan) owner(g *group) (kind, name string) {
+	of := s.sharedOf(g.shared)
+	controller := of.name
+	if of.follows() {
+		controller = g.groupKey.owner
+	}
+	kind, name, known := s.others.Owner(of.kind, s.spaces[g.space].name, controller)
+	if !known {
+		kind, name = state.GuessOwner(of.kind, controller, of.hasTemplateHash)
+	}
+	if name == "" {
+		return of.kind, controller
+	}
+	return kind, name
 }
 
 // workload is the name of a group's workload, Kind/NAME.
 func (s *scan) workload(g *group) string {
-	s.unpacked.UnpackWorkload(g.shared)
-	kind, name := s.owner(s.spaces[g.space].name)
+	kind, name := s.owner(g)
 	return kind + "/" + name
 }
 
@@ -333,19 +393,21 @@ func (s *scan) escaped(name string) string {
 	return escaped
 }
 
-// find returns what the container asks for that has the name of that index; nil where that is not known.
-func (t template) find(name uint32, names []string) *asked {
+// find returns what the container asks for that has the name of that index; nil where that is not known. One without
+// a name is of any that no other one has.
+func (t template) find(name uint32, names []string) (found *asked) {
 	for i := range t {
-		if t[i].index == name+1 {
-			return &t[i]
+		switch a := &t[i]; {
+		case a.name == "":
+			found = a
+		case a.index == name+1:
+			return a
+		case a.index == 0 && a.name == names[name]:
+			a.index = name + 1
+			return a
 		}
 	}
-	i := slices.IndexFunc(t, func(a asked) bool { return a.name == names[name] })
-	if i < 0 {
-		return nil
-	}
-	t[i].index = name + 1
-	return &t[i]
+	return found
 }
 
 // container is the figures of the i-th container of a pod of the group.
@@ -363,11 +425,16 @@ func (s *scan) container(g *group, p *pod, i int) (of sum) {
 // figures are those of a pod of the group.
 func (s *scan) figures(g *group, p *pod) sum {
 	of := noSum()
-	for i := range p.samples {
-		one := s.container(g, p, i)
-		of.add(&one)
+	of.of[cpu], of.of[memory], of.pods, of.containers = p.cpu, p.memory, 1, len(p.samples)
+	if g.template >= 0 {
+		for i, t := 0, s.templates[g.template]; i < len(p.samples); i++ {
+			if a := t.find(p.samples[i].Name, p.names); a != nil {
+				for figure, value := range a.of {
+					of.of[cpuRequest+figure] = plus(of.of[cpuRequest+figure], value)
+				}
+			}
+		}
 	}
-	of.pods = 1
 	return of
 }
 

@@ -27,8 +27,8 @@ type onNode struct {
 }
 
 // summarize makes the summary of a list's batch. Of each row of a level it appends a value to values, as far as these
-// are not too many, see history; nil for not.
-func summarize(source *Source, l *usage.List, values *[containers][]value, most int) (m summary) {
+// are not too many for the history; nil for not.
+func summarize(source *Source, l *usage.List, values *[containers][]value, h *history) (m summary) {
 	l.Read(func(b *sample.Batch) {
 		m.generation, m.all, m.oldest, m.newest = l.Generation(), noSum(), b.Oldest, b.Newest
 		if l.Resource == "nodes" {
@@ -62,10 +62,10 @@ func summarize(source *Source, l *usage.List, values *[containers][]value, most 
 				return
 			}
 			namespace := s.spaces[g.space].name
-			if m.counts[pods] <= maxPods {
+			if m.counts[pods] <= h.maxPods {
 				values[pods] = append(values[pods], newValue(hash(namespace, "", p.name()), p.cpu, p.memory))
 			}
-			if g.head == bare && m.counts[workloads] <= most {
+			if g.head == bare && m.counts[workloads] <= h.capacity() {
 				values[workloads] = append(values[workloads], newValue(hash(namespace, bareKind, p.name()), p.cpu, p.memory))
 			}
 		})

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// shop is a cluster of some workloads.
-func shop(t testing.TB) *cluster {
-	c := newCluster(t, nodeObjects)
+// shop is a cluster of some workloads, of which more may be watched than nodes and what is needed of pods.
+func shop(t testing.TB, more ...string) *cluster {
+	c := newCluster(t, append(more, nodeObjects)...)
 	c.node("n1", "1500m 4Gi", "4 8Gi")
 	c.node("n2", "250m 1Gi", "2 4Gi")
 	c.node("n3", "100m 512Mi", "")
@@ -33,7 +33,12 @@ func shop(t testing.TB) *cluster {
 
 // TestRowsOfEachLevel has the figures of each level, in cores and bytes; those that are not known are not there.
 func TestRowsOfEachLevel(t *testing.T) {
-	c := shop(t)
+	rowsOfEachLevel(t, shop(t))
+	rowsOfEachLevel(t, shop(t, wholePods))
+}
+
+func rowsOfEachLevel(t *testing.T, c *cluster) {
+	t.Helper()
 	for query, want := range map[string]string{
 		"level=nodes": `
 			{"name":"n1","pods":3,"containers":4,"cpu":1.5,"memory":4294967296,"cpuRequest":1.21,"memoryRequest":1207959552,
@@ -132,10 +137,9 @@ func TestBeforeThereAreData(t *testing.T) {
 func TestWorkloads(t *testing.T) {
 	owners := map[string]string{ // of ReplicaSets, as their watch has them
 		"web-5d4f8c9b7": "Deployment/web", "canary-7c6b": "Rollout/canary", "orphan-6d5c": "", "old-1234": "Deployment/new"}
-	for _, watched := range []bool{false, true} {
-		c := newCluster(t)
+	for _, resources := range [][]string{nil, {replicaSets}, {wholePods, replicaSets}} {
+		c, watched := newCluster(t, resources...), len(resources) > 0
 		if watched {
-			c = newCluster(t, replicaSets)
 			for name, owner := range owners {
 				meta := object{"namespace": "a", "name": name, "resourceVersion": "1"}
 				if kind, owner, found := strings.Cut(owner, "/"); found {

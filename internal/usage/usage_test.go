@@ -283,6 +283,30 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// TestGeneration tells what is shown from what was shown before, and nothing else.
+func TestGeneration(t *testing.T) {
+	try(t, nodes, func(t *testing.T, l *trial) {
+		last := l.Generation()
+		changes := func(what string, want bool) {
+			t.Helper()
+			l.Read(func(*sample.Batch) {
+				if now := l.Generation(); (now != last) != want {
+					t.Errorf("%s: from %d to %d, want another: %t", what, last, now, want)
+				}
+			})
+			last = l.Generation()
+		}
+		l.reads()
+		changes("a list", true)
+		l.fails(0)
+		changes("a failure", false)
+		l.fails(time.Minute)
+		changes("a failure that comes late", true)
+		l.Loop.Expire()
+		changes("what expires", true)
+	})
+}
+
 func TestFailuresAreCountedByReason(t *testing.T) {
 	for reason, c := range map[string]struct {
 		ready  error
