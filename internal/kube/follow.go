@@ -160,6 +160,9 @@ func (c *Cluster) connect(source Source) (of func(schema.GroupVersion) rest.Inte
 	if t, err = newTransport(config, c.Report); err != nil {
 		return nil, nil, err
 	}
+	if c.Name != "" {
+		t.oneOfMany()
+	}
 	if t.exec != nil {
 		t.exec.cluster = c.Name
 	}

@@ -102,13 +102,30 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 	return t, nil
 }
 
-// limit bounds the headers of answers, and tells of proxies that do not connect.
-func limit(rt http.RoundTripper) {
+// windowOfMany is how many bytes of a body a server may send ahead of the one who reads it, where there are several
+// clusters: all begin together, and what is not read yet is in memory. It is net/http's 4 MiB otherwise.
+const windowOfMany = 256 << 10
+
+// oneOfMany has a client wait with little in memory.
+func (t *transport) oneOfMany() {
+	if h := innermost(t.client.Transport); h != nil {
+		h.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: windowOfMany}
+	}
+}
+
+// innermost is the transport that sends requests; nil where that is another one.
+func innermost(rt http.RoundTripper) *http.Transport {
 	for w, ok := rt.(utilnet.RoundTripperWrapper); ok; w, ok = rt.(utilnet.RoundTripperWrapper) {
 		rt = w.WrappedRoundTripper()
 	}
-	t, ok := rt.(*http.Transport)
-	if !ok {
+	t, _ := rt.(*http.Transport)
+	return t
+}
+
+// limit bounds the headers of answers, and tells of proxies that do not connect.
+func limit(rt http.RoundTripper) {
+	t := innermost(rt)
+	if t == nil {
 		return
 	}
 	t.MaxResponseHeaderBytes = maxHeader

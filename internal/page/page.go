@@ -14,6 +14,7 @@ import (
 	"hash/crc32"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -50,13 +51,24 @@ type Compressor struct {
 	out     bytes.Buffer // the part's deflate blocks
 }
 
-var compressors = sync.Pool{New: func() any { return new(Compressor) }}
+// compressors are left to the garbage collector while nobody uses them, and no more are used at once than there are
+// cores: more would take memory, and no less time.
+var (
+	compressors = sync.Pool{New: func() any { return new(Compressor) }}
+	borrowed    = make(chan struct{}, runtime.GOMAXPROCS(0))
+)
 
-// Borrow returns a compressor for a while. All share a few, which are left to the garbage collector in between.
-func Borrow() *Compressor { return compressors.Get().(*Compressor) }
+// Borrow returns a compressor, when there is one, for something that nothing is waited for in. All share a few.
+func Borrow() *Compressor {
+	borrowed <- struct{}{}
+	return compressors.Get().(*Compressor)
+}
 
 // Return gives a borrowed compressor back. All text written has become Parts.
-func (c *Compressor) Return() { compressors.Put(c) }
+func (c *Compressor) Return() {
+	compressors.Put(c)
+	<-borrowed
+}
 
 // bufLen is how much text is handed to the deflate writer at once.
 const bufLen = 32 << 10

@@ -81,9 +81,10 @@ func Text(w http.ResponseWriter, r *http.Request, contentType string, text []byt
 	case !ok:
 	case gzip:
 		c := page.Borrow()
-		defer c.Return()
 		c.Write(text)
-		answer(w, r, contentType, page.New(c.Part()), true)
+		compressed := c.Part()
+		c.Return() // before the client takes its time
+		answer(w, r, contentType, page.New(compressed), true)
 	default:
 		w.Header().Set("Content-Type", contentType)
 		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
