@@ -126,7 +126,7 @@ func main() {
 // GOGC win.
 func limitMemory(furtherPages bool) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(map[bool]int{false: 50, true: 10}[furtherPages])
+		debug.SetGCPercent(map[bool]int{false: 25, true: 10}[furtherPages])
 	}
 	memlimit.Set(memlimit.WithRatio(0.8), memlimit.WithProvider(memlimit.FromCgroup))
 }
