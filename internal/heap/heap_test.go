@@ -12,7 +12,7 @@ func TestCollectsSoonerUnlessGOGCIsSet(t *testing.T) {
 		gogc         string
 		furtherPages bool
 		want         int
-	}{{"", false, 50}, {"", true, 10}, {"200", true, 100}} {
+	}{{"", false, 25}, {"", true, 10}, {"200", true, 100}} {
 		debug.SetGCPercent(100)
 		t.Setenv("GOGC", test.gogc)
 		Limit(test.furtherPages)
