@@ -3420,7 +3420,7 @@ func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 	for i := range 6 {
 		name := append([]string{""}, furtherPages...)[i%3]
 		scraping.Go(func() {
-			for range 12 {
+			for range 6 {
 				r := getFrom(handler, path.Join("/metrics", name))
 				body, _ := io.ReadAll(r.Body)
 				families := familiesOf(string(body))

@@ -352,6 +352,7 @@ func TestMoreThanHistoryIsKeptOf(t *testing.T) {
 		}
 	}
 	add(10, "StatefulSet/db-#")
+	c.refresh() // that there is room now is known after the first reading
 	if r, a := first("pods"); past(r) == "" || len(a.Missing) != 1 {
 		t.Errorf("of few again: %v, missing %q", r, a.Missing)
 	}
@@ -366,10 +367,9 @@ func TestHistoryTakesAtMost8MiB(t *testing.T) {
 		before := heap()
 		c.ask("")
 		h := &c.page.history
-		rows := h.rowsOf(workloads)
 		for column := range uint32(3) {
 			for i := range uint64(2 * h.capacity()) { // other ones each time
-				h.put(rows, &value{i + uint64(column)<<32, [2]code{1, 1}})
+				h.put(workloads, i+uint64(column)<<32, 1, 1)
 			}
 			h.column += 2
 			h.sweep(2)
@@ -388,16 +388,15 @@ func TestRoomIsMadeForNewRows(t *testing.T) {
 	c.reads("1")
 	c.ask("")
 	h := &c.page.history
-	rows := h.rowsOf(workloads)
 	for i := range uint64(h.capacity()) {
-		h.put(rows, &value{i, [2]code{1, 1}})
+		h.put(workloads, i, 1, 1)
 	}
-	one := value{1 << 40, [2]code{1, 1}}
-	if h.put(rows, &one); rows[one.key] != 0 {
+	const one = 1 << 40
+	if h.put(workloads, one, 1, 1); h.rows[workloads][one] != 0 {
 		t.Error("there is room for one more")
 	}
 	h.column += 2
-	if h.put(rows, &one); rows[one.key] == 0 {
+	if h.put(workloads, one, 1, 1); h.rows[workloads][one] == 0 {
 		t.Error("there is no room for a new row in place of those that are gone")
 	}
 }
