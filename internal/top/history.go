@@ -231,12 +231,17 @@ func (h *history) refuse() {
 	}
 }
 
+// tooMany tells whether a level is too large. Where there are many workloads there are more pods, which the process has
+// to hold anyway: half of the room is enough then.
 func (h *history) tooMany(l level) bool {
-	all := 0
+	all, most := 0, h.capacity()
 	for below := range l + 1 {
 		all += h.count(below)
 	}
-	return all > h.capacity() || l == pods && h.count(pods) > h.maxPods
+	if l < pods {
+		most /= 2
+	}
+	return all > most || l == pods && h.count(pods) > h.maxPods
 }
 
 // put records what a row uses, unless there is no room for that.
