@@ -2062,8 +2062,11 @@ func (b *bubble) put(p corev1.Pod) {
 
 // familiesOf are the families of a page's text, in their order.
 func familiesOf(text string) (all []string) {
-	for _, name := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(text, -1) {
-		all = append(all, name[1])
+	for line := range strings.Lines(text) {
+		if kind, found := strings.CutPrefix(line, "# TYPE "); found {
+			name, _, _ := strings.Cut(kind, " ")
+			all = append(all, name)
+		}
 	}
 	return all
 }
@@ -3420,7 +3423,7 @@ func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 	for i := range 6 {
 		name := append([]string{""}, furtherPages...)[i%3]
 		scraping.Go(func() {
-			for range 6 {
+			for range 12 {
 				r := getFrom(handler, path.Join("/metrics", name))
 				body, _ := io.ReadAll(r.Body)
 				families := familiesOf(string(body))
