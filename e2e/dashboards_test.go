@@ -267,8 +267,8 @@ func grant(t *testing.T, file, name, namespace string) {
 	}
 }
 
-// TestExtraPagesWithoutTheirRights has only what /metrics and / need. ReplicaSets' and Jobs' owners are guessed, here as
-// they are; all else that needs more is missing.
+// TestExtraPagesWithoutTheirRights has only what /metrics and / need. ReplicaSets' and Jobs' owners are guessed, here
+// as they are; all else that needs more is missing.
 func TestExtraPagesWithoutTheirRights(t *testing.T) {
 	t.Parallel()
 	startWorkload(t)
