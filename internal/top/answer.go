@@ -167,12 +167,13 @@ func (l *look) namespaces() {
 func (l *look) workload(p *pod) {
 	g := l.scan.groupOf(p)
 	s, chosen := l.scan.figures(g, p), l.scan.isAbout(g, p)
-	if g.head != bare {
-		g.add(&s)
-		g.chosen = g.chosen || chosen
+	if !g.bare {
+		load := l.scan.loadOf(g, p)
+		load.add(&s)
+		load.chosen = load.chosen || chosen
 		return
 	}
-	if name := p.name(); chosen && (g.named || l.best.query.matches(bareKind+"/"+name)) {
+	if name := p.name(); chosen && (g.named || l.best.query.matchesWorkload(bareKind, name)) {
 		namespace := l.scan.spaces[g.space].name
 		l.offer(place{namespace: namespace, name: bareKind + "/" + name}, &s, hash(namespace, bareKind, name))
 	}
@@ -180,17 +181,16 @@ func (l *look) workload(p *pod) {
 
 // workloads offers the workloads to which pods were added.
 func (l *look) workloads() {
-	l.scan.roll()
-	for i := range l.scan.groups {
-		g := &l.scan.groups[i]
-		if g.head != int32(i) || !g.chosen || !g.named {
+	for i := range l.scan.loads {
+		load := &l.scan.loads[i]
+		if !load.chosen || !load.named {
 			continue
 		}
 		l.found++
-		at := place{key: l.key(&g.sum, func() uint64 { return g.hash }), namespace: l.scan.spaces[g.space].name}
+		at := place{key: l.key(&load.sum, func() uint64 { return load.hash }), namespace: l.scan.spaces[load.space].name}
 		if !l.best.rejects(at.key) {
-			if at.name = l.scan.workload(g); l.best.takes(&at) {
-				l.best.add(newRow(at, &g.sum, g.hash))
+			if at.name = l.scan.workload(load.object); l.best.takes(&at) {
+				l.best.add(newRow(at, &load.sum, load.hash))
 			}
 		}
 	}
