@@ -1,5 +1,5 @@
-// Package receiver has what the tests let the exporter push to: the real Prometheus, VictoriaMetrics and Thanos Receive,
-// which can be restarted on what they have stored, and Faulty, which fails as it is told.
+// Package receiver has what the tests let the exporter push to: the real Prometheus, VictoriaMetrics and Thanos
+// Receive, which can be restarted on what they have stored, and Faulty, which fails as it is told.
 package receiver
 
 import (
