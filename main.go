@@ -74,7 +74,7 @@ func (s *settings) table() []setting.Row {
 
 // check returns what contradicts what among settings that are valid each by itself.
 func (s *settings) check() error {
-	return cmp.Or(s.Settings.Check(), s.push.Check(s.labels()))
+	return cmp.Or(s.Settings.Check(), s.push.Check(labelsOf(s.Pages, s.PodLabels, s.push.Format)))
 }
 
 func main() {

@@ -163,11 +163,11 @@ var remoteLabels = map[string][]string{
 		"unit"},
 }
 
-// labels are the names of the labels that samples have which are pushed.
-func (s *settings) labels() []string {
-	all := append(label.Names(s.PodLabels), sampleLabels...)
-	if s.push.Format == push.RemoteWrite {
-		for _, page := range append([]string{""}, s.Pages...) {
+// labelsOf are the names of the labels that samples have which are pushed in the format.
+func labelsOf(pages, podLabels []string, format string) []string {
+	all := append(label.Names(podLabels), sampleLabels...)
+	if format == push.RemoteWrite {
+		for _, page := range append([]string{""}, pages...) {
 			all = append(all, remoteLabels[page]...)
 		}
 	}

@@ -811,15 +811,15 @@ func TestSampleLabelsAreThoseOfThePages(t *testing.T) {
 			further[name] = true
 		}
 	}
-	text := &settings{Settings: scope.Settings{PodLabels: []string{"app"}, Pages: furtherPages}}
-	remote := &settings{Settings: text.Settings, push: push.Pusher{Format: push.RemoteWrite}}
+	text := labelsOf(furtherPages, []string{"app"}, push.Text)
+	remote := labelsOf(furtherPages, []string{"app"}, push.RemoteWrite)
 	for name := range byText {
-		if !slices.Contains(text.labels(), name) {
+		if !slices.Contains(text, name) {
 			t.Errorf("the label %s of the page is not in the list", name)
 		}
 	}
 	for name := range further {
-		if !slices.Contains(remote.labels(), name) {
+		if !slices.Contains(remote, name) {
 			t.Errorf("the label %s of a further page or of the process is not in the list", name)
 		}
 	}
@@ -2062,8 +2062,11 @@ func (b *bubble) put(p corev1.Pod) {
 
 // familiesOf are the families of a page's text, in their order.
 func familiesOf(text string) (all []string) {
-	for _, name := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(text, -1) {
-		all = append(all, name[1])
+	for line := range strings.Lines(text) {
+		if kind, found := strings.CutPrefix(line, "# TYPE "); found {
+			name, _, _ := strings.Cut(kind, " ")
+			all = append(all, name)
+		}
 	}
 	return all
 }
@@ -3490,9 +3493,7 @@ func seriesOf(line, page string) (series string, value float64) {
 		name, last, _ = strings.Cut(sample, " ")
 	}
 	labels := []string{`instance="i"`, fmt.Sprintf("job=%q", cmp.Or(page, "metrics-server-prom"))}
-	for _, pair := range regexp.MustCompile(`[a-zA-Z_]+="[^"]+"`).FindAllString(text, -1) {
-		labels = append(labels, pair)
-	}
+	labels = append(labels, regexp.MustCompile(`[a-zA-Z_]+="[^"]+"`).FindAllString(text, -1)...)
 	slices.Sort(labels)
 	value, _ = strconv.ParseFloat(last, 64)
 	return name + "{" + strings.Join(labels, ",") + "}", value
@@ -3611,6 +3612,24 @@ func TestWhatIsToPush(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhatIsToPushOfACluster that is there a second later than the end of the one that was waited for.
+func TestWhatIsToPushOfACluster(t *testing.T) {
+	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.api.answer("list pods", hangs)
+		b.begin(b.run)
+		c, began := b.clusters[0], time.Now()
+		time.AfterFunc(time.Second, func() { c.leave(b.connection) })
+		time.AfterFunc(2*time.Second, func() {
+			b.api.answer("list pods", nil)
+			b.begin(c.connect(b.api.client).run)
+		})
+		k := c.known(t.Context())
+		if took := time.Since(began); took != 2*time.Second || len(k.Lists) != 2 || k.Lists[1] == nil || k.Failed != nil {
+			t.Errorf("after %s: %+v", took, k)
+		}
+	})
 }
 
 // TestPushesAfterAFreeze has the objects change while the process stands still: before a push, and in it. What was
@@ -3754,7 +3773,8 @@ func TestOnce(t *testing.T) {
 		t.Errorf("it prints %s, error %v", text, err)
 	}
 	for line := range strings.Lines(samples(text)) {
-		for page, prefix := range map[string]string{"": "kube_metrics_server_", cadvisor: "container_", kubeState: "kube_pod_"} {
+		for page, prefix := range map[string]string{"": "kube_metrics_server_", cadvisor: "container_",
+			kubeState: "kube_pod_"} {
 			series, _ := seriesOf(line, page)
 			if _, found := has.Live()[series]; strings.HasPrefix(line, prefix) && !found {
 				t.Errorf("%s is not pushed", series)

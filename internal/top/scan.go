@@ -268,7 +268,8 @@ func isOwner(name, head string) bool {
 
 func (s *scan) newGroup(t *sample.Text, of *shared, controller string) {
 	g, q := &s.group, s.query
-	*g = group{tail: t.Tail, shared: t.Shared, controller: controller, space: s.spaceAt(t), template: of.template, load: -1,
+	*g = group{tail: t.Tail, shared: t.Shared, controller: controller, space: s.spaceAt(t), template: of.template,
+		load: -1,
 		bare: of.kind == "", unknown: t.Shared == unique.Handle[string]{}}
 	namespace := s.spaces[g.space].name
 	g.matches, g.named = q.namespace == "" || q.namespace == namespace, q.matches(namespace)
@@ -280,8 +281,8 @@ func (s *scan) newGroup(t *sample.Text, of *shared, controller string) {
 	}
 }
 
-// owner is what owns pods that have a controller: that or, where it is a ReplicaSet or Job, what owns it, as the watches
-// of these know it, or as it is guessed.
+// owner is what owns pods that have a controller: that or, where it is a ReplicaSet or Job, what owns it, as the
+// watches of these know it, or as it is guessed.
 func (s *scan) owner(of *shared, namespace, controller string) (kind, name string) {
 	if !of.follows() {
 		controller = of.name
