@@ -312,6 +312,10 @@ func TestOrder(t *testing.T) {
 		if a := c.ask("level=pods&" + test.query); a.names() != test.want {
 			t.Errorf("%s: %s, want %s", test.query, a.names(), test.want)
 		}
+		if a := c.ask("level=containers&" + test.query); !strings.Contains(test.query, "name") && // which are all the same
+			strings.ReplaceAll(a.names(), "/app", "") != test.want {
+			t.Errorf("containers, %s: %s, want those of %s", test.query, a.names(), test.want)
+		}
 		// The first ones are the same ones.
 		for limit := 1; limit < 5; limit++ {
 			a, want := c.ask(fmt.Sprintf("level=pods&limit=%d&%s", limit, test.query)), strings.Fields(test.want)[:limit]
