@@ -2067,8 +2067,11 @@ func (b *bubble) put(p corev1.Pod) {
 
 // familiesOf are the families of a page's text, in their order.
 func familiesOf(text string) (all []string) {
-	for _, name := range regexp.MustCompile(`(?m)^# TYPE (\S+)`).FindAllStringSubmatch(text, -1) {
-		all = append(all, name[1])
+	for line := range strings.Lines(text) {
+		if kind, found := strings.CutPrefix(line, "# TYPE "); found {
+			name, _, _ := strings.Cut(kind, " ")
+			all = append(all, name)
+		}
 	}
 	return all
 }
@@ -3614,6 +3617,24 @@ func TestWhatIsToPush(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhatIsToPushOfACluster that is there a second later than the end of the one that was waited for.
+func TestWhatIsToPushOfACluster(t *testing.T) {
+	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.api.answer("list pods", hangs)
+		b.begin(b.run)
+		c, began := b.clusters[0], time.Now()
+		time.AfterFunc(time.Second, func() { c.leave(b.connection) })
+		time.AfterFunc(2*time.Second, func() {
+			b.api.answer("list pods", nil)
+			b.begin(c.connect(b.api.client).run)
+		})
+		k := c.known(t.Context())
+		if took := time.Since(began); took != 2*time.Second || len(k.Lists) != 2 || k.Lists[1] == nil || k.Failed != nil {
+			t.Errorf("after %s: %+v", took, k)
+		}
+	})
 }
 
 // TestPushesAfterAFreeze has the objects change while the process stands still: before a push, and in it. What was

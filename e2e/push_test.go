@@ -81,7 +81,8 @@ func TestNothingThatIsGoneStaysInAPushgateway(t *testing.T) {
 	t.Parallel()
 	url := startReceiver(t, receiver.Pushgateway).URL
 	others, err := http.Post(url+"/metrics/job/others", "text/plain",
-		strings.NewReader("kube_metrics_server_node_cpu{cluster=\"e2e\",site=\"x y\",node=\"theirs\"} 1\n"))
+		strings.NewReader("# TYPE kube_metrics_server_node_cpu gauge\n"+
+			"kube_metrics_server_node_cpu{cluster=\"e2e\",site=\"x y\",node=\"theirs\"} 1\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

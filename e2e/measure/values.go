@@ -14,7 +14,6 @@ import (
 
 	"metrics-server-prom/demo/standin"
 	"metrics-server-prom/e2e/exporter"
-	"metrics-server-prom/e2e/process"
 )
 
 // sampledPods is how many pods' samples are compared with the API.
@@ -36,22 +35,7 @@ func (s *simulated) values(ctx context.Context) ([]result, error) {
 		usagePage: memoryOf,
 		statePage: func(_ standin.PodUsage, pod *corev1.Pod) series { return stateOf(pod) },
 	} {
-		ctx, cancel := context.WithTimeoutCause(ctx, 3*s.resolution, errors.New("not within three ticks"))
-		defer cancel()
-		var want series
-		err := process.Await(ctx, s.resolution/10, func(ctx context.Context) error {
-			want = series{} // at the moment: usage goes on
-			for _, u := range s.api.PodUsage() {
-				if pod := s.api.Object(u.Namespace, u.Name); pods[u.Namespace+"/"+u.Name] && pod != nil {
-					maps.Copy(want, of(u, pod))
-				}
-			}
-			page, err := s.fetch(ctx, path)
-			if err != nil {
-				return err
-			}
-			return different(page, pods, want)
-		})
+		want, err := s.value(ctx, path, pods, of)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
@@ -59,6 +43,34 @@ func (s *simulated) values(ctx context.Context) ([]result, error) {
 	}
 	return []result{{fmt.Sprintf("samples of %d pods on both pages that are what the API says", len(pods)),
 		fmt.Sprint(samples), fmt.Sprint(samples), true}}, nil
+}
+
+// value compares the samples of pods on a page with what of makes of what the API says, and returns that. Page and API
+// have to be of one tick: it begins right after a refresh, and where it does not end before the next tick, once more.
+func (s *simulated) value(ctx context.Context, path string, pods map[string]bool,
+	of func(standin.PodUsage, *corev1.Pod) series) (want series, err error) {
+	for range 3 {
+		if err := s.refresh(ctx); err != nil {
+			return nil, err
+		}
+		tick := s.api.NextTick()
+		page, failed := s.fetch(ctx, path)
+		if failed != nil {
+			return nil, failed
+		}
+		want = series{}
+		for _, u := range s.api.PodUsage() {
+			if pod := s.api.Object(u.Namespace, u.Name); pods[u.Namespace+"/"+u.Name] && pod != nil {
+				maps.Copy(want, of(u, pod))
+			}
+		}
+		if s.api.NextTick() != tick {
+			err = errors.New("there were new values while it was read")
+		} else if err = different(page, pods, want); err == nil {
+			return want, nil
+		}
+	}
+	return nil, fmt.Errorf("in three ticks: %w", err)
 }
 
 // different tells how what a page has of some pods differs from what is wanted, in the families that are wanted.

@@ -1,5 +1,5 @@
-// Package receiver has what the tests let the exporter push to: the real Prometheus and VictoriaMetrics, which can be
-// restarted on what they have stored, and Faulty, which fails as it is told.
+// Package receiver has what the tests let the exporter push to: the real Prometheus, VictoriaMetrics and Thanos
+// Receive, which can be restarted on what they have stored, and Faulty, which fails as it is told.
 package receiver
 
 import (
@@ -62,9 +62,10 @@ var (
 		},
 		refused: append([]refusal{
 			{"prometheus_api_remote_write_invalid_labels_samples_total", nil},
-			// Of a sample with the timestamp of the one before and another value it counts only that it answers 400.
+			// Of a sample with the timestamp of the one before and another value it counts only that it answers 400. 503 is
+			// what it answers while it starts.
 			{"prometheus_http_requests_total", func(labels map[string]string) bool {
-				return labels["handler"] == "/api/v1/write" && !strings.HasPrefix(labels["code"], "2")
+				return labels["handler"] == "/api/v1/write" && strings.HasPrefix(labels["code"], "4")
 			}},
 		}, byTSDB...),
 	}
@@ -106,7 +107,7 @@ var (
 				"--grpc-address=" + r.address(nobody), "--log.level=warn"}
 		},
 		refused: append([]refusal{{"http_requests_total", func(labels map[string]string) bool {
-			return labels["handler"] == "receive" && !strings.HasPrefix(labels["code"], "2")
+			return labels["handler"] == "receive" && strings.HasPrefix(labels["code"], "4")
 		}}}, byTSDB...),
 	}
 )
@@ -244,7 +245,13 @@ func (r *Receiver) Kill() {
 }
 
 // Log is what the program has written in all its runs: warnings and errors only.
-func (r *Receiver) Log() string { return r.processes[0].Log() }
+func (r *Receiver) Log() string {
+	text, err := os.ReadFile(r.path("log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
 
 // Series is a series and samples of it, oldest first.
 type Series struct {

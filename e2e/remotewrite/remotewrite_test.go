@@ -2,8 +2,8 @@
 // restart, the receivers are restarted and the exporter is killed, and compares what they have with what the API has
 // said. As long as the README says:
 //
-//	go -C e2e test -timeout 60m ./remotewrite -v -for 30m
-//	go -C e2e test -timeout 60m ./remotewrite -v -for 10m -thanos
+//	go -C e2e test -timeout 60m ./remotewrite -v -args -for 30m
+//	go -C e2e test -timeout 60m ./remotewrite -v -args -for 10m -thanos
 package remotewrite
 
 import (

@@ -89,7 +89,7 @@ func ask(t *testing.T, env []string, args ...string) (*clientauthentication.Exec
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), self, append([]string{Command}, args...)...)
-	cmd.Env = env
+	cmd.Env = append(env, "GORACE=atexit_sleep_ms=0") // or the race detector sleeps for a second at each end
 	out, err := cmd.Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == Refused && len(out) == 0 {
 		return nil, strings.Split(strings.TrimSuffix(string(exit.Stderr), "\n"), "\n")

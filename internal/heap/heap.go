@@ -13,7 +13,7 @@ import (
 // GOGC win.
 func Limit(furtherPages bool) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(map[bool]int{false: 50, true: 10}[furtherPages])
+		debug.SetGCPercent(map[bool]int{false: 25, true: 10}[furtherPages])
 	}
 	memlimit.Set(memlimit.WithRatio(0.8), memlimit.WithProvider(memlimit.FromCgroup))
 }

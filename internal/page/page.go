@@ -127,7 +127,7 @@ const (
 	// writeLen is from which length on a piece of a page is written by itself; shorter ones are joined before.
 	writeLen = 64 << 10
 	// joinLen is up to which length a page joins its parts at once, and not each time it is written (BenchmarkServe).
-	joinLen = 16 << 20
+	joinLen = 8 << 20
 )
 
 // Page is a sequence of parts as one gzip member. It never changes and is for any number of readers at once.

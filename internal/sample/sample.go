@@ -96,7 +96,7 @@ func New(pod *store.Object[Text], name uint32, at int64) Sample {
 // At is the moment from which the sample's age counts, in Unix seconds.
 func (s *Sample) At() int64 { return int64(s.at) }
 
-// Batch is the samples of one refresh. Its memory is used again by the refresh after the next.
+// Batch is the samples of one refresh. It is valid until the next refresh is done.
 type Batch struct {
 	Samples []Sample
 	Names   []string // names of containers or nodes, made label values; shared by all samples that have them
@@ -214,6 +214,7 @@ type Joiner struct {
 	ahead         map[uint64]ahead    // of the batch being served, by ID
 	nextAhead     map[uint64]ahead
 	readings      []reading                  // of this batch; none where Running is nil
+	read          int                        // their number in the last one
 	nodes         map[string]counter.Counter // by name; nil but for nodes
 	version       uint64                     // of the last batch
 }
@@ -238,7 +239,7 @@ func (j *Joiner) Begin() {
 		j.seed = maphash.MakeSeed()
 	}
 	if n := len(j.served.Samples); j.batch.Samples == nil {
-		j.batch.Samples = make([]Sample, 0, n+n/64)
+		j.batch.Samples, j.readings = make([]Sample, 0, n+n/64), make([]reading, 0, j.read)
 	}
 	j.now = time.Now().Unix()
 	j.batch.reset()
@@ -249,7 +250,7 @@ func (j *Joiner) Begin() {
 }
 
 // Done ends the batch, and only now its readings count: of a list that fails nothing is left. The batch is valid until
-// Done is called the next time but one.
+// Done is called again. What only the next batch needs is given back until then.
 func (j *Joiner) Done() *Batch {
 	j.batch, j.served = j.served, j.batch
 	j.batch.Samples = nil
@@ -260,6 +261,7 @@ func (j *Joiner) Done() *Batch {
 		j.served.Seconds, j.batch.Seconds = j.batch.Seconds, nil
 		j.count(j.served)
 	}
+	j.readings, j.read = nil, len(j.readings)
 	return j.served
 }
 

@@ -182,12 +182,16 @@ func (l *look) about(nameOf func(*pod) string) map[string]bool {
 	return names
 }
 
-// key is what a row of the level that is asked for is sorted by.
+// key is what a row of the level that is asked for is sorted by. A row without history has its peak now.
 func (l *look) key(s *sum, hash func() uint64) float64 {
-	if peak := l.best.query.sort - byCPUPeak; peak == cpu || peak == memory {
-		return l.history.peak(l.best.query.level, int(peak), s.of[peak], hash)
+	figure := int(l.best.query.sort - byCPUPeak)
+	if figure != cpu && figure != memory {
+		return l.best.query.sort.key(s)
 	}
-	return l.best.query.sort.key(s)
+	if peak := l.history.peak(l.best.query.level, figure, s.of[figure], hash); !math.IsNaN(peak) {
+		return peak
+	}
+	return s.of[figure]
 }
 
 // offer takes in a row if it is among the first so far.
@@ -220,12 +224,13 @@ func (l *look) namespaces() {
 func (l *look) workload(p *pod) {
 	g := l.scan.groupOf(p)
 	s, chosen := l.scan.figures(g, p), l.scan.isAbout(g, p)
-	if g.head != bare {
-		g.add(&s)
-		g.chosen = g.chosen || chosen
+	if !g.bare {
+		load := l.scan.loadOf(g, p)
+		load.add(&s)
+		load.chosen = load.chosen || chosen
 		return
 	}
-	if name := p.name(); chosen && (g.named || l.best.query.matches(bareKind+"/"+name)) {
+	if name := p.name(); chosen && (g.named || l.best.query.matchesWorkload(bareKind, name)) {
 		namespace := l.scan.spaces[g.space].name
 		l.offer(place{namespace: namespace, name: bareKind + "/" + name}, &s, hash(namespace, bareKind, name))
 	}
@@ -233,18 +238,17 @@ func (l *look) workload(p *pod) {
 
 // workloads offers the workloads to which pods were added.
 func (l *look) workloads() {
-	l.scan.roll()
-	for i := range l.scan.groups {
-		g := &l.scan.groups[i]
-		if g.head != int32(i) || !g.chosen || !g.named {
+	for i := range l.scan.loads {
+		load := &l.scan.loads[i]
+		if !load.chosen || !load.named {
 			continue
 		}
 		l.found++
-		at := place{key: l.key(&g.sum, func() uint64 { return g.hash }), namespace: l.scan.spaces[g.space].name,
+		at := place{key: l.key(&load.sum, func() uint64 { return load.hash }), namespace: l.scan.spaces[load.space].name,
 			cluster: l.source.Name}
 		if !l.best.rejects(at.key) {
-			if at.name = l.scan.workload(g); l.best.takes(&at) {
-				l.best.add(newRow(at, &g.sum, g.hash))
+			if at.name = l.scan.workload(load.object); l.best.takes(&at) {
+				l.best.add(newRow(at, &load.sum, load.hash))
 			}
 		}
 	}
@@ -306,7 +310,7 @@ func (l *look) container(p *pod) {
 		if q.sort.ofShare() {
 			s = l.scan.container(l.scan.groupOf(p), p, i)
 		}
-		at := place{key: q.sort.key(&s), cluster: l.source.Name}
+		at := place{key: l.key(&s, nil), cluster: l.source.Name}
 		if l.best.rejects(at.key) {
 			continue
 		}

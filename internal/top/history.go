@@ -30,8 +30,8 @@ type history struct {
 	mu     sync.Mutex
 	timer  *time.Timer             // runs out when nobody has asked for long
 	of     *usage.List             // the first list of the connection; nil while nothing is kept
-	fine   time.Duration           // between two readings of the lists
-	step   time.Duration           // between two columns
+	every  time.Duration           // between two readings of the lists
+	step   time.Duration           // between two columns, at least as long
 	width  uint32                  // how many columns are kept
 	column uint32                  // the number of the newest, from 1; 0 for none
 	opened time.Time               // when that was read first
@@ -98,13 +98,13 @@ func (c code) value(figure int) float64 {
 	return math.Float64frombits(uint64(int64(c)+(1023+least[figure])<<10) << 42)
 }
 
-// stepOf is the time between two readings of the lists: that many periods of the source as come next to the interval,
+// distance is the time between two readings of the lists: that many periods of the source as come next to the interval,
 // as usage.Ticks has it, or the interval where the period is not known.
-func stepOf(period, interval time.Duration) time.Duration {
+func distance(period, interval time.Duration) time.Duration {
 	if period > 0 {
 		interval = max((interval+time.Second-1)/period, 1) * period
 	}
-	return max(interval.Round(time.Second/10), minStep)
+	return interval.Round(time.Second / 10)
 }
 
 // begin begins history where there is none, with what the lists have now, and keeps it for the next hour. The mutex is
@@ -144,10 +144,10 @@ func (h *history) forget() {
 
 // fit begins anew where the connection is another one, or the time between two readings is known to be another.
 func (h *history) fit(source *Source, interval time.Duration) {
-	step := stepOf(source.Period, interval)
-	if h.of != source.Lists[0] || source.Period > 0 && (step-h.fine).Abs() > h.fine/5 {
-		h.reset(source.Lists, step)
-		h.fine = step
+	every := distance(source.Period, interval)
+	if h.of != source.Lists[0] || source.Period > 0 && (every-h.every).Abs() > h.every/5 {
+		h.reset(source.Lists, max(every, minStep))
+		h.every = every
 	}
 }
 
@@ -165,11 +165,11 @@ func (h *history) reset(lists []*usage.List, step time.Duration) {
 
 // summary returns the summary of what a list has now.
 func (h *history) summary(source *Source, l *usage.List) *summary {
-	of := h.lists[l]
-	if of.generation != l.Generation() {
-		of.summary = summarize(source, l, nil, h)
+	m := &h.lists[l].summary
+	if m.generation != l.Generation() {
+		m.summarize(source, l, h, false)
 	}
-	return &of.summary
+	return m
 }
 
 // record records what a list has, if that is newer than what was recorded of it.
@@ -178,20 +178,11 @@ func (h *history) record(source *Source, l *usage.List) {
 	if refreshed.Equal(of.refreshed) || !h.open(refreshed) {
 		return
 	}
-	var values [containers][]value
-	of.refreshed, of.summary = refreshed, summarize(source, l, &values, h)
-	if h.tooMany(workloads) && h.step < coarsest {
+	of.refreshed = refreshed
+	if of.summarize(source, l, h, true); h.tooMany(workloads) && h.step < coarsest {
 		h.reset(source.Lists, h.step*2)
 		for _, l := range source.Lists {
 			h.record(source, l)
-		}
-		return
-	}
-	for l, all := range values {
-		if rows := h.rowsOf(level(l)); rows != nil {
-			for i := range all {
-				h.put(rows, &all[i])
-			}
 		}
 	}
 }
@@ -218,18 +209,8 @@ func (h *history) open(at time.Time) bool {
 	return true
 }
 
-// belongs tells whether what is read at a moment has no later column than the newest.
-func (h *history) belongs(at time.Time) bool { return at.Sub(h.opened) < h.step*6/10 }
-
-// value is what a row has.
-type value struct {
-	key   uint64
-	codes [2]code
-}
-
-func newValue(key uint64, cpus, bytes float64) value {
-	return value{key, [2]code{encode(cpu, cpus), encode(memory, bytes)}}
-}
+// belongs tells whether what is read at a moment has no later column than the newest. Readings may be somewhat early.
+func (h *history) belongs(at time.Time) bool { return at.Sub(h.opened) < h.step-h.every*4/10 }
 
 // count is how many rows a level has in all lists.
 func (h *history) count(l level) (n int) {
@@ -239,41 +220,51 @@ func (h *history) count(l level) (n int) {
 	return n
 }
 
-// rowsOf returns the slots of a level's rows; nil where it is too large, which takes them from it. A level has to leave
-// room for those before it.
-func (h *history) rowsOf(l level) map[uint64]uint32 {
-	if h.tooMany(l) {
-		for _, slot := range h.rows[l] {
-			h.free = append(h.free, slot)
+// refuse gives up the rows of levels that are too large. A level has to leave room for those before it.
+func (h *history) refuse() {
+	for l := range h.rows {
+		switch many := h.tooMany(level(l)); {
+		case many:
+			for _, slot := range h.rows[l] {
+				h.free = append(h.free, slot)
+			}
+			h.rows[l] = nil
+		case h.rows[l] == nil:
+			h.rows[l] = map[uint64]uint32{}
 		}
-		h.rows[l] = nil
-	} else if h.rows[l] == nil {
-		h.rows[l] = map[uint64]uint32{}
 	}
-	return h.rows[l]
 }
 
+// tooMany tells whether a level is too large. Where there are many workloads there are more pods, which the process has
+// to hold anyway: half of the room is enough then.
 func (h *history) tooMany(l level) bool {
-	all := 0
+	all, most := 0, h.capacity()
 	for below := range l + 1 {
 		all += h.count(below)
 	}
-	return all > h.capacity() || l == pods && h.count(pods) > h.maxPods
+	if l < pods {
+		most /= 2
+	}
+	return all > most || l == pods && h.count(pods) > h.maxPods
 }
 
-// put adds a value to a row, unless there is no room for that.
-func (h *history) put(rows map[uint64]uint32, v *value) {
-	slot, known := rows[v.key]
+// put records what a row uses, unless there is no room for that.
+func (h *history) put(l level, key uint64, cpus, bytes float64) {
+	rows := h.rows[l]
+	slot, known := rows[key]
 	if !known {
+		if rows == nil {
+			return
+		}
 		var ok bool
 		if slot, ok = h.slot(); !ok {
 			return
 		}
-		rows[v.key] = slot
+		rows[key] = slot
 		clear(h.codes(slot))
 	}
 	codes, at := h.codes(slot), h.column%h.width
-	codes[at], codes[h.width+at] = v.codes[cpu], v.codes[memory]
+	codes[at], codes[h.width+at] = encode(cpu, cpus), encode(memory, bytes)
 	h.last[slot] = h.column
 }
 

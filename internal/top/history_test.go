@@ -126,6 +126,34 @@ func TestHistoryGoesBackAQuarterOfAnHour(t *testing.T) {
 	}
 }
 
+// TestSeveralReadingsInAStep: the value of a step is that of its last reading, and steps are as long as it is said.
+func TestSeveralReadingsInAStep(t *testing.T) {
+	for _, test := range []struct {
+		every time.Duration
+		step  float64
+		rows  int // that there is room for at a step of 15 s; 0 for enough
+		want  string
+	}{{time.Second, 10, 0, "10 20 30 40 50 60 70 80 90"}, {15 * time.Second, 30, 5, "2 4 6 8 10 12 14 16 18"},
+		{15 * time.Second, 60, 3, "4 8 12 16 20 24 28 32 36"}} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t)
+			c.page.Interval, c.page.history.maxBytes = test.every, test.rows*(4*60+56)
+			values := len(strings.Fields(test.want))
+			for i := range values * int(test.step*float64(time.Second)/float64(test.every)) {
+				if i > 0 {
+					time.Sleep(test.every)
+				}
+				if c.reads(fmt.Sprint(i + 1)); i == 0 {
+					c.ask("")
+				}
+			}
+			if a := c.ask(""); past(a.Rows[0]) != test.want || a.History["step"] != test.step {
+				t.Errorf("every %s: %s, history %v, want %s, step %v", test.every, past(a.Rows[0]), a.History, test.want, test.step)
+			}
+		})
+	}
+}
+
 // TestAnotherPeriodOfTheSource begins history anew, but not that it is not known for a while.
 func TestAnotherPeriodOfTheSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -301,7 +329,7 @@ func TestAListThatIsReadLater(t *testing.T) {
 func TestMoreThanHistoryIsKeptOf(t *testing.T) {
 	c := newCluster(t)
 	c.node("n", "1 1Gi", "")
-	c.page.history.maxPods, c.page.history.maxBytes = 100, 200*(4*60+56)
+	c.page.history.maxPods, c.page.history.maxBytes = 1000, 200*(4*60+56)
 	add := func(n int, owner string) {
 		c.few(n, owner)
 		c.refresh()
@@ -310,23 +338,20 @@ func TestMoreThanHistoryIsKeptOf(t *testing.T) {
 		a = c.ask("limit=1&level=" + level)
 		return a.Rows[0], a
 	}
-	add(100, "StatefulSet/db")
+	add(197, "StatefulSet/db") // and a workload, a namespace and a node
 	if r, a := first("pods"); past(r) != "0.001" || len(a.Missing) != 1 {
-		t.Errorf("of 100 pods: %v, missing %q", r, a.Missing)
+		t.Errorf("of as many as there is room for: %v, missing %q", r, a.Missing)
 	}
-	add(101, "StatefulSet/db")
-	r, a := first("pods")
-	if want := "pods: history is kept of up to 100 of them, there are 101"; past(r) != "" || r["cpuPeak"] != nil ||
-		!slices.Contains(a.Missing, want) {
-		t.Errorf("of 101 pods: %v, missing %q, want %q", r, a.Missing, want)
-	}
-	if r, a := first("workloads"); past(r) == "" || len(a.Missing) != 1 {
-		t.Errorf("of their workload: %v, missing %q", r, a.Missing)
-	}
-	add(100, "") // are 100 workloads and 100 pods, with a namespace and a node
-	if r, a := first("pods"); past(r) != "" || !slices.Contains(a.Missing,
-		"pods: there are more (100) than history is kept of") {
-		t.Errorf("of 100 pods and as many workloads: %v, missing %q", r, a.Missing)
+	for most, want := range map[int]string{1000: "pods: there are more (198) than history is kept of",
+		100: "pods: history is kept of up to 100 of them, there are 198"} {
+		c.page.history.maxPods = most
+		add(198, "StatefulSet/db")
+		if r, a := first("pods"); past(r) != "" || r["cpuPeak"] != nil || !slices.Contains(a.Missing, want) {
+			t.Errorf("of one more: %v, missing %q, want %q", r, a.Missing, want)
+		}
+		if r, a := first("workloads"); past(r) == "" || len(a.Missing) != 1 {
+			t.Errorf("of their workload: %v, missing %q", r, a.Missing)
+		}
 	}
 
 	// Of more workloads it is coarser, and then none.
@@ -334,11 +359,11 @@ func TestMoreThanHistoryIsKeptOf(t *testing.T) {
 		n    int
 		past string
 		step float64
-	}{{190, "0.001", 15}, {300, "0.001", 30}, {480, "0.001", 60}, {600, "", 60}} {
+	}{{98, "0.001", 15}, {160, "0.001", 30}, {250, "0.001", 60}, {270, "", 60}} {
 		for _, owner := range []string{"StatefulSet/db-#", ""} {
 			c.page.history.forget()
 			add(test.n, owner)
-			r, a = first("workloads")
+			r, a := first("workloads")
 			said := fmt.Sprintf("workloads: there are more (%d) than history is kept of", test.n)
 			if past(r) != test.past || a.History["step"] != test.step ||
 				slices.Contains(a.Missing, said) != (test.past == "") {
@@ -352,6 +377,7 @@ func TestMoreThanHistoryIsKeptOf(t *testing.T) {
 		}
 	}
 	add(10, "StatefulSet/db-#")
+	c.refresh() // that there is room now is known after the first reading
 	if r, a := first("pods"); past(r) == "" || len(a.Missing) != 1 {
 		t.Errorf("of few again: %v, missing %q", r, a.Missing)
 	}
@@ -366,10 +392,9 @@ func TestHistoryTakesAtMost8MiB(t *testing.T) {
 		before := heap()
 		c.ask("")
 		h := &c.page.history
-		rows := h.rowsOf(workloads)
 		for column := range uint32(3) {
 			for i := range uint64(2 * h.capacity()) { // other ones each time
-				h.put(rows, &value{i + uint64(column)<<32, [2]code{1, 1}})
+				h.put(workloads, i+uint64(column)<<32, 1, 1)
 			}
 			h.column += 2
 			h.sweep(2)
@@ -388,16 +413,15 @@ func TestRoomIsMadeForNewRows(t *testing.T) {
 	c.reads("1")
 	c.ask("")
 	h := &c.page.history
-	rows := h.rowsOf(workloads)
 	for i := range uint64(h.capacity()) {
-		h.put(rows, &value{i, [2]code{1, 1}})
+		h.put(workloads, i, 1, 1)
 	}
-	one := value{1 << 40, [2]code{1, 1}}
-	if h.put(rows, &one); rows[one.key] != 0 {
+	const one = 1 << 40
+	if h.put(workloads, one, 1, 1); h.rows[workloads][one] != 0 {
 		t.Error("there is room for one more")
 	}
 	h.column += 2
-	if h.put(rows, &one); rows[one.key] == 0 {
+	if h.put(workloads, one, 1, 1); h.rows[workloads][one] == 0 {
 		t.Error("there is no room for a new row in place of those that are gone")
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"math"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"unique"
 
 	"metrics-server-prom/internal/kept"
@@ -17,26 +16,25 @@ import (
 )
 
 // scan goes through pods. What is to be known of one beside its usage and its name it has in common with others, its
-// group, so that this is looked up once for many: most pods of a group follow each other. Nothing of a scan stays but
-// some memory to be used again.
+// group, which is looked up once for many: most pods of a group follow each other. Nothing of a scan stays but some
+// memory to be used again.
 type scan struct {
 	others objects.Others
 	query  *query
 
-	groups []group
-	byKey  map[uint64]int32 // by a hash
-	last   groupKey         // that was looked up last, and where it is
-	lastAt int32
-	heads  map[uint64]int32 // the first group of each workload, by the hash of its names
-
+	group      group // that was looked up last
 	shared     map[unique.Handle[string]]shared
-	lastHandle unique.Handle[string] // of which that was looked up last
+	lastHandle unique.Handle[string] // of which what is shared was looked up last
 	lastShared shared
 
 	spaces   []space
 	bySpace  map[string]int32
 	lastTail unique.Handle[string] // whose space was looked up last, and where it is
 	lastIn   int32
+
+	loads  []load // of those that are no bare pods
+	byHash map[uint64]int32
+	used   map[uint64][2]float64 // CPU and memory of the same
 
 	templates  []template
 	byText     map[string]int32 // as they are packed
@@ -46,25 +44,18 @@ type scan struct {
 	touched    int // of no meaning
 }
 
-// groupKey is the label text behind the pods' names, what is kept of them for their workload, and the name of their
-// controller where that follows from their names.
-type groupKey struct {
-	tail, shared unique.Handle[string]
-	owner        string
-}
-
-// group is the pods of a key.
+// group is the pods that have a namespace, what is kept for their workload, and their controller in common.
 type group struct {
-	sum // of those that were added
-	groupKey
-	hash     uint64 // of the workload's names
-	head     int32  // the first group of the workload; bare where each pod is its own one
-	space    int32
-	template int32
-	unknown  bool // whether nothing is kept of the pods
-	matches  bool // whether the query is about the namespace and the workload,
-	named    bool // and these have the part of a name that it is about
-	chosen   bool // whether it is about a pod that was added
+	tail, shared unique.Handle[string] // as of sample.Text
+	controller   string                // its name, where that follows from the pods'
+	hash         uint64                // of the workload's names
+	space        int32
+	template     int32
+	load         int32 // of loads; -1 while it is not looked up
+	bare         bool  // whether each pod is a workload of its own
+	unknown      bool  // whether nothing is kept of the pods
+	matches      bool  // whether the query is about the namespace and the workload,
+	named        bool  // and these have the part of a name that it is about
 }
 
 // shared is what was packed for a workload, but for a name that is in no memory of its own.
@@ -77,7 +68,15 @@ type shared struct {
 // follows tells whether the controller's name follows from the pods'.
 func (s *shared) follows() bool { return s.kind != "" && s.name == "" }
 
-const bare = -1
+// load is a workload.
+type load struct {
+	sum
+	hash   uint64
+	object *store.Object[sample.Text] // one of its pods
+	space  int32
+	named  bool
+	chosen bool // whether the query is about one of its pods
+}
 
 // space is a namespace.
 type space struct {
@@ -105,15 +104,11 @@ type pod struct {
 
 func (p *pod) name() string { return label.PodName(p.object.Value) }
 
-var (
-	scans = sync.Pool{New: func() any {
-		return &scan{byKey: map[uint64]int32{}, heads: map[uint64]int32{}, bySpace: map[string]int32{},
-			byText: map[string]int32{}, byContents: map[uint64]int32{}, names: map[string]string{},
-			shared: map[unique.Handle[string]]shared{}}
-	}}
-	// usual is how many groups a scan had.
-	usual atomic.Int64
-)
+var scans = sync.Pool{New: func() any {
+	return &scan{shared: map[unique.Handle[string]]shared{}, bySpace: map[string]int32{}, byHash: map[uint64]int32{},
+		used: map[uint64][2]float64{}, byText: map[string]int32{}, byContents: map[uint64]int32{},
+		names: map[string]string{}}
+}}
 
 func newScan(others objects.Others, q *query) *scan {
 	s := scans.Get().(*scan)
@@ -121,28 +116,26 @@ func newScan(others objects.Others, q *query) *scan {
 	return s
 }
 
-// maxReused is how many groups a scan may have for its memory to be used again.
+// maxReused is how many workloads a scan may have for its memory to be used again.
 const maxReused = 100_000
 
 // release gives the scan's memory to the next one.
 func (s *scan) release() {
-	if n := len(s.groups); n > maxReused {
+	if max(len(s.loads), len(s.used), len(s.shared)) > maxReused {
 		return
-	} else if n > 0 {
-		usual.Store(int64(n))
 	}
-	clear(s.groups)
-	clear(s.byKey)
 	clear(s.shared)
-	clear(s.heads)
 	clear(s.spaces)
 	clear(s.bySpace)
+	clear(s.loads)
+	clear(s.byHash)
+	clear(s.used)
 	clear(s.templates)
 	clear(s.byText)
 	clear(s.byContents)
 	clear(s.names)
-	s.groups, s.spaces, s.templates = s.groups[:0], s.spaces[:0], s.templates[:0]
-	s.others, s.query, s.last, s.unpacked = nil, nil, groupKey{}, kept.Pod{}
+	s.spaces, s.loads, s.templates = s.spaces[:0], s.loads[:0], s.templates[:0]
+	s.others, s.query, s.group, s.unpacked = nil, nil, group{}, kept.Pod{}
 	s.lastTail, s.lastHandle = unique.Handle[string]{}, unique.Handle[string]{}
 	scans.Put(s)
 }
@@ -241,31 +234,19 @@ func (s *scan) sharedOf(handle unique.Handle[string]) *shared {
 	return &s.lastShared
 }
 
-// groupOf returns a pod's group, valid until the next call.
+// groupOf returns a pod's group, valid until that of another pod is asked for.
 func (s *scan) groupOf(p *pod) *group {
 	t := &p.object.Value
-	of, key := s.sharedOf(t.Shared), groupKey{t.Tail, t.Shared, ""}
+	of, controller := s.sharedOf(t.Shared), ""
 	if of.follows() {
-		if key.owner = s.last.owner; !isOwner(key.owner, t.Head) {
-			key.owner = state.OwnerOfPod(p.name())
+		if controller = s.group.controller; !isOwner(controller, t.Head) {
+			controller = state.OwnerOfPod(p.name())
 		}
 	}
-	if key == s.last && len(s.groups) > 0 {
-		return &s.groups[s.lastAt]
+	if g := &s.group; t.Tail != g.tail || t.Shared != g.shared || controller != g.controller {
+		s.newGroup(t, of, controller)
 	}
-	hash := maphash.Comparable(seed, key)
-	i, known := s.byKey[hash]
-	if !known {
-		if s.groups == nil {
-			s.groups = make([]group, 0, usual.Load())
-		}
-		i = int32(len(s.groups))
-		s.groups = append(s.groups, group{})
-		s.byKey[hash] = i
-		s.newGroup(i, key, of, s.spaceAt(t))
-	}
-	s.last, s.lastAt = key, i
-	return &s.groups[i]
+	return &s.group
 }
 
 // isOwner tells, without a look at all of it, whether that is the owner's name which follows from the text of a pod. It
@@ -285,35 +266,28 @@ func isOwner(name, head string) bool {
 	}
 }
 
-func (s *scan) newGroup(at int32, key groupKey, of *shared, space int32) {
-	g, q := &s.groups[at], s.query
-	*g = group{sum: noSum(), groupKey: key, head: bare, space: space, template: of.template,
-		unknown: key.shared == unique.Handle[string]{}}
-	namespace := s.spaces[space].name
+func (s *scan) newGroup(t *sample.Text, of *shared, controller string) {
+	g, q := &s.group, s.query
+	*g = group{tail: t.Tail, shared: t.Shared, controller: controller, space: s.spaceAt(t), template: of.template,
+		load: -1,
+		bare: of.kind == "", unknown: t.Shared == unique.Handle[string]{}}
+	namespace := s.spaces[g.space].name
 	g.matches, g.named = q.namespace == "" || q.namespace == namespace, q.matches(namespace)
-	if of.kind == "" {
-		return
+	if !g.bare {
+		kind, name := s.owner(of, namespace, controller)
+		g.hash = hash(namespace, kind, name)
+		g.matches = g.matches && (q.workload == "" || q.workload == kind+"/"+name)
+		g.named = g.named || q.matchesWorkload(kind, name)
 	}
-	kind, name := s.owner(g)
-	g.hash, g.head = hash(namespace, kind, name), at
-	if head, known := s.heads[g.hash]; known {
-		g.head = head
-	} else {
-		s.heads[g.hash] = at
-	}
-	g.matches = g.matches && (q.workload == "" || q.workload == kind+"/"+name)
-	g.named = g.named || q.matchesWorkload(kind, name)
 }
 
-// owner is what owns the pods of a group that are not bare: their controller or, where that is a ReplicaSet or Job,
-// what owns that, as the watches of these know it, or as it is guessed.
-func (s *scan) owner(g *group) (kind, name string) {
-	of := s.sharedOf(g.shared)
-	controller := of.name
-	if of.follows() {
-		controller = g.groupKey.owner
+// owner is what owns pods that have a controller: that or, where it is a ReplicaSet or Job, what owns it, as the
+// watches of these know it, or as it is guessed.
+func (s *scan) owner(of *shared, namespace, controller string) (kind, name string) {
+	if !of.follows() {
+		controller = of.name
 	}
-	kind, name, known := s.others.Owner(of.kind, s.spaces[g.space].name, controller)
+	kind, name, known := s.others.Owner(of.kind, namespace, controller)
 	if !known {
 		kind, name = state.GuessOwner(of.kind, controller, of.hasTemplateHash)
 	}
@@ -323,9 +297,25 @@ func (s *scan) owner(g *group) (kind, name string) {
 	return kind, name
 }
 
-// workload is the name of a group's workload, Kind/NAME.
-func (s *scan) workload(g *group) string {
-	kind, name := s.owner(g)
+// loadOf returns the workload of a group that is not bare.
+func (s *scan) loadOf(g *group, p *pod) *load {
+	if g.load < 0 {
+		i, known := s.byHash[g.hash]
+		if !known {
+			i = int32(len(s.loads))
+			s.byHash[g.hash] = i
+			s.loads = append(s.loads, load{sum: noSum(), hash: g.hash, object: p.object, space: g.space})
+		}
+		s.loads[i].named = s.loads[i].named || g.named
+		g.load = i
+	}
+	return &s.loads[g.load]
+}
+
+// workload is the name of the workload of a pod that is not bare, Kind/NAME.
+func (s *scan) workload(o *store.Object[sample.Text]) string {
+	t := &o.Value
+	kind, name := s.owner(s.sharedOf(t.Shared), s.spaces[s.spaceAt(t)].name, state.OwnerOfPod(label.PodName(*t)))
 	return kind + "/" + name
 }
 
@@ -335,12 +325,12 @@ const bareKind = "Pod"
 // workloadOf is the name of a pod's workload, "" where that is not known.
 func (s *scan) workloadOf(p *pod) string {
 	switch g := s.groupOf(p); {
-	case g.head != bare:
-		return s.workload(g)
 	case g.unknown:
 		return ""
+	case g.bare:
+		return bareKind + "/" + p.name()
 	}
-	return bareKind + "/" + p.name()
+	return s.workload(p.object)
 }
 
 // templateOf returns where the template of packed containers is. Where images are packed with them, it is in many
@@ -442,16 +432,5 @@ func (s *scan) figures(g *group, p *pod) sum {
 func (s *scan) isAbout(g *group, p *pod) bool {
 	q := s.query
 	return g.matches && (q.pod == "" || q.pod == p.name()) && (q.node == "" || q.node == label.NodeName(p.object.Value)) &&
-		(q.workload == "" || g.head != bare || q.workload == bareKind+"/"+p.name())
-}
-
-// roll adds each group to the first one of its workload.
-func (s *scan) roll() {
-	for i := range s.groups {
-		if g := &s.groups[i]; g.head != bare && g.head != int32(i) {
-			head := &s.groups[g.head]
-			head.sum.add(&g.sum)
-			head.chosen = head.chosen || g.chosen
-		}
-	}
+		(q.workload == "" || !g.bare || q.workload == bareKind+"/"+p.name())
 }

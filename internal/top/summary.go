@@ -6,6 +6,7 @@ import (
 
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/store"
 	"metrics-server-prom/internal/usage"
 )
 
@@ -26,67 +27,95 @@ type onNode struct {
 	node unique.Handle[string] // label text
 }
 
-// summarize makes the summary of a list's batch. Of each row of a level it appends a value to values, as far as these
-// are not too many for the history; nil for not.
-func summarize(source *Source, l *usage.List, values *[containers][]value, h *history) (m summary) {
+// summarize makes m the summary of a list's batch and, where that is wanted, records what it has in the history, whose
+// m is.
+func (m *summary) summarize(source *Source, l *usage.List, h *history, record bool) {
 	l.Read(func(b *sample.Batch) {
-		m.generation, m.all, m.oldest, m.newest = l.Generation(), noSum(), b.Oldest, b.Newest
+		*m = summary{generation: l.Generation(), counts: m.counts, all: noSum(), oldest: b.Oldest, newest: b.Newest}
 		if l.Resource == "nodes" {
 			m.counts[nodes] = len(b.Samples)
+			h.refuse()
 			for i := range b.Samples {
-				s := &b.Samples[i]
-				if values != nil {
-					values[nodes] = append(values[nodes], newValue(hash("", "", label.Unescape(b.Names[s.Name])), s.CPU, s.Memory))
+				if s := &b.Samples[i]; record {
+					h.put(nodes, hash("", "", label.Unescape(b.Names[s.Name])), s.CPU, s.Memory)
 				}
 			}
 			return
 		}
 		s := newScan(source.Others, &query{})
 		defer s.release()
-		onNodes := map[unique.Handle[string]]int32{}
-		s.each(b, true, func(p *pod) {
-			g, on := s.groupOf(p), p.object.Value.Node
-			of := s.figures(g, p)
-			g.add(&of)
-			i, known := onNodes[on]
-			if !known {
-				i = int32(len(m.nodes))
-				m.nodes, onNodes[on] = append(m.nodes, onNode{noSum(), on}), i
-			}
-			m.nodes[i].add(&of)
-			m.counts[pods]++
-			if g.head == bare {
-				m.counts[workloads]++
-			}
-			if values == nil {
-				return
-			}
-			namespace := s.spaces[g.space].name
-			if m.counts[pods] <= h.maxPods {
-				values[pods] = append(values[pods], newValue(hash(namespace, "", p.name()), p.cpu, p.memory))
-			}
-			if g.head == bare && m.counts[workloads] <= h.capacity() {
-				values[workloads] = append(values[workloads], newValue(hash(namespace, bareKind, p.name()), p.cpu, p.memory))
-			}
-		})
-		for i := range s.groups {
-			s.spaces[s.groups[i].space].add(&s.groups[i].sum)
-		}
-		s.roll()
-		m.spaces = slices.Clone(s.spaces)
-		m.counts[namespaces], m.counts[workloads] = len(m.spaces), m.counts[workloads]+len(s.heads)
+		m.counts[pods] = countPods(b)
+		h.refuse()
+		bare := m.scan(s, b, h, record)
+		m.counts[namespaces], m.counts[workloads] = len(m.spaces), bare+len(s.used)
+		h.refuse()
 		for i := range m.spaces {
 			space := &m.spaces[i]
-			m.all.add(&space.sum)
-			if values != nil {
-				values[namespaces] = append(values[namespaces], newValue(hash("", "", space.name), space.of[cpu], space.of[memory]))
+			if m.all.add(&space.sum); record {
+				h.put(namespaces, hash("", "", space.name), space.of[cpu], space.of[memory])
 			}
 		}
-		for i := range s.groups {
-			if g := &s.groups[i]; values != nil && g.head == int32(i) {
-				values[workloads] = append(values[workloads], newValue(g.hash, g.of[cpu], g.of[memory]))
+		for hash, used := range s.used {
+			if record {
+				h.put(workloads, hash, used[cpu], used[memory])
 			}
 		}
 	})
-	return m
+}
+
+func countPods(b *sample.Batch) (n int) {
+	var last *store.Object[sample.Text]
+	for i := range b.Samples {
+		if b.Samples[i].Pod != last {
+			last = b.Samples[i].Pod
+			n++
+		}
+	}
+	return n
+}
+
+// scan sums up what there is by namespace and node and, in the scan, by workload, and returns the number of pods that
+// are workloads of their own. These and all pods it records.
+func (m *summary) scan(s *scan, b *sample.Batch, h *history, record bool) (bare int) {
+	onNodes := map[unique.Handle[string]]int32{}
+	var last uint64 // workload, and what those of its pods use that follow each other
+	var used [2]float64
+	flush := func() {
+		if all, known := s.used[last]; known {
+			used = [2]float64{plus(all[cpu], used[cpu]), plus(all[memory], used[memory])}
+		}
+		s.used[last] = used
+	}
+	s.each(b, true, func(p *pod) {
+		g, on := s.groupOf(p), p.object.Value.Node
+		of := s.figures(g, p)
+		s.spaces[g.space].add(&of)
+		i, known := onNodes[on]
+		if !known {
+			i = int32(len(m.nodes))
+			m.nodes, onNodes[on] = append(m.nodes, onNode{noSum(), on}), i
+		}
+		m.nodes[i].add(&of)
+		if record && h.rows[pods] != nil {
+			h.put(pods, hash(s.spaces[g.space].name, "", p.name()), p.cpu, p.memory)
+		}
+		switch {
+		case g.bare:
+			if bare++; record && h.rows[workloads] != nil {
+				h.put(workloads, hash(s.spaces[g.space].name, bareKind, p.name()), p.cpu, p.memory)
+			}
+		case g.hash == last:
+			used = [2]float64{plus(used[cpu], p.cpu), plus(used[memory], p.memory)}
+		default:
+			if last != 0 {
+				flush()
+			}
+			last, used = g.hash, [2]float64{p.cpu, p.memory}
+		}
+	})
+	if last != 0 {
+		flush()
+	}
+	m.spaces = slices.Clone(s.spaces)
+	return bare
 }

@@ -36,7 +36,7 @@ type Options struct {
 	// Ready waits for what has to be there before the list is read; nil for nothing.
 	Ready func(context.Context) error
 	// Show makes the result of an attempt visible: a batch, or nil where what was shown before stays. The batch is
-	// valid until Show is called the next time but one.
+	// valid until Show is called again.
 	Show   func(*sample.Batch, Status)
 	Self   *selfmetrics.Scope // counters, which outlive the list
 	Health *health.Tracker
