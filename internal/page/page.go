@@ -55,19 +55,19 @@ type Compressor struct {
 // cores: more would take memory, and no less time.
 var (
 	compressors = sync.Pool{New: func() any { return new(Compressor) }}
-	borrowed    = make(chan struct{}, runtime.GOMAXPROCS(0))
+	limit       = make(chan struct{}, runtime.GOMAXPROCS(0))
 )
 
 // Borrow returns a compressor, when there is one, for something that nothing is waited for in. All share a few.
 func Borrow() *Compressor {
-	borrowed <- struct{}{}
+	limit <- struct{}{}
 	return compressors.Get().(*Compressor)
 }
 
 // Return gives a borrowed compressor back. All text written has become Parts.
 func (c *Compressor) Return() {
 	compressors.Put(c)
-	<-borrowed
+	<-limit
 }
 
 // bufLen is how much text is handed to the deflate writer at once.
