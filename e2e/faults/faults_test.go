@@ -108,7 +108,9 @@ func TestNeighbours(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(h.Close)
-				time.Sleep(fault.Short) // nothing happens for as long
+				if !fault.Still {
+					time.Sleep(5 * time.Second) // nothing happens
+				}
 				took := func(to *[]time.Duration) {
 					mu.Lock()
 					defer mu.Unlock()

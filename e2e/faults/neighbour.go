@@ -13,6 +13,7 @@ import (
 	"metrics-server-prom/demo/standin"
 	"metrics-server-prom/e2e/check"
 	"metrics-server-prom/e2e/controlplane"
+	"metrics-server-prom/e2e/exporter"
 )
 
 // Neighbour is a cluster that exporters read beside one that is broken. What its API says is recorded once for all of
@@ -96,6 +97,15 @@ func newNeighbour(ctx context.Context, name string, config *clientcmdapi.Config,
 		}
 	})
 	return &Neighbour{name, config, h.history, h.slow, func() { stop(); running.Wait() }}, nil
+}
+
+// pageOf is what a page has of the harness's cluster.
+func (h *Harness) pageOf(ctx context.Context) (*exporter.Page, error) {
+	page, err := h.Exporter.Scrape(ctx)
+	if err == nil && h.cluster != "" {
+		page = page.Of(h.cluster)
+	}
+	return page, err
 }
 
 // Close ends the looking.
