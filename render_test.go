@@ -3614,6 +3614,24 @@ func TestWhatIsToPush(t *testing.T) {
 	}
 }
 
+// TestWhatIsToPushOfACluster that is there a second later than the end of the one that was waited for.
+func TestWhatIsToPushOfACluster(t *testing.T) {
+	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
+		b.api.answer("list pods", hangs)
+		b.begin(b.run)
+		c, began := b.clusters[0], time.Now()
+		time.AfterFunc(time.Second, func() { c.leave(b.connection) })
+		time.AfterFunc(2*time.Second, func() {
+			b.api.answer("list pods", nil)
+			b.begin(c.connect(b.api.client).run)
+		})
+		k := c.known(t.Context())
+		if took := time.Since(began); took != 2*time.Second || len(k.Lists) != 2 || k.Lists[1] == nil || k.Failed != nil {
+			t.Errorf("after %s: %+v", took, k)
+		}
+	})
+}
+
 // TestPushesAfterAFreeze has the objects change while the process stands still: before a push, and in it. What was
 // known before is nowhere as of after that. Pushes begin every three minutes and wait ten seconds for usage, which
 // nobody reads.

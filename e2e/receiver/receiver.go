@@ -62,9 +62,10 @@ var (
 		},
 		refused: append([]refusal{
 			{"prometheus_api_remote_write_invalid_labels_samples_total", nil},
-			// Of a sample with the timestamp of the one before and another value it counts only that it answers 400.
+			// Of a sample with the timestamp of the one before and another value it counts only that it answers 400. 503 is
+			// what it answers while it starts.
 			{"prometheus_http_requests_total", func(labels map[string]string) bool {
-				return labels["handler"] == "/api/v1/write" && !strings.HasPrefix(labels["code"], "2")
+				return labels["handler"] == "/api/v1/write" && strings.HasPrefix(labels["code"], "4")
 			}},
 		}, byTSDB...),
 	}
@@ -106,7 +107,7 @@ var (
 				"--grpc-address=" + r.address(nobody), "--log.level=warn"}
 		},
 		refused: append([]refusal{{"http_requests_total", func(labels map[string]string) bool {
-			return labels["handler"] == "receive" && !strings.HasPrefix(labels["code"], "2")
+			return labels["handler"] == "receive" && strings.HasPrefix(labels["code"], "4")
 		}}}, byTSDB...),
 	}
 )

@@ -130,12 +130,16 @@ func (l *look) about(nameOf func(*pod) string) map[string]bool {
 	return names
 }
 
-// key is what a row of the level that is asked for is sorted by.
+// key is what a row of the level that is asked for is sorted by. A row without history has its peak now.
 func (l *look) key(s *sum, hash func() uint64) float64 {
-	if peak := l.best.query.sort - byCPUPeak; peak == cpu || peak == memory {
-		return l.history.peak(l.best.query.level, int(peak), s.of[peak], hash)
+	figure := int(l.best.query.sort - byCPUPeak)
+	if figure != cpu && figure != memory {
+		return l.best.query.sort.key(s)
 	}
-	return l.best.query.sort.key(s)
+	if peak := l.history.peak(l.best.query.level, figure, s.of[figure], hash); !math.IsNaN(peak) {
+		return peak
+	}
+	return s.of[figure]
 }
 
 // offer takes in a row if it is among the first so far.
@@ -252,7 +256,7 @@ func (l *look) container(p *pod) {
 		if q.sort.ofShare() {
 			s = l.scan.container(l.scan.groupOf(p), p, i)
 		}
-		at := place{key: q.sort.key(&s)}
+		at := place{key: l.key(&s, nil)}
 		if l.best.rejects(at.key) {
 			continue
 		}

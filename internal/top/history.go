@@ -28,8 +28,8 @@ type history struct {
 	mu     sync.Mutex
 	timer  *time.Timer             // runs out when nobody has asked for long
 	of     *usage.List             // the first list of the connection; nil while nothing is kept
-	fine   time.Duration           // between two readings of the lists
-	step   time.Duration           // between two columns
+	every  time.Duration           // between two readings of the lists
+	step   time.Duration           // between two columns, at least as long
 	width  uint32                  // how many columns are kept
 	column uint32                  // the number of the newest, from 1; 0 for none
 	opened time.Time               // when that was read first
@@ -94,13 +94,13 @@ func (c code) value(figure int) float64 {
 	return math.Float64frombits(uint64(int64(c)+(1023+least[figure])<<10) << 42)
 }
 
-// stepOf is the time between two readings of the lists: that many periods of the source as come next to the interval,
+// distance is the time between two readings of the lists: that many periods of the source as come next to the interval,
 // as usage.Ticks has it, or the interval where the period is not known.
-func stepOf(period, interval time.Duration) time.Duration {
+func distance(period, interval time.Duration) time.Duration {
 	if period > 0 {
 		interval = max((interval+time.Second-1)/period, 1) * period
 	}
-	return max(interval.Round(time.Second/10), minStep)
+	return interval.Round(time.Second / 10)
 }
 
 // begin begins history where there is none, with what the lists have now, and keeps it for the next hour. The mutex is
@@ -140,10 +140,10 @@ func (h *history) forget() {
 
 // fit begins anew where the connection is another one, or the time between two readings is known to be another.
 func (h *history) fit(source *Source, interval time.Duration) {
-	step := stepOf(source.Period, interval)
-	if h.of != source.Lists[0] || source.Period > 0 && (step-h.fine).Abs() > h.fine/5 {
-		h.reset(source.Lists, step)
-		h.fine = step
+	every := distance(source.Period, interval)
+	if h.of != source.Lists[0] || source.Period > 0 && (every-h.every).Abs() > h.every/5 {
+		h.reset(source.Lists, max(every, minStep))
+		h.every = every
 	}
 }
 
@@ -205,8 +205,8 @@ func (h *history) open(at time.Time) bool {
 	return true
 }
 
-// belongs tells whether what is read at a moment has no later column than the newest.
-func (h *history) belongs(at time.Time) bool { return at.Sub(h.opened) < h.step*6/10 }
+// belongs tells whether what is read at a moment has no later column than the newest. Readings may be somewhat early.
+func (h *history) belongs(at time.Time) bool { return at.Sub(h.opened) < h.step-h.every*4/10 }
 
 // count is how many rows a level has in all lists.
 func (h *history) count(l level) (n int) {

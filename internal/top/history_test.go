@@ -126,6 +126,34 @@ func TestHistoryGoesBackAQuarterOfAnHour(t *testing.T) {
 	}
 }
 
+// TestSeveralReadingsInAStep: the value of a step is that of its last reading, and steps are as long as it is said.
+func TestSeveralReadingsInAStep(t *testing.T) {
+	for _, test := range []struct {
+		every time.Duration
+		step  float64
+		rows  int // that there is room for at a step of 15 s; 0 for enough
+		want  string
+	}{{time.Second, 10, 0, "10 20 30 40 50 60 70 80 90"}, {15 * time.Second, 30, 5, "2 4 6 8 10 12 14 16 18"},
+		{15 * time.Second, 60, 3, "4 8 12 16 20 24 28 32 36"}} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t)
+			c.page.Interval, c.page.history.maxBytes = test.every, test.rows*(4*60+56)
+			values := len(strings.Fields(test.want))
+			for i := range values * int(test.step*float64(time.Second)/float64(test.every)) {
+				if i > 0 {
+					time.Sleep(test.every)
+				}
+				if c.reads(fmt.Sprint(i + 1)); i == 0 {
+					c.ask("")
+				}
+			}
+			if a := c.ask(""); past(a.Rows[0]) != test.want || a.History["step"] != test.step {
+				t.Errorf("every %s: %s, history %v, want %s, step %v", test.every, past(a.Rows[0]), a.History, test.want, test.step)
+			}
+		})
+	}
+}
+
 // TestAnotherPeriodOfTheSource begins history anew, but not that it is not known for a while.
 func TestAnotherPeriodOfTheSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

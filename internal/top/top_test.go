@@ -2,6 +2,7 @@ package top
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -131,6 +133,27 @@ func TestBeforeThereAreData(t *testing.T) {
 			t.Errorf("%s: the page does not say so: %s", name, body)
 		}
 	}
+}
+
+// TestAnAnswerWaitsForCurrentData, but for no longer than a second.
+func TestAnAnswerWaitsForCurrentData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		c.pod("a/p", "n", "", "app 1m 1Mi")
+		c.page.Wait = func(context.Context) {
+			time.Sleep(300 * time.Millisecond)
+			c.refresh()
+		}
+		began := time.Now()
+		if a := c.ask("level=pods"); a.Found != 1 || time.Since(began) != 300*time.Millisecond {
+			t.Errorf("%d pods after %s", a.Found, time.Since(began))
+		}
+		c.page.Wait = func(ctx context.Context) { <-ctx.Done() }
+		began = time.Now()
+		if a := c.ask("level=pods"); a.Found != 1 || time.Since(began) != time.Second {
+			t.Errorf("%d pods after %s", a.Found, time.Since(began))
+		}
+	})
 }
 
 // TestWorkloads is what a pod belongs to, by its controller and what is known of that.
@@ -288,6 +311,10 @@ func TestOrder(t *testing.T) {
 	} {
 		if a := c.ask("level=pods&" + test.query); a.names() != test.want {
 			t.Errorf("%s: %s, want %s", test.query, a.names(), test.want)
+		}
+		if a := c.ask("level=containers&" + test.query); !strings.Contains(test.query, "name") && // which are all the same
+			strings.ReplaceAll(a.names(), "/app", "") != test.want {
+			t.Errorf("containers, %s: %s, want those of %s", test.query, a.names(), test.want)
 		}
 		// The first ones are the same ones.
 		for limit := 1; limit < 5; limit++ {
