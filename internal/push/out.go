@@ -12,8 +12,8 @@ import (
 
 // A batch is full with so many series or bytes before compression. Receivers have limits from 1 MB on.
 const (
-	fullSeries = 5000
-	fullBytes  = 900 << 10
+	fullSeries = 2000
+	fullBytes  = 400 << 10
 )
 
 // A batch that was not taken is tried again after such a pause, which doubles from time to time.

@@ -182,7 +182,7 @@ func TestSamplesArriveInBatches(t *testing.T) {
 				}
 			}
 		}
-		if got, want := counted(registry), "_samples_total ok 10001, es_total ok 1"; got != want {
+		if got, want := counted(registry), "_samples_total ok 4001, es_total ok 1"; got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	})
@@ -196,7 +196,7 @@ func TestABatchIsFullBeforeAReceiversLimit(t *testing.T) {
 	for !o.Full() {
 		o.Add(target, "a", fmt.Appendf(nil, `text="%01000d"`, o.encoder.Len()), 1, at)
 	}
-	if size := o.encoder.Size(); size > 1_000_000 || size < 900_000 {
+	if size := o.encoder.Size(); size > 450_000 || size < 400_000 {
 		t.Errorf("full with %d bytes", size)
 	}
 }
@@ -230,53 +230,53 @@ func TestWhatBecomesOfABatch(t *testing.T) {
 		atLeast, atMost time.Duration // that the push takes
 		counted, says   string        // beside the pushes; part of the error, "" for none
 	}{
-		"taken":            {nil, 2, 0, 0, "ok 5003", ""},
-		"taken with a 204": {status(204), 2, 0, 0, "ok 5003", ""},
-		"500, then taken":  {status(500, 200), 3, firstPause / 2, firstPause, "ok 5003", ""},
-		"503 three times": {status(503, 503, 503, 200), 5, 7 * firstPause / 2, 7 * firstPause, "ok 5003",
+		"taken":            {nil, 2, 0, 0, "ok 2003", ""},
+		"taken with a 204": {status(204), 2, 0, 0, "ok 2003", ""},
+		"500, then taken":  {status(500, 200), 3, firstPause / 2, firstPause, "ok 2003", ""},
+		"503 three times": {status(503, 503, 503, 200), 5, 7 * firstPause / 2, 7 * firstPause, "ok 2003",
 			""},
-		"500 for ever": {status(500), 5, interval - longestPause, interval, "undelivered 5003",
+		"500 for ever": {status(500), 5, interval - longestPause, interval, "undelivered 2003",
 			"answered 500 Internal Server Error: because of MARKED"},
 		"500 for ever, for the second batch": {status(200, 500), 5, interval - longestPause, interval,
-			"ok 5000, undelivered 3", "answered 500"},
-		"429 with Retry-After":  {retry(429, "7"), 3, 7 * second, 7 * second, "ok 5003", ""},
-		"503 with Retry-After":  {retry(503, "7"), 3, 7 * second, 7 * second, "ok 5003", ""},
-		"429 with a date":       {retry(429, "Sat, 01 Jan 2000 00:00:09 GMT"), 3, 9 * second, 9 * second, "ok 5003", ""},
-		"429 with nonsense":     {retry(429, "soon"), 3, firstPause / 2, firstPause, "ok 5003", ""},
-		"429 with a past date":  {retry(429, "Fri, 31 Dec 1999 00:00:00 GMT"), 3, firstPause / 2, firstPause, "ok 5003", ""},
-		"429 beyond the time":   {retry(429, "31"), 1, 0, 0, "undelivered 5003", "answered 429 Too Many Requests"},
-		"429 for centuries":     {retry(429, "99999999999999999999"), 3, firstPause / 2, firstPause, "ok 5003", ""},
-		"400 for one batch":     {status(400, 200), 2, 0, 0, "ok 3, refused 5000", "answered 400 Bad Request: because of MARKED"},
-		"413 for both":          {status(413), 2, 0, 0, "refused 5003", "answered 413"},
-		"401: whoever sends it": {status(401), 1, 0, 0, "refused 5003", "answered 401"},
-		"403: whoever sends it": {status(403), 1, 0, 0, "refused 5003", "answered 403"},
-		"404: nobody is there":  {status(404), 1, 0, 0, "refused 5003", "answered 404"},
+			"ok 2000, undelivered 3", "answered 500"},
+		"429 with Retry-After":  {retry(429, "7"), 3, 7 * second, 7 * second, "ok 2003", ""},
+		"503 with Retry-After":  {retry(503, "7"), 3, 7 * second, 7 * second, "ok 2003", ""},
+		"429 with a date":       {retry(429, "Sat, 01 Jan 2000 00:00:09 GMT"), 3, 9 * second, 9 * second, "ok 2003", ""},
+		"429 with nonsense":     {retry(429, "soon"), 3, firstPause / 2, firstPause, "ok 2003", ""},
+		"429 with a past date":  {retry(429, "Fri, 31 Dec 1999 00:00:00 GMT"), 3, firstPause / 2, firstPause, "ok 2003", ""},
+		"429 beyond the time":   {retry(429, "31"), 1, 0, 0, "undelivered 2003", "answered 429 Too Many Requests"},
+		"429 for centuries":     {retry(429, "99999999999999999999"), 3, firstPause / 2, firstPause, "ok 2003", ""},
+		"400 for one batch":     {status(400, 200), 2, 0, 0, "ok 3, refused 2000", "answered 400 Bad Request: because of MARKED"},
+		"413 for both":          {status(413), 2, 0, 0, "refused 2003", "answered 413"},
+		"401: whoever sends it": {status(401), 1, 0, 0, "refused 2003", "answered 401"},
+		"403: whoever sends it": {status(403), 1, 0, 0, "refused 2003", "answered 403"},
+		"404: nobody is there":  {status(404), 1, 0, 0, "refused 2003", "answered 404"},
 		"a redirect": {func(_ int, w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://other/", http.StatusTemporaryRedirect)
-		}, 1, 0, 0, "refused 5003", "redirects to other"},
+		}, 1, 0, 0, "refused 2003", "redirects to other"},
 		"a connection that is reset": {func(n int, w http.ResponseWriter, _ *http.Request) {
 			if n == 1 {
 				reset(w, "")
 			}
-		}, 3, firstPause / 2, firstPause, "ok 5003", ""},
+		}, 3, firstPause / 2, firstPause, "ok 2003", ""},
 		"an answer that breaks off": {func(n int, w http.ResponseWriter, _ *http.Request) {
 			if n == 1 {
 				reset(w, "HTTP/1.1 200 OK\r\nContent-Le")
 			}
-		}, 3, firstPause / 2, firstPause, "ok 5003", ""},
+		}, 3, firstPause / 2, firstPause, "ok 2003", ""},
 		"an answer that is none": {func(n int, w http.ResponseWriter, _ *http.Request) { reset(w, "SSH-2.0-x\r\n") },
-			5, interval - longestPause, interval, "undelivered 5003", "malformed HTTP response"},
+			5, interval - longestPause, interval, "undelivered 2003", "malformed HTTP response"},
 		"no answer": {func(_ int, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-			1, interval, interval, "undelivered 5003", "did not answer within 30s"},
+			1, interval, interval, "undelivered 2003", "did not answer within 30s"},
 		"an answer that hangs after an error": {func(n int, w http.ResponseWriter, r *http.Request) {
 			if n == 1 {
 				http.Error(w, "the disk is full", http.StatusInsufficientStorage)
 				return
 			}
 			<-r.Context().Done()
-		}, 2, interval, interval, "undelivered 5003", "the disk is full"},
+		}, 2, interval, interval, "undelivered 2003", "the disk is full"},
 		"a slow receiver: each batch has its time": {func(int, http.ResponseWriter, *http.Request) { time.Sleep(25 * second) },
-			2, 50 * second, 50 * second, "ok 5003", ""},
+			2, 50 * second, 50 * second, "ok 2003", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -426,7 +426,7 @@ func TestTheRequestThatHangsIsNotReadOn(t *testing.T) {
 	logged(func() { p.push(t.Context(), false) })
 	p.out.encoder.Add(p.Target("x"), "b", nil, 2, at) // -race sees who still reads
 	p.out.encoder.Body()
-	if got := counted(registry); !strings.HasPrefix(got, "_samples_total refused 5000") {
+	if got := counted(registry); !strings.HasPrefix(got, "_samples_total refused 2000") {
 		t.Error(got)
 	}
 }

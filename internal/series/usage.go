@@ -48,7 +48,7 @@ type Row struct {
 }
 
 // maxPending bounds the memory of what is pending. A batch that is not full goes where so much was compared.
-const maxPending = 8 * blockLen
+const maxPending = 2 * blockLen
 
 // Push adds what the receiver does not have of the batch that read gives, and ends the series of what is not in it. at
 // is the moment of the push in Unix milliseconds. It fails as the push does.
