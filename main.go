@@ -126,7 +126,8 @@ func newServer(set *settings) *server {
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
 	s.pages = s.newPages(s.all, func(w io.Writer) { s.registry.Write(w); selfmetrics.WriteProcess(w) })
 	s.top = top.Page{Version: version, Revision: revision, Sources: s.sources, State: s.stateOf,
-		Links: s.links(), Interval: set.RefreshInterval, Wait: func(ctx context.Context) { gather(ctx, "", s.all(), !s.several, nil) }}
+		Links: s.links(), Interval: set.RefreshInterval,
+		Wait: func(ctx context.Context) { gather(ctx, "", s.all(), !s.several, nil) }}
 	if !s.several {
 		s.open("")
 	}
@@ -151,27 +152,32 @@ func (s *server) open(name string) *cluster {
 		c.self = s.registry.Scope(label.Cluster(name)[1:])
 		c.pages = s.newPages(func() []*cluster { return []*cluster{c} }, c.self.Write)
 	}
-	s.change(func(all []*cluster) []*cluster {
-		i, _ := slices.BinarySearchFunc(all, name, func(c *cluster, name string) int { return cmp.Compare(c.name, name) })
-		return slices.Insert(all, i, c)
-	})
+	s.change(c, nil)
 	return c
 }
 
 // drop takes a cluster out of those that are served.
 func (s *server) drop(c *cluster) {
-	s.change(func(all []*cluster) []*cluster {
-		return slices.DeleteFunc(all, func(o *cluster) bool { return o == c })
-	})
+	s.change(nil, c)
 	close(c.gone)
 	c.pages.Close()
 	s.pages.Replaced(true)
 	s.top.Gone(c.name)
 }
 
-func (s *server) change(f func(all []*cluster) []*cluster) {
+// change adds a cluster to those that are served, or takes one out; nil is none.
+func (s *server) change(add, drop *cluster) {
 	s.mu.Lock()
-	s.clusters = f(slices.Clone(s.clusters))
+	var all []*cluster
+	for _, c := range append(slices.Clip(s.clusters), nil) { // which is their end
+		if add != nil && (c == nil || add.name < c.name) {
+			all, add = append(all, add), nil
+		}
+		if c != nil && c != drop {
+			all = append(all, c)
+		}
+	}
+	s.clusters = all
 	s.mu.Unlock()
 	s.changed.Send()
 }
@@ -202,14 +208,6 @@ func (s *server) start(ctx context.Context) {
 	}
 	p.Page, p.UserAgent = s.writePages, "metrics-server-prom/"+version
 	p.Register(s.self)
-}
-
-// fed is the clusters as feeds know them.
-func (s *server) fed() (all []series.Cluster) {
-	for _, c := range s.all() {
-		all = append(all, series.Cluster{Name: c.name, Known: c.known, Failed: c.failed})
-	}
-	return all
 }
 
 // source is how a cluster is connected to that has come.

@@ -15,6 +15,7 @@ import (
 	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/selfmetrics"
+	"metrics-server-prom/internal/series"
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
@@ -248,6 +249,14 @@ func (s *server) currentPage(ctx context.Context, name string, of *cluster) (*pa
 			return page, nil
 		} // else what the first cluster had may be old again
 	}
+}
+
+// fed is the clusters as feeds know them.
+func (s *server) fed() (all []series.Cluster) {
+	for _, c := range s.all() {
+		all = append(all, series.Cluster{Name: c.name, Known: c.known, Failed: c.failed})
+	}
+	return all
 }
 
 func namesOf(clusters []*cluster) (all []string) {

@@ -16,8 +16,8 @@ import (
 	"metrics-server-prom/e2e/check"
 )
 
-// TestPrometheusFindsTheClusters has a Prometheus find the control plane and two simulated clusters by /sd, configured as
-// README says, and one of these die and come back.
+// TestPrometheusFindsTheClusters has a Prometheus find the control plane and two simulated clusters by /sd, configured
+// as README says, and one of these die and come back.
 func TestPrometheusFindsTheClusters(t *testing.T) {
 	t.Parallel()
 	const resolution, maxAge = 5 * time.Second, 30 * time.Second

@@ -87,7 +87,8 @@ func start(t *testing.T, args ...string) *exporter.Exporter {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	e, err := exporter.Start(ctx, exporter.Options{Args: append([]string{"--refresh-interval=" + resolution.String()}, args...)})
+	args = append(args, "--refresh-interval="+resolution.String())
+	e, err := exporter.Start(ctx, exporter.Options{Args: args})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +110,7 @@ func eventually(t *testing.T, limit time.Duration, ready func(context.Context) e
 	}
 }
 
-// ipsOf is the addresses of a cluster's pods, which no other cluster's pods have in the same places.
+// pods is the addresses of the cluster's pods by their names.
 func (c *cluster) pods() map[string]string {
 	pods := map[string]string{}
 	for _, p := range c.Pods() {
@@ -203,7 +204,8 @@ func TestContextsComeAndGo(t *testing.T) {
 						if name == "b" && !maps.Equal(pods, b.pods()) {
 							t.Errorf("of b there are %d pods of %d", len(pods), len(b.pods()))
 						}
-						if !slices.ContainsFunc([]*cluster{a, b, other, second}, func(c *cluster) bool { return maps.Equal(pods, c.pods()) }) {
+						isOf := func(c *cluster) bool { return maps.Equal(pods, c.pods()) }
+						if !slices.ContainsFunc([]*cluster{a, b, other, second}, isOf) {
 							t.Errorf("%s is a mixture of servers: %v", name, pods)
 						}
 					}

@@ -77,7 +77,8 @@ func TestOnceOfSeveralClusters(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := 2*20 + map[bool]int{false: 2 * 30}[dead]
-		if n := strings.Count(o.Stdout, "\nkube_metrics_server_pod_mem{"); n != want || o.Code != map[bool]int{true: 1}[dead] ||
+		n := strings.Count(o.Stdout, "\nkube_metrics_server_pod_mem{")
+		if n != want || o.Code != map[bool]int{true: 1}[dead] ||
 			strings.Contains(o.Stderr, "(cluster us)") != dead || strings.Contains(o.Stderr, "(cluster eu)") {
 			t.Errorf("one is dead %t: exit code %d, %d samples, want %d:\n%s", dead, o.Code, n, want, o.Stderr)
 		}

@@ -74,8 +74,8 @@ func TestReal(t *testing.T) {
 	}
 }
 
-// TestNeighbours runs the table on one of three clusters of an exporter, of the others one is real: nothing of these may
-// be wrong, missing or late, and no scrape take longer.
+// TestNeighbours runs the table on one of three clusters of an exporter, of whose others one is real: nothing of these
+// may be wrong, missing or late, and no scrape take longer.
 func TestNeighbours(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -124,7 +124,8 @@ func TestNeighbours(t *testing.T) {
 				for _, c := range h.neighbours {
 					pages, samples, wrongs, wrong := c.verdict()
 					if wrongs > 0 || pages == 0 {
-						t.Errorf("%d pages of %s, %d samples or pages were wrong:\n%s", pages, c.cluster, wrongs, strings.Join(wrong, "\n"))
+						t.Errorf("%d pages of %s, %d samples or pages were wrong:\n%s", pages, c.cluster, wrongs,
+							strings.Join(wrong, "\n"))
 					}
 					t.Logf("%d pages and %d samples of %s checked", pages, samples, c.cluster)
 				}

@@ -77,8 +77,8 @@ func RealNeighbour(ctx context.Context, name string, plane *controlplane.Control
 	return newNeighbour(ctx, name, config, h, 300*time.Millisecond)
 }
 
-func newNeighbour(ctx context.Context, name string, config *clientcmdapi.Config, h *Harness, pause time.Duration) (*Neighbour,
-	error) {
+func newNeighbour(ctx context.Context, name string, config *clientcmdapi.Config, h *Harness,
+	pause time.Duration) (*Neighbour, error) {
 	h.history = newHistory(6 * time.Minute)
 	if err := h.Look(ctx); err != nil {
 		return nil, err

@@ -86,8 +86,8 @@ func measureClusters(ctx context.Context, number, pods int) (title string, resul
 	}
 	one, several := median(peaks[0]), median(peaks[1])
 	ratio := float64(several) / float64(one)
-	return fmt.Sprintf("SIMULATED: %d clusters of %d pods, %d containers each, against one of %d pods, new values every %s",
-			number, pods/number, *containers, pods, s.resolution), []result{
+	return fmt.Sprintf("SIMULATED: %d clusters of %d pods, %d containers each, against one of %d pods, new values "+
+			"every %s", number, pods/number, *containers, pods, s.resolution), []result{
 			{fmt.Sprintf("peak of the cgroup (%s) over %d refreshes with a scrape each, against one cluster's", kind, settling),
 				"≤ 1.15x", fmt.Sprintf("%.2fx: %s of %s", ratio, size(several), size(one)), ratio <= 1.15},
 			{"samples of a page that are what their cluster's API says", "all", fmt.Sprint(all[1].samples()), true},

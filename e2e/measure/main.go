@@ -48,8 +48,8 @@ var (
 	pagesFlag  = flag.Bool("pages", false, "measure the extra pages of a simulated cluster, and not the first one")
 	pushFlag   = flag.Bool("push", false, "measure what pushing costs an exporter of a simulated cluster, and nothing "+
 		"else")
-	clustersFlag = flag.Int("clusters", 0, "measure only an exporter of so many simulated clusters, which have the pods in "+
-		"all, against one of a single cluster with as many")
+	clustersFlag = flag.Int("clusters", 0, "measure only an exporter of so many simulated clusters, which have the "+
+		"pods in all, against one of a single cluster with as many")
 	onceFlag     = flag.Bool("once", false, "measure only --once on a real control plane")
 	baselineFlag = flag.String("baseline", "", "exporter built from another commit: its memory, without the extra pages, "+
 		"is compared with this one's on a simulated cluster")

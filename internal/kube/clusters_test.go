@@ -111,7 +111,8 @@ func TestFollowSeveralClusters(t *testing.T) {
 			{"nothing is left", nothing, []string{"looked config"}},
 		}},
 		"contexts by name": {Settings{Kubeconfig: file, Contexts: []Named{{"eu", "a"}, {"us", "b"}}}, []step{
-			{"there is no kubeconfig", func() { os.Remove(file) }, []string{"eu fails config", "looked well", "us fails config"}},
+			{"there is no kubeconfig", func() { os.Remove(file) },
+				[]string{"eu fails config", "looked well", "us fails config"}},
 			{"it has one of them", replace(several("a=one", "c=three")),
 				[]string{"eu runs one", "looked well", "us fails config"}},
 			{"and both", replace(several("a=one", "b=two", "c=three")), []string{"looked well", "us runs two"}},

@@ -61,7 +61,7 @@ func (s *Settings) setContexts(value string) (must string) {
 		return ""
 	}
 	var all []Named
-	for item := range strings.SplitSeq(value, ",") {
+	for _, item := range strings.Split(value, ",") {
 		n := Named{}
 		var given bool
 		if n.Name, n.Context, given = strings.Cut(strings.TrimSpace(item), "="); !given {

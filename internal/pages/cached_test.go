@@ -18,7 +18,8 @@ func one(*label.Usage, int) float64 { return 1 }
 
 var testTable = family.Table{
 	{Name: "node", Kind: "gauge", Source: "nodes", Labels: (*label.Usage).Node, Value: one, Help: "Nodes."},
-	{Page: family.Cadvisor, Name: "root", Kind: "gauge", Source: "nodes", Labels: (*label.Usage).Root, Value: one, Help: "Roots."},
+	{Page: family.Cadvisor, Name: "root", Kind: "gauge", Source: "nodes", Labels: (*label.Usage).Root, Value: one,
+		Help: "Roots."},
 	{Page: family.Cadvisor, Name: "root", Source: "pods", Labels: (*label.Usage).Node, Value: one},
 }.WithHeaders()
 
@@ -43,8 +44,10 @@ func text(t *testing.T, p *page.Page) string {
 }
 
 func TestEachFamilyStandsOnceForAllClusters(t *testing.T) {
-	all := []Shown{{Snapshots: []*Snapshot{nodes("eu", "a", "b")}}, {Failed: io.EOF}, {Snapshots: []*Snapshot{nodes("us", "a")}}}
-	set := NewSet(testTable, []string{"", family.Cadvisor}, func(w io.Writer) { io.WriteString(w, "self 1\n") }, func(string) {})
+	all := []Shown{{Snapshots: []*Snapshot{nodes("eu", "a", "b")}}, {Failed: io.EOF},
+		{Snapshots: []*Snapshot{nodes("us", "a")}}}
+	self := func(w io.Writer) { io.WriteString(w, "self 1\n") }
+	set := NewSet(testTable, []string{"", family.Cadvisor}, self, func(string) {})
 	defer set.Close()
 	const missing = "# cluster asia is missing: no data yet\n"
 	for name, want := range map[string]string{
@@ -87,10 +90,11 @@ func TestAPageIsMadeAnewWhereItSaysSomethingElse(t *testing.T) {
 func TestPagesThatNobodyAsksForAreReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var released []string
-		set := NewSet(testTable, []string{"", family.Cadvisor}, func(io.Writer) {}, func(name string) { released = append(released, name) })
+		release := func(name string) { released = append(released, name) }
+		set := NewSet(testTable, []string{"", family.Cadvisor}, func(io.Writer) {}, release)
 		time.Sleep(MaxUnused - 1)
 		set[""].Unused.Reset(MaxUnused)
-		time.Sleep(2)
+		time.Sleep(2 * time.Nanosecond)
 		synctest.Wait()
 		if len(released) != 1 || released[0] != family.Cadvisor {
 			t.Errorf("released %q", released)

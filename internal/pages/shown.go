@@ -21,9 +21,10 @@ func (s Shown) equal(other Shown) bool {
 	return slices.Equal(s.Snapshots, other.Snapshots) && slices.EqualFunc(s.Objects, other.Objects, same)
 }
 
-// Gather returns what there is to serve of each of n clusters. current waits until what there is of the i-th is current.
-// It waits for the first of them, until changed, or until ctx ends; of the others it is what is current then.
-func Gather(ctx context.Context, n int, current func(ctx context.Context, i int) Shown, changed <-chan struct{}) []Shown {
+// Gather returns what there is to serve of each of n clusters. current waits until what there is of the i-th is
+// current. It waits for the first of them, until changed, or until ctx ends; of the others it is what is current then.
+func Gather(ctx context.Context, n int, current func(ctx context.Context, i int) Shown,
+	changed <-chan struct{}) []Shown {
 	all := make([]Shown, n)
 	ready := false
 	look := func(ctx context.Context) {

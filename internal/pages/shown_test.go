@@ -20,7 +20,7 @@ type source struct {
 }
 
 func TestGather(t *testing.T) {
-	const never = -1
+	const never, s = -1, time.Second
 	for name, c := range map[string]struct {
 		sources []source
 		changed time.Duration // 0 for never
@@ -28,18 +28,18 @@ func TestGather(t *testing.T) {
 		shown   string // by source: whole, part or -
 	}{
 		"all are current":                    {[]source{{}, {}}, 0, 0, "whole whole"},
-		"one is current":                     {[]source{{after: never}, {}, {after: time.Second}}, 0, 0, "- whole -"},
+		"one is current":                     {[]source{{after: never}, {}, {after: s}}, 0, 0, "- whole -"},
 		"of one there is a part":             {[]source{{after: never, partial: true}, {}}, 0, 0, "part whole"},
-		"one comes":                          {[]source{{after: never}, {after: 3 * time.Second}}, 0, 3 * time.Second, "- whole"},
-		"two come one after the other":       {[]source{{after: 4 * time.Second}, {after: 3 * time.Second}}, 0, 3 * time.Second, "- whole"},
-		"one comes, of another is a part":    {[]source{{after: never, partial: true}, {after: 3 * time.Second}}, 0, 3 * time.Second, "part whole"},
-		"none comes":                         {[]source{{after: never}, {after: never}}, 0, 10 * time.Second, "- -"},
-		"none comes, of one there is a part": {[]source{{after: never}, {after: never, partial: true}}, 0, 10 * time.Second, "- part"},
-		"all fail":                           {[]source{{after: never, fails: 1}, {after: never, fails: 2 * time.Second}}, 0, 2 * time.Second, "- -"},
-		"one fails, the other comes":         {[]source{{after: never, fails: 1}, {after: 3 * time.Second}}, 0, 3 * time.Second, "- whole"},
-		"others have come":                   {[]source{{after: never}, {after: never}}, 2 * time.Second, 2 * time.Second, "- -"},
-		"there are none":                     {nil, 0, 10 * time.Second, ""},
-		"there are none until others come":   {nil, 2 * time.Second, 2 * time.Second, ""},
+		"one comes":                          {[]source{{after: never}, {after: 3 * s}}, 0, 3 * s, "- whole"},
+		"two come one after the other":       {[]source{{after: 4 * s}, {after: 3 * s}}, 0, 3 * s, "- whole"},
+		"one comes, of another is a part":    {[]source{{after: never, partial: true}, {after: 3 * s}}, 0, 3 * s, "part whole"},
+		"none comes":                         {[]source{{after: never}, {after: never}}, 0, 10 * s, "- -"},
+		"none comes, of one there is a part": {[]source{{after: never}, {after: never, partial: true}}, 0, 10 * s, "- part"},
+		"all fail":                           {[]source{{after: never, fails: 1}, {after: never, fails: 2 * s}}, 0, 2 * s, "- -"},
+		"one fails, the other comes":         {[]source{{after: never, fails: 1}, {after: 3 * s}}, 0, 3 * s, "- whole"},
+		"others have come":                   {[]source{{after: never}, {after: never}}, 2 * s, 2 * s, "- -"},
+		"there are none":                     {nil, 0, 10 * s, ""},
+		"there are none until others come":   {nil, 2 * s, 2 * s, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestGather(t *testing.T) {
 				if c.changed > 0 {
 					time.AfterFunc(c.changed, func() { close(changed) })
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 10*s)
 				defer cancel()
 				all := Gather(ctx, len(c.sources), current, changed)
 				got := ""

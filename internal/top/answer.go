@@ -47,18 +47,17 @@ func (p *Page) answer(ctx context.Context, q query) *answer {
 	a.counts[nodes] = -1
 	a.failures, a.notices = p.State(q.cluster)
 	best := &best{query: &q}
-	about := slices.DeleteFunc(slices.Clone(sources), func(s Source) bool { return q.cluster != "" && q.cluster != s.Name })
-	for i := range about {
-		p.look(a, &about[i], p.historyOf(about[i].Name, len(sources)), best)
+	for i := range sources {
+		if s := &sources[i]; q.cluster == "" || q.cluster == s.Name {
+			p.look(a, s, p.historyOf(s.Name, len(sources)), best)
+		}
 	}
 	slices.SortFunc(best.rows, func(x, y *row) int { return best.compare(&x.place, &y.place) })
 	a.rows = best.rows
-	for i := range about {
-		p.show(a, &about[i], p.historyOf(about[i].Name, len(sources)))
-	}
-	for _, source := range sources {
-		if source.Name != "" {
-			a.clusters = append(a.clusters, source.Name)
+	for i := range sources {
+		s := &sources[i]
+		if p.show(a, s, p.historyOf(s.Name, len(sources))); s.Name != "" {
+			a.clusters = append(a.clusters, s.Name)
 		}
 	}
 	return a

@@ -40,8 +40,8 @@ func (o Object) Decode(into interface{ Unmarshal([]byte) error }) error {
 	return into.Unmarshal(o.Protobuf)
 }
 
-// Reader reads bodies, in buffers that all readers share, so that a list of any length allocates the same. The zero value
-// is ready for use, by one goroutine at a time.
+// Reader reads bodies, in buffers that all readers share, so that a list of any length allocates the same. The zero
+// value is ready for use, by one goroutine at a time.
 type Reader struct {
 	// MaxBody is the largest body in bytes that is read; a larger one is an error. 0 means 1 GiB, twelve times the
 	// usage list of Kubernetes' own limit of 150,000 pods.

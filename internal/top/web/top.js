@@ -18,7 +18,8 @@ const manyRows = 500;
 // ---- the view, which the URL has ----
 
 const defaults = {
-  cluster: "", level: "namespaces", namespace: "", workload: "", pod: "", node: "", q: "", sort: "cpu", desc: "true", limit: "",
+  cluster: "", level: "namespaces", namespace: "", workload: "", pod: "", node: "", q: "", sort: "cpu", desc: "true",
+  limit: "",
 };
 
 function parse(search) {
@@ -67,7 +68,7 @@ let view = parse(location.search);
 // replace, or nothing. Once the rows are there, the first gets the focus if that is wanted.
 function go(next, how = "push", first = false) {
   if (query(next) === query(view)) return false;
-  const moved = next.level !== view.level || next.cluster !== view.cluster || Object.values(scope).some((name) => next[name] !== view[name]);
+  const moved = ["level", "cluster", ...Object.values(scope)].some((name) => next[name] !== view[name]);
   const from = moved && view;
   view = next;
   if (how) history[how + "State"](null, "", address(view));
@@ -178,8 +179,8 @@ function showAnswer() {
     }));
 
   const shown = { ...view, level };
-  fill($("rows"), $("row"), rows, (row) => [level, row.cluster, row.namespace, row.workload, row.pod, row.name].join(" "),
-    (tr, row) => showRow(tr, row, shown, past));
+  const key = (row) => [level, row.cluster, row.namespace, row.workload, row.pod, row.name].join(" ");
+  fill($("rows"), $("row"), rows, key, (tr, row) => showRow(tr, row, shown, past));
   $("table").dataset.level = level;
   const all = rows.length >= found;
   text($("found"), all ? count(found, "row") : `The first ${rows.length} of ${count(found, "row")}`);
@@ -351,7 +352,8 @@ async function load(change) {
   try {
     [rows, nodes] = await Promise.all([
       ask(query({ ...view, limit: view.limit || String(someRows) })),
-      view.level === "nodes" ? undefined : ask(query({ ...defaults, cluster: view.cluster, level: "nodes", limit: String(fewNodes) })),
+      view.level === "nodes" ? undefined :
+        ask(query({ ...defaults, cluster: view.cluster, level: "nodes", limit: String(fewNodes) })),
     ]);
   } catch (error) {
     trouble = error.message;
@@ -430,7 +432,8 @@ $("namespace").addEventListener("change", (event) => {
 // The namespaces are asked for when the chooser is about to be opened.
 for (const event of ["focus", "pointerenter"]) {
   $("namespace").addEventListener(event, async () => {
-    const names = { ...defaults, cluster: view.cluster, level: "namespaces", sort: "name", desc: "false", limit: String(manyRows) };
+    const { cluster } = view;
+    const names = { ...defaults, cluster, level: "namespaces", sort: "name", desc: "false", limit: String(manyRows) };
     try {
       showNamespaces((await ask(query(names))).rows);
     } catch {
