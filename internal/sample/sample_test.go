@@ -593,6 +593,8 @@ func FuzzJoin(f *testing.F) {
 				j = newNodeJoin(t)
 				j.Running = running
 			} else {
+				// Of "b" and "p/q" another text than of "b/p" and "q".
+				j.Unknown = func(namespace, name string) Text { return Text{Head: fmt.Sprintf("%q/%q", namespace, name)} }
 				j.cache.Put(known("a", "gone", time.Now()))
 				j.cache.Delete(known("a", "gone", time.Now()))
 				j.cache.Put(known("a", "young", time.Now().Add(-20*time.Second)))
