@@ -38,7 +38,6 @@ type cluster struct {
 	self      *selfmetrics.Scope
 	health    health.Tracker
 	pulse     *refresh.Pulse
-	pages     pages.Set                  // of this cluster alone, where there are several
 	observe   func(*usage.List)          // called when a list was read
 	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
@@ -98,35 +97,39 @@ func (c *cluster) topSource() top.Source {
 	return s
 }
 
-// snapshots is what there is to serve at this moment; nothing while no cluster is configured.
-func (c *cluster) snapshots() (all []*pages.Snapshot) {
-	if n := c.present.Load(); n != nil {
-		return n.snapshots()
-	}
-	return nil
-}
-
-// state is a line for each thing that does not work, and one for each that is not as it should be but does no harm.
-func (c *cluster) state() (failures, notices []string) {
-	if failures = c.health.Failures(); len(failures) == 0 && !c.hasData() {
+// State is a line for each thing that does not work, and one for each that is not as it should be but does no harm.
+func (c *cluster) State() (failures, notices []string) {
+	if failures = c.health.Failures(); len(failures) == 0 && !c.HasData() {
 		failures = []string{c.health.Line("pods, nodes: not read yet")}
 	}
 	return failures, c.health.Notices()
 }
 
-// hasData tells whether there are first snapshots.
-func (c *cluster) hasData() bool {
+// Why is the text of one thing that does not work, "" where none is known.
+func (c *cluster) Why() string { return c.health.Why() }
+
+// Release gives back what the page of that name is made of, until it is asked for again.
+func (c *cluster) Release(page string) {
+	if n := c.present.Load(); n != nil {
+		n.All.Release(page == kubeState, families.WantedBy(page))
+	}
+}
+
+// HasData tells whether there are first snapshots.
+func (c *cluster) HasData() bool {
 	tried, data := true, false
-	for _, s := range c.snapshots() {
-		tried, data = tried && s.Tried(), data || !s.Refreshed.IsZero()
+	if n := c.present.Load(); n != nil {
+		for _, s := range n.snapshots() {
+			tried, data = tried && s.Tried(), data || !s.Refreshed.IsZero()
+		}
 	}
 	return tried && data
 }
 
-// current waits until what there is to serve on the page of that name is current: for the first snapshots and lists of
+// Current waits until what there is to serve on the page of that name is current: for the first snapshots and lists of
 // objects, and after a time in which the process did not run for the next ones. Regularly it does not wait at all. All
 // is of one connection.
-func (c *cluster) current(ctx context.Context, name string) (s pages.Shown) {
+func (c *cluster) Current(ctx context.Context, name string) (s pages.Shown) {
 	s.Failed = c.try(ctx, func(n *connection) (err error) {
 		if name != kubeState {
 			if s.Snapshots, err = n.current(ctx); err != nil {
@@ -157,14 +160,12 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 		select {
 		case <-changed:
 		case <-c.gone:
-			return errGone
+			return errors.New("the cluster is not configured any more")
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
-
-var errGone = errors.New("the cluster is not configured any more")
 
 // known waits as long as a scrape does until what there is to push is current. What is not is missing from it.
 func (c *cluster) known(ctx context.Context) (k series.Known) {
@@ -249,7 +250,7 @@ func (n *connection) watched(namespace string) {
 	}
 }
 
-// objects returns the parts of a page that come of objects, by source and family. It waits as cluster.current does, and
+// objects returns the parts of a page that come of objects, by source and family. It waits as cluster.Current does, and
 // fails where there is nothing to serve of pods, for the page that has these, or when the connection ends.
 func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.Part, err error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -279,7 +280,7 @@ func (n *connection) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// current is cluster.current for this connection's snapshots, see usage.Current. It fails when ctx ends, or when the
+// current is cluster.Current for this connection's snapshots, see usage.Current. It fails when ctx ends, or when the
 // connection does.
 func (n *connection) current(ctx context.Context) (all []*pages.Snapshot, err error) {
 	ctx, cancel := context.WithCancel(ctx)

@@ -23,11 +23,11 @@ import (
 	"syscall"
 
 	"metrics-server-prom/internal/credentials"
+	"metrics-server-prom/internal/fleet"
 	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/heap"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
-	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/scope"
@@ -102,107 +102,85 @@ func main() {
 // server is the program: its clusters, and the pages that show them.
 type server struct {
 	set      *settings
-	several  bool // there may be several clusters, which have names
 	registry selfmetrics.Registry
 	self     *selfmetrics.Scope
-	health   health.Tracker // of what is no cluster's
-	pulse    *refresh.Pulse
-	stopping context.Context // done once no scrape is to wait any more
-	stop     context.CancelFunc
-	pages    pages.Set
+	fleet    fleet.Fleet
 	top      top.Page
-	looked   chan struct{} // closed when the clusters that are configured were looked for first
-
-	mu       sync.Mutex
-	clusters []*cluster        // in order of their names; a slice that was made never changes
-	changed  refresh.Broadcast // after each change of clusters
+	stop     context.CancelFunc // no scrape is to wait any more
+	looked   chan struct{}      // closed when the clusters that are configured were looked for first
 }
 
 func newServer(set *settings) *server {
-	s := &server{set: set, several: set.Several(), pulse: refresh.NewPulse(), looked: make(chan struct{})}
-	s.stopping, s.stop = context.WithCancel(context.Background())
+	s := &server{set: set, looked: make(chan struct{}), fleet: fleet.Fleet{Several: set.Several(), Families: families,
+		Names: append([]string{""}, set.Pages...), Pulse: refresh.NewPulse()}}
+	s.fleet.Stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
-	s.pages = s.newPages(s.all, func(w io.Writer) { s.registry.Write(w); selfmetrics.WriteProcess(w) })
-	s.top = top.Page{Version: version, Revision: revision, Sources: s.sources, State: s.stateOf,
-		Links: s.links(), Interval: set.RefreshInterval,
-		Wait: func(ctx context.Context) { gather(ctx, "", s.all(), !s.several, nil) }}
-	if !s.several {
+	s.fleet.Begin(func(w io.Writer) { s.registry.Write(w); selfmetrics.WriteProcess(w) })
+	s.top = top.Page{Version: version, Revision: revision, Interval: set.RefreshInterval, Wait: s.fleet.Wait,
+		State: func(cluster string) (failures, notices []string) { return s.fleet.Of(cluster).State() },
+		Sources: func() (all []top.Source) {
+			for _, c := range s.clusters() {
+				all = append(all, c.topSource())
+			}
+			return all
+		}}
+	if !s.fleet.Several {
 		s.open("")
 	}
 	return s
 }
 
-// all is the clusters that are configured now, in order of their names.
-func (s *server) all() []*cluster {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.clusters
+// clusters are those that are configured now, in order of their names.
+func (s *server) clusters() (all []*cluster) {
+	for _, c := range s.fleet.All() {
+		all = append(all, c.(*cluster))
+	}
+	return all
 }
 
 // open makes a cluster one of those that are served.
 func (s *server) open(name string) *cluster {
 	c := &cluster{name: name, set: &s.set.Settings, userAgent: "metrics-server-prom/" + version, once: s.set.push.JustOnce,
-		self: s.self, health: health.Tracker{Cluster: label.Escape(name)}, pulse: s.pulse,
+		self: s.self, health: health.Tracker{Cluster: label.Escape(name)}, pulse: s.fleet.Pulse,
 		gone: make(chan struct{})}
 	c.observe = func(l *usage.List) { s.top.Observe(c.topSource(), l) }
-	c.replace = func(ended bool) { s.pages.Replaced(ended); c.pages.Replaced(ended) }
-	if s.several {
+	c.replace = func(ended bool) { s.fleet.Replaced(name, ended) }
+	if s.fleet.Several {
 		c.self = s.registry.Scope(label.Cluster(name)[1:])
-		c.pages = s.newPages(func() []*cluster { return []*cluster{c} }, c.self.Write)
 	}
-	s.change(c, nil)
+	s.fleet.Add(name, c, c.self.Write)
 	return c
 }
 
 // drop takes a cluster out of those that are served.
 func (s *server) drop(c *cluster) {
-	s.change(nil, c)
+	s.fleet.Remove(c.name)
 	close(c.gone)
-	c.pages.Close()
-	s.pages.Replaced(true)
 	s.top.Gone(c.name)
-}
-
-// change adds a cluster to those that are served, or takes one out; nil is none.
-func (s *server) change(add, drop *cluster) {
-	s.mu.Lock()
-	var all []*cluster
-	for _, c := range append(slices.Clip(s.clusters), nil) { // which is their end
-		if add != nil && (c == nil || add.name < c.name) {
-			all, add = append(all, add), nil
-		}
-		if c != nil && c != drop {
-			all = append(all, c)
-		}
-	}
-	s.clusters = all
-	s.mu.Unlock()
-	s.changed.Send()
-}
-
-// sources are what the page for people is made of.
-func (s *server) sources() (all []top.Source) {
-	for _, c := range s.all() {
-		all = append(all, c.topSource())
-	}
-	return all
 }
 
 // start keeps up to date what is known of the clusters, until ctx ends.
 func (s *server) start(ctx context.Context) {
-	go s.pulse.Run(ctx)
-	clusters := &kube.Clusters{Settings: s.set.Settings.Settings, Several: s.several, Open: s.source, Looked: s.look}
+	go s.fleet.Pulse.Run(ctx)
+	clusters := &kube.Clusters{Settings: s.set.Settings.Settings, Several: s.fleet.Several, Open: s.source, Looked: s.look}
 	go clusters.Follow(ctx)
 	p := &s.set.push
-	feed := series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Pulse: s.pulse, Self: &s.registry}
-	if s.several {
-		feeds := &series.Several{Feed: feed, TargetOf: p.TargetOf, Clusters: s.fed}
+	feed := series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Pulse: s.fleet.Pulse,
+		Self: &s.registry}
+	if s.fleet.Several {
+		feeds := &series.Several{Feed: feed, TargetOf: p.TargetOf, Clusters: func() (all []series.Cluster) {
+			for _, c := range s.clusters() {
+				all = append(all, series.Cluster{Name: c.name, Known: c.known, Failed: c.failed})
+			}
+			return all
+		}}
 		feeds.Begin()
 		p.Series, p.Ended = feeds.Push, feeds.End
 	} else {
-		feed.Known, feed.Failed = s.clusters[0].known, s.clusters[0].failed
+		c := s.clusters()[0]
+		feed.Known, feed.Failed = c.known, c.failed
 		feed.Begin()
 		p.Series, p.Ended = feed.Push, feed.End
 	}
@@ -212,8 +190,8 @@ func (s *server) start(ctx context.Context) {
 
 // source is how a cluster is connected to that has come.
 func (s *server) source(name string) *kube.Cluster {
-	if !s.several {
-		return s.clusters[0].source()
+	if !s.fleet.Several {
+		return s.clusters()[0].source()
 	}
 	c := s.open(name)
 	from := c.source()
@@ -224,9 +202,9 @@ func (s *server) source(name string) *kube.Cluster {
 // look is called after each look for the clusters that are configured.
 func (s *server) look(failure *kube.Failure) {
 	if failure != nil {
-		s.health.SetUnhealthy("clusters", failure, "")
+		s.fleet.Health.SetUnhealthy("clusters", failure, "")
 	} else {
-		s.health.SetHealthy("clusters")
+		s.fleet.Health.SetHealthy("clusters")
 	}
 	select {
 	case <-s.looked:
@@ -245,7 +223,7 @@ func (s *server) once(ctx context.Context, w io.Writer) (err error) {
 	case <-s.looked:
 	case <-ctx.Done():
 	}
-	clusters := s.all()
+	clusters := s.clusters()
 	failed := make([]error, len(clusters))
 	var reading sync.WaitGroup
 	for i, c := range clusters {
@@ -254,7 +232,7 @@ func (s *server) once(ctx context.Context, w io.Writer) (err error) {
 	reading.Wait()
 	switch {
 	case len(clusters) == 0:
-		return cmp.Or(ctx.Err(), s.health.Err())
+		return cmp.Or(ctx.Err(), s.fleet.Health.Err())
 	case !slices.Contains(failed, nil):
 		return errors.Join(failed...)
 	case s.set.push.URL == "":
@@ -286,62 +264,51 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 // handler routes the program's pages.
 func (s *server) handler() http.Handler {
 	at := map[string]http.HandlerFunc{
-		"/healthz": s.about(func(w http.ResponseWriter, _ *http.Request, of *cluster) {
-			serve.Health(w, func() (failures, notices []string) { return s.state(of) })
-		}),
+		"/healthz":   s.fleet.Asked((*fleet.View).Healthz),
 		"/-/healthy": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
-		"/-/ready":   s.about(s.ready),
+		"/-/ready":   s.fleet.Asked((*fleet.View).Ready),
 		"/":          s.top.Landing,
 	}
-	if s.several {
-		at["/sd"] = func(w http.ResponseWriter, r *http.Request) { serve.Discovery(w, r, namesOf(s.all())) }
-	}
+	s.top.Links = nil
 	for _, name := range []string{"", cadvisor, kubeState} {
-		at[s.set.web.Path(name)] = s.about(s.metrics(name))
+		path := s.set.web.Path(name)
+		at[path] = s.fleet.Asked(func(v *fleet.View, w http.ResponseWriter, r *http.Request) { v.Metrics(name, w, r) })
+		if s.fleet.Pages[name] != nil {
+			s.top.Links = append(s.top.Links, path)
+		}
 	}
+	if s.fleet.Several {
+		at["/sd"] = s.fleet.Discovery
+		s.top.Links = append(s.top.Links, "/sd")
+	}
+	s.top.Links = append(s.top.Links, "/healthz", "/-/healthy", "/-/ready")
 	for path, page := range s.top.Handlers() {
 		if s.set.Top {
-			at[path] = s.about(func(w http.ResponseWriter, r *http.Request, _ *cluster) { page(w, r) })
+			at[path] = s.fleet.Asked(func(_ *fleet.View, w http.ResponseWriter, r *http.Request) { page(w, r) })
 		}
 	}
 	return serve.Pages(at, map[string]http.HandlerFunc{"/-/push": s.set.push.ServeHTTP})
 }
 
-// state is a line for each thing that does not work, and one for each that is not as it should be but does no harm, of
-// a cluster or, for nil, of all.
-func (s *server) state(of *cluster) (failures, notices []string) {
-	if of != nil {
-		return of.state()
+// writePages writes the text of the telemetry path's page, where nowhere is set to push to of all pages. once: they are
+// without what this program counts itself.
+func (s *server) writePages(ctx context.Context, w io.Writer, once bool) error {
+	names := []string{""}
+	if s.set.push.URL == "" {
+		names = append(names, s.set.Pages...)
 	}
-	failures = s.health.Failures()
-	for _, c := range s.all() {
-		f, n := c.state()
-		failures, notices = append(failures, f...), append(notices, n...)
+	for _, name := range names {
+		current, err := s.fleet.Page(ctx, name)
+		if err != nil {
+			return err
+		}
+		to := w
+		if once && name != kubeState { // whose counters are the API's
+			to = &selfmetrics.Gauges{To: w}
+		}
+		if err := current.WriteText(to); err != nil {
+			return err
+		}
 	}
-	return failures, notices
-}
-
-// stateOf is state of the cluster of that name, "" for all.
-func (s *server) stateOf(name string) (failures, notices []string) {
-	clusters := s.all()
-	if i := slices.Index(namesOf(clusters), name); i >= 0 {
-		return clusters[i].state()
-	}
-	return s.state(nil)
-}
-
-// ready answers whether there is anything to serve.
-func (s *server) ready(w http.ResponseWriter, _ *http.Request, of *cluster) {
-	clusters := s.all()
-	if of != nil {
-		clusters = []*cluster{of}
-	}
-	switch {
-	case s.stopping.Err() != nil:
-		http.Error(w, "stopping", http.StatusServiceUnavailable)
-	case !slices.ContainsFunc(clusters, (*cluster).hasData):
-		http.Error(w, "no data yet", http.StatusServiceUnavailable)
-	default:
-		io.WriteString(w, "ready\n")
-	}
+	return nil
 }

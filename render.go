@@ -1,22 +1,13 @@
 package main
 
 import (
-	"cmp"
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"strings"
 
 	"metrics-server-prom/internal/family"
 	"metrics-server-prom/internal/label"
-	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/selfmetrics"
-	"metrics-server-prom/internal/series"
-	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
 )
@@ -158,152 +149,4 @@ func labelsOf(pages, podLabels []string, format string, several bool) []string {
 		}
 	}
 	return all
-}
-
-// newPages are the pages of some clusters, of which self writes the exporter's metrics of itself.
-func (s *server) newPages(of func() []*cluster, self func(io.Writer)) pages.Set {
-	return pages.NewSet(families, append([]string{""}, s.set.Pages...), self, func(name string) {
-		for _, c := range of() {
-			if n := c.present.Load(); n != nil {
-				n.Release(name == kubeState, families.WantedBy(name))
-			}
-		}
-	})
-}
-
-// about has a page answered for the cluster that is asked for, nil for all.
-func (s *server) about(page func(http.ResponseWriter, *http.Request, *cluster)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if !s.several {
-			page(w, r, nil)
-			return
-		}
-		clusters := append([]*cluster{nil}, s.all()...)
-		if i, ok := serve.Asked(w, r, namesOf(clusters[1:])); ok {
-			page(w, r, clusters[i+1])
-		}
-	}
-}
-
-// links are the paths of the pages that are on, but for the one that shows them.
-func (s *server) links() (all []string) {
-	for _, name := range []string{"", cadvisor, kubeState} {
-		if s.pages[name] != nil {
-			all = append(all, s.set.web.Path(name))
-		}
-	}
-	if s.several {
-		all = append(all, "/sd")
-	}
-	return append(all, "/healthz", "/-/healthy", "/-/ready")
-}
-
-// metrics answers with the page of that name.
-func (s *server) metrics(name string) func(http.ResponseWriter, *http.Request, *cluster) {
-	return func(w http.ResponseWriter, r *http.Request, of *cluster) {
-		set := s.pages
-		if of != nil {
-			set = of.pages
-		}
-		if set[name] == nil {
-			http.Error(w, "this page is off; --pages "+name+" (PAGES) turns it on", http.StatusNotFound)
-			return
-		}
-		set[name].Unused.Reset(pages.MaxUnused)
-		current := func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name, of) }
-		serve.Scrape(w, r, s.stopping, current, func() string {
-			failures, _ := s.state(of)
-			return "no data yet\n" + strings.Join(failures, "\n")
-		})
-	}
-}
-
-// currentPage waits until what there is to serve on the page of that name is current, of a cluster or, for nil, of any
-// of all.
-func (s *server) currentPage(ctx context.Context, name string, of *cluster) (*page.Page, error) {
-	for {
-		thaws, changed := s.pulse.Thaws(), s.changed.Wait()
-		clusters, p := s.all(), s.pages[name]
-		if of != nil {
-			clusters, p = []*cluster{of}, of.pages[name]
-		}
-		all := gather(ctx, name, clusters, of != nil || !s.several, changed)
-		missing, ready, failed := "", false, ctx.Err()
-		for i, c := range clusters {
-			if all[i].Failed == nil {
-				ready = true
-				continue
-			}
-			failed = all[i].Failed
-			missing += fmt.Sprintf("# cluster %s is missing: %s\n", label.Escape(c.name), cmp.Or(c.health.Why(), "no data yet"))
-		}
-		switch {
-		case !ready && isClosed(changed): // other clusters have come
-			continue
-		case !ready:
-			return nil, failed
-		case of != nil && name != kubeState && pages.AreLost(all[0].Snapshots):
-			return nil, errors.New("nothing is left of what was read")
-		}
-		if page := p.Page(all, missing); s.pulse.Thaws() == thaws {
-			return page, nil
-		} // else what the first cluster had may be old again
-	}
-}
-
-// fed is the clusters as feeds know them.
-func (s *server) fed() (all []series.Cluster) {
-	for _, c := range s.all() {
-		all = append(all, series.Cluster{Name: c.name, Known: c.known, Failed: c.failed})
-	}
-	return all
-}
-
-func namesOf(clusters []*cluster) (all []string) {
-	for _, c := range clusters {
-		all = append(all, c.name)
-	}
-	return all
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-// gather returns what there is to serve of clusters on the page of that name: of the only one, or of several as
-// pages.Gather does.
-func gather(ctx context.Context, name string, clusters []*cluster, alone bool, changed <-chan struct{}) []pages.Shown {
-	current := func(ctx context.Context, i int) pages.Shown { return clusters[i].current(ctx, name) }
-	if alone {
-		return []pages.Shown{current(ctx, 0)}
-	}
-	return pages.Gather(ctx, len(clusters), current, changed)
-}
-
-// writePages writes the text of the telemetry path's page, where nowhere is set to push to of all pages. once: they are
-// without what this program counts itself.
-func (s *server) writePages(ctx context.Context, w io.Writer, once bool) error {
-	names := []string{""}
-	if s.set.push.URL == "" {
-		names = append(names, s.set.Pages...)
-	}
-	for _, name := range names {
-		current, err := s.currentPage(ctx, name, nil)
-		if err != nil {
-			return err
-		}
-		to := w
-		if once && name != kubeState { // whose counters are the API's
-			to = &selfmetrics.Gauges{To: w}
-		}
-		if err := current.WriteText(to); err != nil {
-			return err
-		}
-	}
-	return nil
 }
