@@ -5,8 +5,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 
 	"metrics-server-prom/internal/family"
@@ -80,39 +78,46 @@ func (f *Fleet) Add(name string, c Cluster, self func(io.Writer)) {
 		m.view = f.newView(self, func() []*member { return []*member{m} })
 		m.view.one = true
 	}
-	f.change(func(all []*member) []*member {
-		i, _ := slices.BinarySearchFunc(all, name, byName)
-		return slices.Insert(all, i, m)
-	})
+	f.change(name, m)
 }
 
 // Remove takes the cluster of that name out of those that are served.
 func (f *Fleet) Remove(name string) {
 	m := f.member(name)
-	f.change(func(all []*member) []*member {
-		return slices.DeleteFunc(all, func(other *member) bool { return other == m })
-	})
+	f.change(name, nil)
 	m.view.Pages.Close()
 	f.Pages.Replaced(true)
 }
 
-func (f *Fleet) change(do func([]*member) []*member) {
+// change has m be the member of that name, nil for none.
+func (f *Fleet) change(name string, m *member) {
 	f.mu.Lock()
-	f.members = do(slices.Clone(f.members))
+	var all []*member
+	for _, other := range f.members {
+		if m != nil && name < other.name {
+			all, m = append(all, m), nil
+		}
+		if other.name != name {
+			all = append(all, other)
+		}
+	}
+	if m != nil {
+		all = append(all, m)
+	}
+	f.members = all
 	f.mu.Unlock()
 	f.changed.Send()
 }
 
 // member is that of a name; nil for none.
 func (f *Fleet) member(name string) *member {
-	all := f.present()
-	if i, found := slices.BinarySearchFunc(all, name, byName); found {
-		return all[i]
+	for _, m := range f.present() {
+		if m.name == name {
+			return m
+		}
 	}
 	return nil
 }
-
-func byName(m *member, name string) int { return strings.Compare(m.name, name) }
 
 // Replaced is to be called when a snapshot of the cluster of that name is replaced, or with its connection all of them.
 func (f *Fleet) Replaced(name string, ended bool) {

@@ -169,12 +169,13 @@ func (t *Tracker) state(what string) *state {
 func (t *Tracker) Why() (text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, what := range slices.Sorted(maps.Keys(t.states)) {
-		if f := t.states[what].failure; f != nil {
-			return f.Text
+	first := ""
+	for what, s := range t.states {
+		if s.failure != nil && (text == "" || what < first) {
+			first, text = what, s.failure.Text
 		}
 	}
-	return ""
+	return text
 }
 
 // Failures is one line for each thing that does not work: what, since when, and why. None means health.
