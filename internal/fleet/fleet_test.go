@@ -43,8 +43,8 @@ func write(text string) func(io.Writer) { return func(w io.Writer) { io.WriteStr
 
 // newFleet returns a fleet of clusters with these failures by name.
 func newFleet(t *testing.T, several bool, failures map[string]string) *Fleet {
-	f := &Fleet{Several: several, Families: family.Table{}, Names: []string{"", family.Cadvisor}, Pulse: refresh.NewPulse(),
-		Stopping: t.Context()}
+	f := &Fleet{Several: several, Families: family.Table{}, Names: []string{"", family.Cadvisor},
+		Pulse: refresh.NewPulse(), Stopping: t.Context()}
 	f.Begin(write("of_all 1\n"))
 	for name, failure := range failures {
 		f.Add(name, &cluster{failure: failure}, write("of_one 1\n"))
