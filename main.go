@@ -115,8 +115,7 @@ func newServer(set *settings) *server {
 		Names: append([]string{""}, set.Pages...), Pulse: refresh.NewPulse()}}
 	s.fleet.Stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
-	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
-	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
+	registerBuild(s.self)
 	s.fleet.Begin(func(w io.Writer) { s.registry.Write(w); selfmetrics.WriteProcess(w) })
 	s.top = top.Page{Version: version, Revision: revision, Interval: set.RefreshInterval, Wait: s.fleet.Wait,
 		State: func(cluster string) (failures, notices []string) { return s.fleet.Of(cluster).State() },
@@ -130,6 +129,11 @@ func newServer(set *settings) *server {
 		s.open("")
 	}
 	return s
+}
+
+func registerBuild(self *selfmetrics.Scope) {
+	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
+	self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
 }
 
 // clusters are those that are configured now, in order of their names.
@@ -149,6 +153,7 @@ func (s *server) open(name string) *cluster {
 	c.replace = func(ended bool) { s.fleet.Replaced(name, ended) }
 	if s.fleet.Several {
 		c.self = s.registry.Scope(label.Cluster(name)[1:])
+		registerBuild(c.self) // whoever scrapes this cluster alone has no other one
 	}
 	s.fleet.Add(name, c, c.self.Write)
 	return c

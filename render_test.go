@@ -4211,6 +4211,9 @@ func TestSeveralClustersOnOnePage(t *testing.T) {
 				if all := b.byCluster(own); status != http.StatusOK || len(all) != 1 || all[name] < 5 {
 					t.Errorf("%s of %s: %d %v\n%s", at, name, status, all, short(own))
 				}
+				if page == "" && !strings.Contains(own, "build_info{") {
+					t.Errorf("%s does not say what it is of:\n%s", name, own)
+				}
 				if n := strings.Count(own, "pod_info{"); page == kubeState && n != map[bool]int{true: 3, false: 1}[name == "eu"] {
 					t.Errorf("%d pods of %s:\n%s", n, name, short(own))
 				}
