@@ -17,6 +17,7 @@ import (
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/objects"
 	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/scope"
@@ -28,8 +29,9 @@ import (
 	"metrics-server-prom/internal/usage"
 )
 
-// cluster is one cluster, as long as the process lives. Its connection changes with its kubeconfig.
+// cluster is one cluster, as long as it is configured. Its connection changes with what its kubeconfig says of it.
 type cluster struct {
+	name      string // "" where there is only one
 	set       *scope.Settings
 	userAgent string // of its requests
 	once      bool   // everything is read once, and nothing is watched
@@ -40,12 +42,13 @@ type cluster struct {
 	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
 	changed   refresh.Broadcast          // after each connect
+	gone      chan struct{}              // closed when it is not configured any more
 }
 
-// follow keeps a connection to the cluster that is configured. Nothing of one is served after another.
-func (c *cluster) follow(ctx context.Context) {
-	from := kube.Cluster{
-		Settings:  c.set.Settings,
+// source is how the cluster is connected to. Nothing of one connection is served after another.
+func (c *cluster) source() *kube.Cluster {
+	return &kube.Cluster{
+		Name:      c.name,
 		UserAgent: c.userAgent,
 		Report:    c.requested,
 		Failed:    func(f *kube.Failure) { c.health.SetUnhealthy("cluster", f, "") },
@@ -59,7 +62,6 @@ func (c *cluster) follow(ctx context.Context) {
 			c.health.SetUnknown(n.things...)
 		},
 	}
-	from.Follow(ctx)
 }
 
 func (c *cluster) requested(resource, verb, code string) {
@@ -84,7 +86,8 @@ func (c *cluster) leave(n *connection) {
 }
 
 // topSource is what the page for people is made of.
-func (c *cluster) topSource() (s top.Source) {
+func (c *cluster) topSource() top.Source {
+	s := top.Source{Name: c.name}
 	if n := c.present.Load(); n != nil {
 		for _, l := range n.lists {
 			s.Lists = append(s.Lists, l.List)
@@ -94,39 +97,54 @@ func (c *cluster) topSource() (s top.Source) {
 	return s
 }
 
-// snapshots is what there is to serve at this moment; nothing while no cluster is configured.
-func (c *cluster) snapshots() (all []*snapshot) {
-	if n := c.present.Load(); n != nil {
-		return n.snapshots()
+// State is a line for each thing that does not work, and one for each that is not as it should be but does no harm.
+func (c *cluster) State() (failures, notices []string) {
+	if failures = c.health.Failures(); len(failures) == 0 && !c.HasData() {
+		failures = []string{c.health.Line("pods, nodes: not read yet")}
 	}
-	return nil
+	return failures, c.health.Notices()
 }
 
-// hasData tells whether there are first snapshots.
-func (c *cluster) hasData() bool {
+// Why is the text of one thing that does not work, "" where none is known.
+func (c *cluster) Why() string { return c.health.Why() }
+
+// Release gives back what the page of that name is made of, until it is asked for again.
+func (c *cluster) Release(page string) {
+	if n := c.present.Load(); n != nil {
+		n.All.Release(page == kubeState, families.WantedBy(page))
+	}
+}
+
+// HasData tells whether there are first snapshots.
+func (c *cluster) HasData() bool {
 	tried, data := true, false
-	for _, s := range c.snapshots() {
-		tried, data = tried && s.Tried(), data || !s.Refreshed.IsZero()
+	if n := c.present.Load(); n != nil {
+		for _, s := range n.snapshots() {
+			tried, data = tried && s.Tried(), data || !s.Refreshed.IsZero()
+		}
 	}
 	return tried && data
 }
 
-// current waits until what there is to serve on the page of that name is current: for the first snapshots and lists of
-// objects, and after a time in which the process did not run for the next ones. Regularly it does not wait at all. The
-// parts of objects are by source and family. All is of one connection.
-func (c *cluster) current(ctx context.Context, name string) (all []*snapshot, objects [][][]*page.Part, err error) {
-	err = c.try(ctx, func(n *connection) (err error) {
+// Current waits until what there is to serve on the page of that name is current: for the first snapshots and lists of
+// objects, and after a time in which the process did not run for the next ones. Regularly it does not wait at all. All
+// is of one connection.
+func (c *cluster) Current(ctx context.Context, name string) (s pages.Shown) {
+	s.Failed = c.try(ctx, func(n *connection) (err error) {
 		if name != kubeState {
-			if all, err = n.current(ctx); err != nil {
+			if s.Snapshots, err = n.current(ctx); err != nil {
 				return err
 			}
 		}
 		if name != "" {
-			objects, err = n.objects(ctx, name)
+			s.Objects, err = n.objects(ctx, name)
 		}
 		return err
 	})
-	return all, objects, err
+	if s.Failed != nil {
+		return pages.Shown{Failed: s.Failed}
+	}
+	return s
 }
 
 // try calls f with the present connection and, where that ends, with its successors until ctx ends.
@@ -141,6 +159,8 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 		}
 		select {
 		case <-changed:
+		case <-c.gone:
+			return errors.New("the cluster is not configured any more")
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -155,11 +175,26 @@ func (c *cluster) known(ctx context.Context) (k series.Known) {
 		k = series.Known{Known: n.Known(ctx, c.set.Serves(kubeState))}
 		snapshots, _ := n.current(ctx)
 		for _, s := range snapshots {
-			k.Lists = append(k.Lists, s.read)
+			k.Lists = append(k.Lists, s.Read)
 		}
 		return n.life.Err()
 	})
 	return k
+}
+
+// read waits until something is known, or has failed.
+func (c *cluster) read(ctx context.Context) error {
+	for len(c.known(ctx).Lists) == 0 {
+		if err := c.failed(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// failed is what has failed, or that ctx has ended.
+func (c *cluster) failed(ctx context.Context) error {
+	return cmp.Or(c.health.Err(), ctx.Err())
 }
 
 // connection is what is known of a cluster by one configuration of it: the sources, each feeding what the next one
@@ -174,16 +209,13 @@ type connection struct {
 	life      context.Context // done when the connection has ended
 	end       context.CancelFunc
 	published refresh.Broadcast // after each change of a snapshot
-
-	mu         sync.Mutex
-	compressor page.Compressor // of all lists
 }
 
 func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) *connection {
 	set, labels := c.set, label.Pods{Keys: c.set.PodLabels, Names: label.Names(c.set.PodLabels)}
 	n := &connection{cluster: c, source: objects.Cluster{Client: client, Namespaces: set.Each(),
 		Excluded: set.ExcludeNamespaces, MaxAge: set.MaxAge, ListOnly: c.once, Pulse: c.pulse, Health: &c.health,
-		Self: c.self.Scope()}}
+		Self: c.self.Scope(), Label: label.Cluster(c.name)}}
 	n.life, n.end = context.WithCancel(context.Background())
 	n.ticks = usage.Ticks{Probed: nodes, Most: set.RefreshInterval, Pulse: c.pulse, Changed: &n.published}
 	if len(set.Namespaces) > 0 { // what the shipped roles let it get
@@ -218,7 +250,7 @@ func (n *connection) watched(namespace string) {
 	}
 }
 
-// objects returns the parts of a page that come of objects, by source and family. It waits as cluster.current does, and
+// objects returns the parts of a page that come of objects, by source and family. It waits as cluster.Current does, and
 // fails where there is nothing to serve of pods, for the page that has these, or when the connection ends.
 func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.Part, err error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -228,7 +260,7 @@ func (n *connection) objects(ctx context.Context, name string) (all [][][]*page.
 	return all, cmp.Or(n.life.Err(), err) // what has ended the waiting
 }
 
-func (n *connection) snapshots() (all []*snapshot) {
+func (n *connection) snapshots() (all []*pages.Snapshot) {
 	for _, l := range n.lists {
 		all = append(all, l.present.Load())
 	}
@@ -248,9 +280,9 @@ func (n *connection) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// current is cluster.current for this connection's snapshots, see usage.Current. It fails when ctx ends, or when the
+// current is cluster.Current for this connection's snapshots, see usage.Current. It fails when ctx ends, or when the
 // connection does.
-func (n *connection) current(ctx context.Context) (all []*snapshot, err error) {
+func (n *connection) current(ctx context.Context) (all []*pages.Snapshot, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.life, cancel)()
@@ -269,7 +301,7 @@ func (n *connection) current(ctx context.Context) (all []*snapshot, err error) {
 // list is a list of metrics.k8s.io and what scrapes see of it.
 type list struct {
 	*usage.List
-	present atomic.Pointer[snapshot]
+	present atomic.Pointer[pages.Snapshot]
 }
 
 // newList adds a list to the connection.
@@ -295,7 +327,7 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	}
 	l.List = usage.New(o, n.source.Self)
 	l.Loop.Interval = n.ticks.Interval
-	l.Loop.Pulse = n.cluster.pulse
+	l.Loop.Pulse, l.Loop.Spread = n.cluster.pulse, n.cluster.name != ""
 	l.Loop.Cutoff = min(max(set.RefreshInterval, 10*time.Second), time.Minute)
 	n.lists = append(n.lists, l)
 	n.ticks.Lists = append(n.ticks.Lists, l.List)
@@ -306,10 +338,8 @@ func (n *connection) show(l *list, b *sample.Batch, status usage.Status) {
 	old := l.present.Load()
 	next := *old
 	if b != nil {
-		n.mu.Lock()
-		next = *newSnapshot(&n.compressor, l.Resource, b)
-		n.mu.Unlock()
-		next.read = l.Read
+		next = *pages.NewSnapshot(families, n.source.Label, l.Resource, b)
+		next.Read = l.Read
 	}
 	next.Status = status
 	l.present.Store(&next)

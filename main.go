@@ -13,24 +13,21 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"path"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"metrics-server-prom/internal/credentials"
+	"metrics-server-prom/internal/fleet"
+	"metrics-server-prom/internal/health"
 	"metrics-server-prom/internal/heap"
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
-	"metrics-server-prom/internal/page"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/scope"
@@ -39,42 +36,26 @@ import (
 	"metrics-server-prom/internal/serve"
 	"metrics-server-prom/internal/setting"
 	"metrics-server-prom/internal/top"
+	"metrics-server-prom/internal/usage"
 )
 
 var version, revision = "dev", "unknown" // set by the linker, see Dockerfile
 
-// settings is everything that can be set, except how to log.
+// settings is everything that can be set.
 type settings struct {
 	scope.Settings
-	listenAddress, telemetryPath string
-	webConfig                    string
-	push                         push.Pusher
-	logLevel                     slog.Level
-	logFormat                    string
+	web  serve.Settings
+	push push.Pusher
+	log  kube.Log
 }
 
 func (s *settings) table() []setting.Row {
-	return slices.Concat(s.Settings.Rows(cadvisor, kubeState), []setting.Row{
-		{Flag: "web.listen-address", Env: "PORT", Default: ":9100",
-			Set: setting.ListenAddress(&s.listenAddress), FromEnv: func(port string) string { return ":" + port },
-			Help: "address to listen on; PORT is a port only"},
-		{Flag: "web.telemetry-path", Env: "WEB_TELEMETRY_PATH", Default: "/metrics", Set: setting.Path(&s.telemetryPath),
-			Help: "path of the metrics"},
-		{Flag: "web.page", Env: "WEB_PAGE", Default: "true", Set: setting.Bool(&s.Top),
-			Help: "whether to serve the page for people at /, and /top.json"},
-		{Flag: "web.config.file", Env: "WEB_CONFIG_FILE", Set: setting.WebConfig(&s.webConfig),
-			Help: "file that turns on TLS and authentication, in the format of the Prometheus exporter-toolkit"},
-	}, s.push.Rows(), []setting.Row{
-		{Flag: "log.level", Env: "LOG_LEVEL", Default: "info", Set: setting.LogLevel(&s.logLevel),
-			Help: "debug, info, warn or error"},
-		{Flag: "log.format", Env: "LOG_FORMAT", Default: "text", Set: setting.OneOf(&s.logFormat, "text", "json"),
-			Help: "text or json"},
-	})
+	return slices.Concat(s.Settings.Rows(cadvisor, kubeState), s.web.Rows(&s.Top), s.push.Rows(), s.log.Rows())
 }
 
 // check returns what contradicts what among settings that are valid each by itself.
 func (s *settings) check() error {
-	return cmp.Or(s.Settings.Check(), s.push.Check(labelsOf(s.Pages, s.PodLabels, s.push.Format)))
+	return cmp.Or(s.Settings.Check(), s.push.Check(labelsOf(s.Pages, s.PodLabels, s.push.Format, s.Several())))
 }
 
 func main() {
@@ -93,7 +74,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "metrics-server-prom:", err)
 		os.Exit(2)
 	}
-	kube.SetLog(os.Stderr, set.logLevel, set.logFormat == "json")
+	kube.SetLog(os.Stderr, set.log.Level, set.log.Format == "json")
 	heap.Limit(len(set.Pages) > 0)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -106,7 +87,7 @@ func main() {
 		return
 	}
 
-	listener, err := net.Listen("tcp", set.listenAddress)
+	listener, err := net.Listen("tcp", set.web.Address)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "metrics-server-prom: cannot listen: %v; "+
 			"set --web.listen-address (PORT) to a free address\n", err)
@@ -123,62 +104,113 @@ type server struct {
 	set      *settings
 	registry selfmetrics.Registry
 	self     *selfmetrics.Scope
-	pulse    *refresh.Pulse
-	clusters []*cluster
-	stopping context.Context // done once no scrape is to wait any more
-	stop     context.CancelFunc
-	pages    map[string]*cached
+	fleet    fleet.Fleet
 	top      top.Page
+	stop     context.CancelFunc // no scrape is to wait any more
+	looked   chan struct{}      // closed when the clusters that are configured were looked for first
 }
 
 func newServer(set *settings) *server {
-	s := &server{set: set, pulse: refresh.NewPulse(), pages: map[string]*cached{}}
-	for _, name := range append([]string{""}, set.Pages...) {
-		s.pages[name] = &cached{name: name, idle: time.AfterFunc(maxIdle, func() { s.release(name) })}
-	}
-	s.stopping, s.stop = context.WithCancel(context.Background())
+	s := &server{set: set, looked: make(chan struct{}), fleet: fleet.Fleet{Several: set.Several(), Families: families,
+		Names: append([]string{""}, set.Pages...), Pulse: refresh.NewPulse()}}
+	s.fleet.Stopping, s.stop = context.WithCancel(context.Background())
 	s.self = s.registry.Scope("")
 	build := string(label.Append(nil, "version", version, "revision", revision, "goversion", runtime.Version()))
 	s.self.Gauge("build_info", "The version of this program; the value is always 1.", build, func() float64 { return 1 })
-	s.clusters = []*cluster{{set: &set.Settings, userAgent: "metrics-server-prom/" + version,
-		once: set.push.JustOnce, self: s.self, pulse: s.pulse, replace: s.replaced}}
-	s.top = top.Page{Version: version, Revision: revision, Source: s.clusters[0].topSource, State: s.state,
-		Interval: set.RefreshInterval, Wait: func(ctx context.Context) { s.clusters[0].current(ctx, "") }}
-	s.clusters[0].observe = s.top.Observe
+	s.fleet.Begin(func(w io.Writer) { s.registry.Write(w); selfmetrics.WriteProcess(w) })
+	s.top = top.Page{Version: version, Revision: revision, Interval: set.RefreshInterval, Wait: s.fleet.Wait,
+		State: func(cluster string) (failures, notices []string) { return s.fleet.Of(cluster).State() },
+		Sources: func() (all []top.Source) {
+			for _, c := range s.clusters() {
+				all = append(all, c.topSource())
+			}
+			return all
+		}}
+	if !s.fleet.Several {
+		s.open("")
+	}
 	return s
 }
 
-// replaced drops the pages of a snapshot that is replaced, or all of a connection that ended: nothing is kept of it.
-func (s *server) replaced(ended bool) {
-	for name, p := range s.pages {
-		if ended || name != kubeState {
-			p.forget()
-		}
+// clusters are those that are configured now, in order of their names.
+func (s *server) clusters() (all []*cluster) {
+	for _, c := range s.fleet.All() {
+		all = append(all, c.(*cluster))
 	}
+	return all
 }
 
-// release gives back what a page has in memory until it is asked for again.
-func (s *server) release(name string) {
-	s.pages[name].forget()
-	for _, c := range s.clusters {
-		if n := c.present.Load(); n != nil {
-			n.Release(name == kubeState, families.WantedBy(name))
-		}
+// open makes a cluster one of those that are served.
+func (s *server) open(name string) *cluster {
+	c := &cluster{name: name, set: &s.set.Settings, userAgent: "metrics-server-prom/" + version, once: s.set.push.JustOnce,
+		self: s.self, health: health.Tracker{Cluster: label.Escape(name)}, pulse: s.fleet.Pulse,
+		gone: make(chan struct{})}
+	c.observe = func(l *usage.List) { s.top.Observe(c.topSource(), l) }
+	c.replace = func(ended bool) { s.fleet.Replaced(name, ended) }
+	if s.fleet.Several {
+		c.self = s.registry.Scope(label.Cluster(name)[1:])
 	}
+	s.fleet.Add(name, c, c.self.Write)
+	return c
+}
+
+// drop takes a cluster out of those that are served.
+func (s *server) drop(c *cluster) {
+	s.fleet.Remove(c.name)
+	close(c.gone)
+	s.top.Gone(c.name)
 }
 
 // start keeps up to date what is known of the clusters, until ctx ends.
 func (s *server) start(ctx context.Context) {
-	go s.pulse.Run(ctx)
-	for _, c := range s.clusters {
-		go c.follow(ctx)
-	}
+	go s.fleet.Pulse.Run(ctx)
+	clusters := &kube.Clusters{Settings: s.set.Settings.Settings, Several: s.fleet.Several, Open: s.source, Looked: s.look}
+	go clusters.Follow(ctx)
 	p := &s.set.push
-	feed := &series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Known: s.clusters[0].known,
-		Failed: s.failed, Pulse: s.pulse, Self: &s.registry}
-	feed.Begin()
-	p.Page, p.Series, p.Ended, p.UserAgent = s.writePages, feed.Push, feed.End, s.clusters[0].userAgent
+	feed := series.Feed{Families: families, Scope: &s.set.Settings, Target: p.Target, Pulse: s.fleet.Pulse,
+		Self: &s.registry}
+	if s.fleet.Several {
+		feeds := &series.Several{Feed: feed, TargetOf: p.TargetOf, Clusters: func() (all []series.Cluster) {
+			for _, c := range s.clusters() {
+				all = append(all, series.Cluster{Name: c.name, Known: c.known, Failed: c.failed})
+			}
+			return all
+		}}
+		feeds.Begin()
+		p.Series, p.Ended = feeds.Push, feeds.End
+	} else {
+		c := s.clusters()[0]
+		feed.Known, feed.Failed = c.known, c.failed
+		feed.Begin()
+		p.Series, p.Ended = feed.Push, feed.End
+	}
+	p.Page, p.UserAgent = s.writePages, "metrics-server-prom/"+version
 	p.Register(s.self)
+}
+
+// source is how a cluster is connected to that has come.
+func (s *server) source(name string) *kube.Cluster {
+	if !s.fleet.Several {
+		return s.clusters()[0].source()
+	}
+	c := s.open(name)
+	from := c.source()
+	from.Gone, from.Ended = func() { s.drop(c) }, c.self.Close
+	return from
+}
+
+// look is called after each look for the clusters that are configured.
+func (s *server) look(failure *kube.Failure) {
+	if failure != nil {
+		s.fleet.Health.SetUnhealthy("clusters", failure, "")
+	} else {
+		s.fleet.Health.SetHealthy("clusters")
+	}
+	select {
+	case <-s.looked:
+	default:
+		close(s.looked)
+	}
 }
 
 // once reads everything once, and pushes it or, where nowhere is set to push to, writes the pages. It fails with what
@@ -187,17 +219,31 @@ func (s *server) once(ctx context.Context, w io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.start(ctx)
-	for len(s.clusters[0].known(ctx).Lists) == 0 {
-		if err := s.failed(ctx); err != nil {
-			return err
-		}
+	select {
+	case <-s.looked:
+	case <-ctx.Done():
 	}
-	if s.set.push.URL == "" {
+	clusters := s.clusters()
+	failed := make([]error, len(clusters))
+	var reading sync.WaitGroup
+	for i, c := range clusters {
+		reading.Go(func() { failed[i] = c.read(ctx) })
+	}
+	reading.Wait()
+	switch {
+	case len(clusters) == 0:
+		return cmp.Or(ctx.Err(), s.fleet.Health.Err())
+	case !slices.Contains(failed, nil):
+		return errors.Join(failed...)
+	case s.set.push.URL == "":
 		err = s.writePages(ctx, w, true)
-	} else {
+	default:
 		_, err = s.set.push.Once(ctx)
 	}
-	return cmp.Or(err, s.failed(ctx)) // what could be read is pushed or written all the same
+	for i, c := range clusters {
+		failed[i] = c.failed(ctx)
+	}
+	return cmp.Or(err, errors.Join(failed...)) // what could be read is pushed or written all the same
 }
 
 // serve answers until ctx ends, and then until the running requests are answered.
@@ -212,62 +258,36 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	if s.set.push.URL != "" {
 		pushing.Go(func() { s.set.push.Run(ctx) })
 	}
-	return serve.Run(ctx, listener, s.handler(), s.set.webConfig, s.stop)
+	return serve.Run(ctx, listener, s.handler(), s.set.web.Config, s.stop)
 }
 
 // handler routes the program's pages.
 func (s *server) handler() http.Handler {
-	pages := map[string]http.HandlerFunc{
-		s.set.telemetryPath: s.metrics(""),
-		"/healthz":          func(w http.ResponseWriter, _ *http.Request) { serve.Health(w, s.state) },
-		"/-/healthy":        func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
-		"/-/ready":          s.ready,
-		"/":                 s.top.Landing,
+	at := map[string]http.HandlerFunc{
+		"/healthz":   s.fleet.Asked((*fleet.View).Healthz),
+		"/-/healthy": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") },
+		"/-/ready":   s.fleet.Asked((*fleet.View).Ready),
+		"/":          s.top.Landing,
 	}
-	links := []string{s.set.telemetryPath}
-	for _, name := range []string{cadvisor, kubeState} {
-		at := path.Join(s.set.telemetryPath, name)
-		if pages[at] = s.metrics(name); s.pages[name] != nil {
-			links = append(links, at)
+	s.top.Links = nil
+	for _, name := range []string{"", cadvisor, kubeState} {
+		path := s.set.web.Path(name)
+		at[path] = s.fleet.Asked(func(v *fleet.View, w http.ResponseWriter, r *http.Request) { v.Metrics(name, w, r) })
+		if s.fleet.Pages[name] != nil {
+			s.top.Links = append(s.top.Links, path)
 		}
 	}
-	s.top.Links = append(links, "/healthz", "/-/healthy", "/-/ready")
-	if s.set.Top {
-		maps.Copy(pages, s.top.Handlers())
+	if s.fleet.Several {
+		at["/sd"] = s.fleet.Discovery
+		s.top.Links = append(s.top.Links, "/sd")
 	}
-	return serve.Pages(pages, map[string]http.HandlerFunc{"/-/push": s.set.push.ServeHTTP})
-}
-
-// currentPage waits until what there is to serve on the page of that name is current.
-func (s *server) currentPage(ctx context.Context, name string) (*page.Page, error) {
-	for {
-		thaws := s.pulse.Thaws()
-		var all []*snapshot
-		var objects [][][]*page.Part
-		for _, c := range s.clusters {
-			snapshots, parts, err := c.current(ctx, name)
-			if err != nil {
-				return nil, err
-			}
-			all, objects = append(all, snapshots...), append(objects, parts...)
+	s.top.Links = append(s.top.Links, "/healthz", "/-/healthy", "/-/ready")
+	for path, page := range s.top.Handlers() {
+		if s.set.Top {
+			at[path] = s.fleet.Asked(func(_ *fleet.View, w http.ResponseWriter, r *http.Request) { page(w, r) })
 		}
-		if page := s.pages[name].page(all, objects, &s.registry); s.pulse.Thaws() == thaws {
-			return page, nil
-		} // else what the first cluster had may be old again
 	}
-}
-
-// metrics answers with the page of that name.
-func (s *server) metrics(name string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if s.pages[name] == nil {
-			http.Error(w, "this page is off; --pages "+name+" (PAGES) turns it on", http.StatusNotFound)
-			return
-		}
-		s.pages[name].idle.Reset(maxIdle)
-		current := func(ctx context.Context) (*page.Page, error) { return s.currentPage(ctx, name) }
-		serve.Scrape(w, r, s.stopping, current, s.missing)
-	}
+	return serve.Pages(at, map[string]http.HandlerFunc{"/-/push": s.set.push.ServeHTTP})
 }
 
 // writePages writes the text of the telemetry path's page, where nowhere is set to push to of all pages. once: they are
@@ -278,7 +298,7 @@ func (s *server) writePages(ctx context.Context, w io.Writer, once bool) error {
 		names = append(names, s.set.Pages...)
 	}
 	for _, name := range names {
-		current, err := s.currentPage(ctx, name)
+		current, err := s.fleet.Page(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -291,48 +311,4 @@ func (s *server) writePages(ctx context.Context, w io.Writer, once bool) error {
 		}
 	}
 	return nil
-}
-
-// failed is what has failed, or that ctx has ended.
-func (s *server) failed(ctx context.Context) error {
-	var all []string
-	for _, c := range s.clusters {
-		all = append(all, c.health.Failures()...)
-	}
-	if len(all) == 0 {
-		return ctx.Err()
-	}
-	return errors.New("no data: " + strings.Join(all, "; "))
-}
-
-// missing says why there is nothing to serve.
-func (s *server) missing() string {
-	failures, _ := s.state()
-	return "no data yet\n" + strings.Join(failures, "\n")
-}
-
-// state is a line for each thing that does not work, and one for each that is not as it should be but does no harm.
-func (s *server) state() (failures, notices []string) {
-	for _, c := range s.clusters {
-		failures, notices = append(failures, c.health.Failures()...), append(notices, c.health.Notices()...)
-	}
-	if len(failures) == 0 && !s.hasData() {
-		failures = []string{"pods, nodes: not read yet"}
-	}
-	return failures, notices
-}
-
-func (s *server) hasData() bool {
-	return !slices.ContainsFunc(s.clusters, func(c *cluster) bool { return !c.hasData() })
-}
-
-func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
-	switch {
-	case s.stopping.Err() != nil:
-		http.Error(w, "stopping", http.StatusServiceUnavailable)
-	case !s.hasData():
-		http.Error(w, "no data yet", http.StatusServiceUnavailable)
-	default:
-		io.WriteString(w, "ready\n")
-	}
 }

@@ -2,22 +2,18 @@ package main
 
 import (
 	"fmt"
-	"slices"
-	"sync"
-	"time"
 
 	"metrics-server-prom/internal/family"
 	"metrics-server-prom/internal/label"
-	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/push"
-	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/usage"
 )
 
 // The pages below the telemetry path.
-const cadvisor, kubeState = "cadvisor", "kube-state-metrics"
+const cadvisor, kubeState = family.Cadvisor, family.KubeState
 
 // The resources.
 const nodes, pods, namespaces, quotas = "nodes", "pods", "namespaces", "resourcequotas"
@@ -101,40 +97,18 @@ func cpu(u *label.Usage, i int) float64     { return u.Samples[i].CPU }
 func memory(u *label.Usage, i int) float64  { return u.Samples[i].Memory }
 func seconds(u *label.Usage, i int) float64 { return u.Seconds[i] }
 
-// snapshot is what a scrape sees of a list. It never changes; each attempt to refresh publishes a new one.
-type snapshot struct {
-	usage.Shown
-	rendered *family.Rendered          // for the telemetry path's page, and for another once it was asked for
-	read     func(func(*sample.Batch)) // gives the batch, for pages that are rendered when they are asked for
-}
-
 // none is the snapshot of a list that is not shown.
-var none = &snapshot{rendered: families.Rendered()}
-
-// newSnapshot renders a batch of the source.
-func newSnapshot(c *page.Compressor, source string, b *sample.Batch) *snapshot {
-	s := &snapshot{Shown: usage.Shown{Resource: source, Unknown: b.Unknown, Oldest: b.Oldest},
-		rendered: families.Rendered()}
-	s.rendered.Add(c, "", source, &label.Usage{Batch: b})
-	return s
-}
-
-// render renders what the page cadvisor has of the batch, if that was not done yet. It is for one goroutine at a time.
-func (s *snapshot) render(c *page.Compressor) {
-	if s.read != nil && s.rendered.Page != cadvisor {
-		s.read(func(b *sample.Batch) { s.rendered.Add(c, cadvisor, s.Resource, &label.Usage{Batch: b}) })
-	}
-}
+var none = &pages.Snapshot{Rendered: families.Rendered()}
 
 // registerServed registers the metrics of what is served, which is asked for whenever they are written.
-func registerServed(self *selfmetrics.Scope, present func() []*snapshot) {
+func registerServed(self *selfmetrics.Scope, present func() []*pages.Snapshot) {
 	for i, f := range families {
 		if f.Page != "" {
 			continue
 		}
 		self.Gauge("samples_served", "Samples on this page.", fmt.Sprintf("family=%q", f.Name), func() (sum float64) {
 			for _, s := range present() {
-				sum += float64(s.rendered.Served[i])
+				sum += float64(s.Rendered.Served[i])
 			}
 			return sum
 		})
@@ -163,92 +137,16 @@ var remoteLabels = map[string][]string{
 		"unit"},
 }
 
-// labelsOf are the names of the labels that samples have which are pushed in the format.
-func labelsOf(pages, podLabels []string, format string) []string {
+// labelsOf are the names of the labels that samples have which are pushed in the format, of one or several clusters.
+func labelsOf(pages, podLabels []string, format string, several bool) []string {
 	all := append(label.Names(podLabels), sampleLabels...)
+	if several {
+		all = append(all, "cluster")
+	}
 	if format == push.RemoteWrite {
 		for _, page := range append([]string{""}, pages...) {
 			all = append(all, remoteLabels[page]...)
 		}
 	}
 	return all
-}
-
-// assemble makes the page of that name: of each family that has samples the header and its parts, those of snapshots
-// and of objects, which are by family, and then self, the exporter's metrics of itself.
-func assemble(name string, snapshots []*snapshot, objects [][][]*page.Part, self *page.Part) *page.Page {
-	var parts []*page.Part
-	var header *page.Part // the last
-	add := func(f *family.Family, more []*page.Part) {
-		if len(more) > 0 && header != f.Header {
-			header = f.Header
-			parts = append(parts, header)
-		}
-		parts = append(parts, more...)
-	}
-	for i, f := range families {
-		if f.Page != name {
-			continue
-		}
-		for _, s := range snapshots {
-			if s.rendered.Served[i] > 0 {
-				add(f, s.rendered.Parts[i])
-			}
-		}
-		for _, of := range objects {
-			add(f, of[i])
-		}
-	}
-	return page.New(append(parts, self)...)
-}
-
-// cached is a page as scrapes are answered with it, made anew where it is not current.
-type cached struct {
-	name string      // "" for the page of the telemetry path
-	idle *time.Timer // runs out when nobody has asked for the page for long
-
-	mu         sync.Mutex // held while the page is made
-	compressor page.Compressor
-	last       *page.Page       // nil once a snapshot was replaced
-	snapshots  []*snapshot      // what it shows
-	objects    [][][]*page.Part // what it shows, by source and family
-	at         time.Time
-}
-
-// selfAge is how old the exporter's metrics of itself may be. Reading those of the process means some files below /proc
-// and a stop of the world.
-const selfAge = time.Second
-
-// maxIdle is after how long a page is given up that nobody asks for.
-const maxIdle = 10 * time.Minute
-
-// page returns the page of these snapshots and objects. It is made anew where they have changed or, with metrics of the
-// exporter itself, a second has passed.
-func (p *cached) page(snapshots []*snapshot, objects [][][]*page.Part, self *selfmetrics.Registry) *page.Page {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	same := func(a, b [][]*page.Part) bool { return &a[0] == &b[0] }
-	if p.last != nil && (p.name != "" || time.Since(p.at) < selfAge) && slices.Equal(p.snapshots, snapshots) &&
-		slices.EqualFunc(p.objects, objects, same) {
-		return p.last
-	}
-	p.last = nil // so that it is not kept while its successor is made
-	if p.name == "" {
-		self.Write(&p.compressor)
-		selfmetrics.WriteProcess(&p.compressor)
-	} else {
-		for _, s := range snapshots {
-			s.render(&p.compressor)
-		}
-	}
-	p.last = assemble(p.name, snapshots, objects, p.compressor.Part())
-	p.snapshots, p.objects, p.at = snapshots, objects, time.Now()
-	return p.last
-}
-
-// forget drops the page of something that is replaced, so that nobody keeps its memory.
-func (p *cached) forget() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.last, p.snapshots, p.objects = nil, nil, nil
 }

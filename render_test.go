@@ -47,6 +47,7 @@ import (
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/page"
+	"metrics-server-prom/internal/pages"
 	"metrics-server-prom/internal/push"
 	"metrics-server-prom/internal/push/standin"
 	"metrics-server-prom/internal/refresh"
@@ -115,8 +116,8 @@ func newTestServer(t testing.TB, set scope.Settings) (*server, *connection) {
 		set.MaxAge = 5 * time.Minute
 	}
 	set.RefreshInterval = 15 * time.Second
-	s := newServer(&settings{Settings: set, telemetryPath: "/metrics"})
-	return s, s.clusters[0].connect(func(schema.GroupVersion) rest.Interface { return nil })
+	s := newServer(&settings{Settings: set, web: serve.Settings{TelemetryPath: "/metrics"}})
+	return s, s.one().connect(func(schema.GroupVersion) rest.Interface { return nil })
 }
 
 // get is a scrape.
@@ -493,9 +494,11 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, n := newTestServer(t, scope.Settings{})
 		run(t, n, input{})
-		now := func() *page.Page { return s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry) }
+		now := func() *page.Page {
+			return s.fleet.Pages[""].Page([]pages.Shown{{Snapshots: s.one().present.Load().snapshots()}}, "")
+		}
 		first := now()
-		if time.Sleep(selfAge - 1); now() != first {
+		if time.Sleep(pages.SelfAge - 1); now() != first {
 			t.Error("two scrapes of one second are rendered twice")
 		}
 		self := s.self
@@ -505,7 +508,7 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 		}{
 			{"a request", `api_requests_total{code="200"} 1`, func() {
 				self.Counter("api_requests_total", "Requests.", `code="200"`).Inc()
-				time.Sleep(selfAge)
+				time.Sleep(pages.SelfAge)
 			}},
 			{"a failure", `up{resource="pods"} 0`, func() {
 				n.lists[1].Loop.Publish(refresh.Attempt{}, &kube.Failure{Reason: kube.Network, Text: "gone"})
@@ -517,11 +520,11 @@ func TestPageIsMadeAnewWhereItIsNotCurrent(t *testing.T) {
 			{"a new pod", `watched_objects{resource="pods"} 1`, func() {
 				p := testPod("a", "p", "n", "1.2.3.4", time.Now(), nil)
 				n.Pods.Store.Put(n.Pods.Watch.Keep(&p))
-				time.Sleep(selfAge)
+				time.Sleep(pages.SelfAge)
 			}},
 			{"a tick", `source_period_seconds 15`, func() {
 				n.ticks.Fresh.Tick(time.Time{}, 15*time.Second)
-				time.Sleep(selfAge)
+				time.Sleep(pages.SelfAge)
 			}},
 		} {
 			before := now()
@@ -547,13 +550,13 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 		"by nothing, at a failure": func(_ *server, n *connection) {
 			n.lists[1].Loop.Publish(refresh.Attempt{Late: time.Minute}, &kube.Failure{Reason: kube.Network, Text: "gone"})
 		},
-		"by another cluster": func(s *server, n *connection) { s.clusters[0].leave(n) },
+		"by another cluster": func(s *server, n *connection) { s.one().leave(n) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, n := newTestServer(t, scope.Settings{})
 			run(t, n, bigCluster(50, 2))
-			page := weak.Make(s.pages[""].page(s.clusters[0].snapshots(), nil, &s.registry))
-			part := weak.Make(n.lists[1].present.Load().rendered.Parts[2][0])
+			page := weak.Make(s.fleet.Pages[""].Page([]pages.Shown{{Snapshots: s.one().present.Load().snapshots()}}, ""))
+			part := weak.Make(n.lists[1].present.Load().Rendered.Parts[2][0])
 			former := weak.Make(n.Pods.Store)
 			replace(s, n)
 			if runtime.GC(); page.Value() != nil || part.Value() != nil {
@@ -571,7 +574,7 @@ func TestReplacedSnapshotIsReleased(t *testing.T) {
 func TestFormerConnectionTakesNothingFromItsSuccessor(t *testing.T) {
 	s, former := newTestServer(t, scope.Settings{})
 	run(t, former, bigCluster(50, 2))
-	c := s.clusters[0]
+	c := s.one()
 	successor := c.connect(func(schema.GroupVersion) rest.Interface { return nil })
 	c.leave(former)
 	if c.present.Load() != successor {
@@ -594,9 +597,9 @@ func TestScrapeOfAClusterThatIsGoneIsLetGo(t *testing.T) {
 		answered := make(chan *http.Response)
 		go func() { answered <- get(t, s, "/metrics", "X-Prometheus-Scrape-Timeout-Seconds", "30") }()
 		synctest.Wait()
-		s.clusters[0].leave(former)
+		s.one().leave(former)
 		synctest.Wait()
-		run(t, s.clusters[0].connect(func(schema.GroupVersion) rest.Interface { return nil }), bigCluster(1, 1))
+		run(t, s.one().connect(func(schema.GroupVersion) rest.Interface { return nil }), bigCluster(1, 1))
 		synctest.Wait()
 		select {
 		case r := <-answered:
@@ -651,9 +654,9 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		{"refresh-interval", "REFRESH_INTERVAL", "15s", "1s", "1s", "999ms", got(func(s *settings) any { return s.RefreshInterval })},
 		{"refresh-interval", "REFRESH_INTERVAL", "15s", "10m", "10m0s", "10m1s", got(func(s *settings) any { return s.RefreshInterval })},
 		{"max-age", "MAX_AGE", "5m0s", "1m", "1m0s", "5", got(func(s *settings) any { return s.MaxAge })},
-		{"web.listen-address", "PORT", ":9100", "8080", ":8080", "70000", got(func(s *settings) any { return s.listenAddress })},
-		{"web.telemetry-path", "WEB_TELEMETRY_PATH", "/metrics", "/usage", "/usage", "/-/ready", got(func(s *settings) any { return s.telemetryPath })},
-		{"web.config.file", "WEB_CONFIG_FILE", "", "", "", "/does/not/exist", got(func(s *settings) any { return s.webConfig })},
+		{"web.listen-address", "PORT", ":9100", "8080", ":8080", "70000", got(func(s *settings) any { return s.web.Address })},
+		{"web.telemetry-path", "WEB_TELEMETRY_PATH", "/metrics", "/usage", "/usage", "/-/ready", got(func(s *settings) any { return s.web.TelemetryPath })},
+		{"web.config.file", "WEB_CONFIG_FILE", "", "", "", "/does/not/exist", got(func(s *settings) any { return s.web.Config })},
 		{"push.url", "PUSH_URL", "", "http://h/p", "http://h/p", "h:1", got(func(s *settings) any { return s.push.URL })},
 		{"push.interval", "PUSH_INTERVAL", "30s", "5s", "5s", "999ms", got(func(s *settings) any { return s.push.Interval })},
 		{"push.interval", "PUSH_INTERVAL", "30s", "0", "0s", "-1s", got(func(s *settings) any { return s.push.Interval })},
@@ -661,8 +664,8 @@ func TestEverySettingByFlagAndByEnvironment(t *testing.T) {
 		{"push.instance", "PUSH_INSTANCE", "", "h", "h", "a\tb", got(func(s *settings) any { return s.push.Instance })},
 		{"push.extra-labels", "PUSH_EXTRA_LABELS", "", `a="b"`, `a="b"`, "", got(func(s *settings) any { return s.push.ExtraLabels })},
 		{"push.header", "PUSH_HEADER", "map[]", "A: b\nC: d", "map[A:[b] C:[d]]", "MARKED-SECRET", got(func(s *settings) any { return s.push.Headers })},
-		{"log.level", "LOG_LEVEL", "INFO", "debug", "DEBUG", "loud", got(func(s *settings) any { return s.logLevel })},
-		{"log.format", "LOG_FORMAT", "text", "json", "json", "xml", got(func(s *settings) any { return s.logFormat })},
+		{"log.level", "LOG_LEVEL", "INFO", "debug", "DEBUG", "loud", got(func(s *settings) any { return s.log.Level })},
+		{"log.format", "LOG_FORMAT", "text", "json", "json", "xml", got(func(s *settings) any { return s.log.Format })},
 	} {
 		t.Run(c.flag+" "+c.value, func(t *testing.T) {
 			parse := func(args []string, env string) (*settings, error) {
@@ -763,6 +766,12 @@ func TestSettingsThatContradictEachOther(t *testing.T) {
 			[]string{"--push.extra-labels", "label uid,"}},
 		"an extra label of a page that is not pushed": {
 			[]string{url, "--pages=kube-state-metrics", `--push.extra-labels=uid="y"`}, nil},
+		"an extra label that several clusters have": {
+			[]string{url, "--context=eu,us", `--push.extra-labels=cluster="x"`},
+			[]string{"--push.extra-labels", "label cluster,"}},
+		"an extra label where one cluster has a name": {
+			[]string{url, "--context=eu=a", `--push.extra-labels=cluster="x"`},
+			[]string{"--push.extra-labels", "label cluster,"}},
 		"an extra label of a page that is off": {
 			[]string{url, "--push.format=remote-write", "--pages=cadvisor", `--push.extra-labels=uid="y"`}, nil},
 		"two ways to authenticate": {
@@ -790,7 +799,7 @@ func TestSampleLabelsAreThoseOfThePages(t *testing.T) {
 	s, n := newTestServer(t, scope.Settings{})
 	run(t, n, bigCluster(1, 1))
 	var page strings.Builder
-	s.clusters[0].requested("pods", "list", "200")
+	s.one().requested("pods", "list", "200")
 	s.set.push.Format = push.RemoteWrite
 	s.set.push.Register(s.self)
 	if err := s.writePages(t.Context(), &page, false); err != nil {
@@ -811,8 +820,8 @@ func TestSampleLabelsAreThoseOfThePages(t *testing.T) {
 			further[name] = true
 		}
 	}
-	text := labelsOf(furtherPages, []string{"app"}, push.Text)
-	remote := labelsOf(furtherPages, []string{"app"}, push.RemoteWrite)
+	text := labelsOf(furtherPages, []string{"app"}, push.Text, false)
+	remote := labelsOf(furtherPages, []string{"app"}, push.RemoteWrite, false)
 	for name := range byText {
 		if !slices.Contains(text, name) {
 			t.Errorf("the label %s of the page is not in the list", name)
@@ -893,7 +902,7 @@ func TestReadmeTellsEverySettingAndEveryMetric(t *testing.T) {
 	run(t, n, bigCluster(1, 1))
 	s.set.push.Format = push.RemoteWrite
 	s.set.push.Register(s.self)
-	s.clusters[0].requested("pods", "list", "200")
+	s.one().requested("pods", "list", "200")
 	n.ticks.Fresh.Tick(time.Now(), time.Second)
 	n.ticks.Fresh.Shown(time.Now())
 	body, _ := io.ReadAll(get(t, s, "/metrics").Body)
@@ -1292,8 +1301,8 @@ func inBubble(t *testing.T, set scope.Settings, do func(t *testing.T, b *bubble)
 		if b.server, none = newTestServer(t, set); set.RefreshInterval != 0 {
 			b.server.set.RefreshInterval = set.RefreshInterval
 		}
-		b.clusters[0].leave(none)
-		b.connection = b.clusters[0].connect(b.api.client)
+		b.one().leave(none)
+		b.connection = b.one().connect(b.api.client)
 		b.unfreeze()
 		do(t, b)
 		stop()
@@ -1328,7 +1337,7 @@ func (b *bubble) freeze(length time.Duration) {
 func (b *bubble) unfreeze() {
 	running, stop := context.WithCancel(b.t.Context())
 	b.pulse = stop
-	b.begin(func(ctx context.Context) { defer context.AfterFunc(ctx, stop)(); b.server.pulse.Run(running) })
+	b.begin(func(ctx context.Context) { defer context.AfterFunc(ctx, stop)(); b.fleet.Pulse.Run(running) })
 }
 
 // scrape is one by a scraper whose timeout is 10 s: what is answered, and after how long.
@@ -1809,7 +1818,7 @@ func TestHealthPage(t *testing.T) {
 				t.Errorf("before the first data: %q, want %q", before, want)
 			}
 			run(t, n, input{})
-			c.tell(s.clusters[0])
+			c.tell(s.one())
 			resp := get(t, s, "/healthz")
 			body, _ := io.ReadAll(resp.Body)
 			if !regexp.MustCompile(`^`+c.want+`$`).Match(body) || resp.StatusCode != c.status {
@@ -1908,7 +1917,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 		} {
 			b.api.answers = map[string]answerer{}
 			record(request)
-			n := b.clusters[0].connect(b.api.client)
+			n := b.one().connect(b.api.client)
 			ctx, stop := context.WithCancel(t.Context())
 			go n.run(ctx)
 			q := <-asked
@@ -1916,7 +1925,7 @@ func TestWhatIsAskedFor(t *testing.T) {
 				t.Errorf("%s: asks for %s, want %s", request, q, want)
 			}
 			stop()
-			b.clusters[0].leave(n)
+			b.one().leave(n)
 			synctest.Wait()
 		}
 	})
@@ -2007,7 +2016,7 @@ func TestNothingOfAClusterThatIsGone(t *testing.T) {
 	inBubble(t, scope.Settings{Namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
 		b.api.answer("list b/pods", hangs)
 		b.begin(b.run)
-		time.AfterFunc(time.Second, func() { b.clusters[0].leave(b.connection) })
+		time.AfterFunc(time.Second, func() { b.one().leave(b.connection) })
 		if status, page, _ := b.scrape(); status != http.StatusServiceUnavailable {
 			t.Errorf("status %d:\n%s", status, page)
 		}
@@ -2032,7 +2041,7 @@ func TestHealthKeysAreKnown(t *testing.T) {
 		b.begin(b.run)
 		time.Sleep(time.Minute)
 		var failing []string
-		for _, line := range b.clusters[0].health.Failures() {
+		for _, line := range b.one().health.Failures() {
 			what, _, _ := strings.Cut(line, ": failing")
 			failing = append(failing, what)
 		}
@@ -2174,7 +2183,7 @@ func TestPagesThatThereAreNot(t *testing.T) {
 // TestPathsOfPages has the further pages below the telemetry path, which stays as it was set.
 func TestPathsOfPages(t *testing.T) {
 	for path, below := range map[string]string{"/metrics": "/metrics/cadvisor", "/a/b/": "/a/b/cadvisor"} {
-		s := newServer(&settings{telemetryPath: path, Settings: scope.Settings{MaxAge: time.Minute}})
+		s := newServer(&settings{web: serve.Settings{TelemetryPath: path}, Settings: scope.Settings{MaxAge: time.Minute}})
 		s.stop() // or there would be waited for data
 		for of, want := range map[string]int{path: http.StatusServiceUnavailable, below: http.StatusNotFound} {
 			resp := get(t, s, of)
@@ -2711,7 +2720,7 @@ func (b *bubble) pageOf(name string, within time.Duration) string {
 // tells is an error where the page of the telemetry path does not have these lines of metrics of the exporter itself.
 func (b *bubble) tells(lines ...string) {
 	b.t.Helper()
-	time.Sleep(selfAge)
+	time.Sleep(pages.SelfAge)
 	text := b.pageOf("", 0)
 	for _, line := range lines {
 		if !strings.Contains(text, "\n"+selfmetrics.Prefix+line+"\n") {
@@ -3144,7 +3153,7 @@ func TestNothingOfAClusterThatIsGoneOnTheStatePage(t *testing.T) {
 				inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 					b.api.answer("watch "+waitsFor, hangs)
 					b.begin(b.run)
-					c, took := b.clusters[0], 9500*time.Millisecond
+					c, took := b.one(), 9500*time.Millisecond
 					time.AfterFunc(time.Second, func() { c.leave(b.connection) })
 					if status == http.StatusOK {
 						took = 2 * time.Second
@@ -3177,7 +3186,7 @@ func (b *bubble) rendered() (pods, others int64) {
 // statePage is the page, which is ready at once.
 func (b *bubble) statePage() *page.Page {
 	b.t.Helper()
-	p, err := b.currentPage(b.t.Context(), kubeState)
+	p, err := b.fleet.Page(b.t.Context(), kubeState)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -3306,20 +3315,20 @@ func TestPagesThatNobodyAsksForAreGivenUp(t *testing.T) {
 				scrape := func() {
 					for _, name := range furtherPages {
 						texts[name] = b.pageOf(name, 0)
-						_, parts, err := b.clusters[0].current(t.Context(), name)
+						shown := b.one().Current(t.Context(), name)
+						if shown.Failed != nil {
+							t.Fatal(shown.Failed)
+						}
+						p, err := b.fleet.Page(t.Context(), name)
 						if err != nil {
 							t.Fatal(err)
 						}
-						p, err := b.currentPage(t.Context(), name)
-						if err != nil {
-							t.Fatal(err)
-						}
-						keep(name, p, parts)
+						keep(name, p, shown.Objects)
 					}
 				}
 				scrape()
 				leaf := weak.Make(b.connection.Pods.Store.Leaves()[0])
-				time.Sleep(maxIdle - time.Second)
+				time.Sleep(pages.MaxUnused - time.Second)
 				if runtime.GC(); leaf.Value() == nil || len(all) < 20 || all[len(all)-1].gone() {
 					t.Error("given up before ten minutes have passed")
 				}
@@ -3372,12 +3381,12 @@ func TestPagesThatAreAskedForAreKept(t *testing.T) {
 // TestNothingIsKeptOfAFormerCluster ends a connection of which both pages were scraped.
 func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
 	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
-		b.clusters[0].leave(b.connection)
+		b.one().leave(b.connection)
 		for _, request := range []string{"watch jobs", "page jobs"} {
 			b.api.answer(request, forbids)
 		}
 		kept := func() map[string]func() bool {
-			n := b.clusters[0].connect(b.api.client)
+			n := b.one().connect(b.api.client)
 			ctx, stop := context.WithCancel(t.Context())
 			var running sync.WaitGroup
 			running.Go(func() { n.run(ctx) })
@@ -3385,7 +3394,7 @@ func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
 			b.pageOf(cadvisor, 0)
 			page, leaf := weak.Make(b.statePage()), weak.Make(n.Pods.Store.Leaves()[0])
 			snapshot, former := weak.Make(n.lists[1].present.Load()), weak.Make(n.Pods.Store)
-			b.clusters[0].leave(n)
+			b.one().leave(n)
 			stop()
 			running.Wait()
 			return map[string]func() bool{"the page": func() bool { return page.Value() != nil },
@@ -3405,7 +3414,7 @@ func TestNothingIsKeptOfAFormerCluster(t *testing.T) {
 				t.Errorf("%s: status %d:\n%s", name, status, text)
 			}
 		}
-		b.clusters[0].connect(b.api.client) // nothing of it is read yet
+		b.one().connect(b.api.client) // nothing of it is read yet
 		if status, text, _ := b.scrapePage(kubeState); status != http.StatusServiceUnavailable {
 			t.Errorf("status %d:\n%s", status, text)
 		}
@@ -3451,9 +3460,9 @@ func TestScrapesOfAllPagesAtOnce(t *testing.T) {
 		refreshFrom(t, n.lists[1], &in.usage, "PodMetricsList")
 		switch i % 20 {
 		case 5:
-			s.release(cadvisor)
+			s.fleet.Pages[cadvisor].Release()
 		case 10:
-			s.release(kubeState)
+			s.fleet.Pages[kubeState].Release()
 		case 15:
 			for _, o := range n.Others {
 				o.Watch.Resync()
@@ -3581,7 +3590,7 @@ func TestWhatIsToPush(t *testing.T) {
 				maps.Copy(b.api.answers, c.answers)
 				b.begin(b.run)
 				began := time.Now()
-				k := b.clusters[0].known(t.Context())
+				k := b.one().known(t.Context())
 				if took := time.Since(began); took != c.took {
 					t.Errorf("it takes %s, want %s", took, c.took)
 				}
@@ -3619,7 +3628,7 @@ func TestWhatIsToPushOfACluster(t *testing.T) {
 	inBubble(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, b *bubble) {
 		b.api.answer("list pods", hangs)
 		b.begin(b.run)
-		c, began := b.clusters[0], time.Now()
+		c, began := b.one(), time.Now()
 		time.AfterFunc(time.Second, func() { c.leave(b.connection) })
 		time.AfterFunc(2*time.Second, func() {
 			b.api.answer("list pods", nil)
@@ -3689,12 +3698,12 @@ func TestPushesOfAnotherCluster(t *testing.T) {
 		b.pushes(url, time.Minute)
 		b.begin(b.run)
 		time.Sleep(90 * time.Second)
-		b.clusters[0].leave(b.connection)
+		b.one().leave(b.connection)
 		time.Sleep(time.Minute)
 		b.api.mu.Lock()
 		b.api.have = smallCluster(b.api.began)
 		b.api.mu.Unlock()
-		b.begin(b.clusters[0].connect(b.api.client).run)
+		b.begin(b.one().connect(b.api.client).run)
 		time.Sleep(time.Minute)
 		for line, want := range map[string]string{
 			"up 1": "[60000:1 130000:0 180000:1]",
@@ -3894,7 +3903,7 @@ func BenchmarkRenderAndGzip(b *testing.B) {
 	eachSize(b, func(b *testing.B, _ *server, n *connection, in input) func() {
 		refreshFrom(b, n.lists[1], &in.usage, "PodMetricsList")
 		batch := n.lists[1].Joiner.Expire(time.Time{})
-		return func() { newSnapshot(&n.compressor, pods, batch) }
+		return func() { pages.NewSnapshot(families, "", pods, batch) }
 	})
 }
 
@@ -3911,15 +3920,15 @@ func BenchmarkSplit(b *testing.B) {
 	batch := n.lists[1].Joiner.Expire(time.Time{})
 	for _, partLen := range []int{32, 128, 512, 2 << 10, 16 << 10, size * 2} {
 		b.Run(fmt.Sprintf("samples=%d", partLen), func(b *testing.B) {
-			s := &snapshot{Shown: usage.Shown{Resource: pods}, rendered: families.Rendered()}
+			s := &pages.Snapshot{Shown: usage.Shown{Resource: pods}, Rendered: families.Rendered()}
 			for i, f := range families {
 				if f.Source == pods && f.Page == "" {
-					s.rendered.Parts[i], s.rendered.Served[i] = f.Render(&n.compressor, &label.Usage{Batch: batch}, partLen)
+					s.Rendered.Parts[i], s.Rendered.Served[i] = f.Render(new(page.Compressor), &label.Usage{Batch: batch}, partLen)
 				}
 			}
 			var whole *page.Page
 			for b.Loop() {
-				whole = assemble("", []*snapshot{s}, nil, nil)
+				whole = pages.Assemble(families, "", []pages.Shown{{Snapshots: []*pages.Snapshot{s}}}, nil)
 			}
 			b.ReportMetric(float64(whole.GzipLen())/size, "bytes/pod")
 		})
@@ -3944,13 +3953,13 @@ func bigServer(b testing.TB, size int, answers map[string]answerer) (*server, *c
 		}
 		api.have[pods] = append(api.have[pods], whole)
 	}
-	s := newServer(&settings{telemetryPath: "/metrics",
+	s := newServer(&settings{web: serve.Settings{TelemetryPath: "/metrics"},
 		Settings: scope.Settings{Pages: furtherPages, MaxAge: 5 * time.Minute, RefreshInterval: 15 * time.Second}})
-	n := s.clusters[0].connect(api.client)
+	n := s.one().connect(api.client)
 	var running sync.WaitGroup
 	ctx, stop := context.WithCancel(context.Background())
 	b.Cleanup(func() { stop(); running.Wait() })
-	running.Go(func() { s.pulse.Run(ctx) })
+	running.Go(func() { s.fleet.Pulse.Run(ctx) })
 	running.Go(func() { n.Pods.Watch.Run(ctx) })
 	for _, o := range n.Others {
 		running.Go(func() { o.Watch.Run(ctx) })
@@ -3975,10 +3984,10 @@ func BenchmarkFurtherPages(b *testing.B) {
 			before := cpuTime(b)
 			var whole *page.Page
 			for b.Loop() {
-				s.release(name)
-				n.lists[1].present.Load().rendered.Page = ""
+				s.fleet.Pages[name].Release()
+				n.lists[1].present.Load().Rendered.Page = ""
 				var err error
-				if whole, err = s.currentPage(b.Context(), name); err != nil {
+				if whole, err = s.fleet.Page(b.Context(), name); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -4041,4 +4050,531 @@ func BenchmarkScrape(b *testing.B) {
 			})
 		})
 	}
+}
+
+// one is the only cluster.
+func (s *server) one() *cluster { return s.clusters()[0] }
+
+// member is one of several clusters.
+type member struct {
+	*cluster
+	api  *apiServer
+	stop func() // ends its connection, and returns when that has ended
+}
+
+// team is a server of several clusters inside a synctest bubble. Of it, the pulse runs.
+type team struct {
+	*server
+	t       *testing.T
+	members map[string]*member
+	ctx     context.Context
+	pulse   context.CancelFunc
+	running sync.WaitGroup
+}
+
+func inTeam(t *testing.T, set scope.Settings, names []string, do func(t *testing.T, b *team)) {
+	t.Helper()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // see inBubble
+	synctest.Test(t, func(t *testing.T) {
+		set.AllContexts, set.RefreshInterval, set.MaxAge = true, 15*time.Second, 5*time.Minute
+		b := &team{t: t, members: map[string]*member{},
+			server: newServer(&settings{Settings: set, web: serve.Settings{TelemetryPath: "/metrics"}})}
+		var stop context.CancelFunc
+		b.ctx, stop = context.WithCancel(t.Context())
+		b.unfreeze()
+		for _, name := range names {
+			b.come(name)
+		}
+		do(t, b)
+		stop()
+		b.running.Wait()
+		for _, c := range b.clusters() {
+			b.drop(c)
+		}
+		b.fleet.Pages.Close()
+	})
+}
+
+func (b *team) unfreeze() {
+	var pulse context.Context
+	pulse, b.pulse = context.WithCancel(b.ctx)
+	b.running.Go(func() { b.fleet.Pulse.Run(pulse) })
+}
+
+// come adds a cluster, which nothing is read of yet.
+func (b *team) come(name string) *member {
+	m := &member{b.open(name), &apiServer{began: time.Now(), answers: map[string]answerer{}, have: map[string][]any{},
+		stamp: func(now time.Time) time.Time { return now }}, func() {}}
+	b.members[name] = m
+	return m
+}
+
+// begin connects to the clusters.
+func (b *team) begin(names ...string) {
+	for _, name := range names {
+		m, ended := b.members[name], make(chan struct{})
+		ctx, stop := context.WithCancel(b.ctx)
+		m.stop = func() { stop(); <-ended }
+		b.running.Go(func() { m.source().Run(ctx, m.api.client); close(ended) })
+	}
+}
+
+// has gives a cluster pods with these names.
+func (m *member) has(names ...string) {
+	m.api.mu.Lock()
+	defer m.api.mu.Unlock()
+	m.api.have[pods] = nil
+	for _, name := range names {
+		p := corev1.Pod{TypeMeta: typeOf(pods), Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+		p.Namespace, p.Name, p.ResourceVersion, p.UID = "a", name, "1", "u"
+		p.Spec.NodeName = "n"
+		p.Spec.Containers = []corev1.Container{{Name: "c", Image: "c:1"}}
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: quantity.MustParse("1")}
+		m.api.have[pods] = append(m.api.have[pods], p)
+	}
+}
+
+// ask gets a page: its status and text, and how long that took.
+func (b *team) ask(path string) (status int, text string, took time.Duration) {
+	b.t.Helper()
+	began := time.Now()
+	resp := get(b.t, b.server, path, "X-Prometheus-Scrape-Timeout-Seconds", "10")
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return resp.StatusCode, string(body), time.Since(began)
+}
+
+var labelOfCluster = regexp.MustCompile(`cluster="((?:[^"\\]|\\.)*)"} `)
+
+// short is a page without the exporter's metrics of itself.
+func short(text string) string {
+	var lines strings.Builder
+	for line := range strings.Lines(text) {
+		if name := strings.TrimPrefix(strings.TrimPrefix(line, "# HELP "), "# TYPE "); !strings.HasPrefix(name, "go_") &&
+			!strings.HasPrefix(name, "process_") && !strings.HasPrefix(name, selfmetrics.Prefix) {
+			lines.WriteString(line)
+		}
+	}
+	return lines.String()
+}
+
+// byCluster counts a page's samples by their last label, "" for none, and checks that no family comes twice.
+func (b *team) byCluster(text string) map[string]int {
+	b.t.Helper()
+	all, seen := map[string]int{}, map[string]bool{}
+	for line := range strings.Lines(text) {
+		if kind, found := strings.CutPrefix(line, "# TYPE "); found {
+			if seen[kind] {
+				b.t.Errorf("a second time: %s", line)
+			}
+			seen[kind] = true
+		}
+		if line[0] == '#' {
+			continue
+		}
+		label := labelOfCluster.FindStringSubmatch(line)
+		if label == nil {
+			label = []string{"", ""}
+		}
+		if seen[line] {
+			b.t.Errorf("a second time: %s", line)
+		}
+		seen[line] = true
+		all[label[1]]++
+	}
+	return all
+}
+
+// TestSeveralClustersOnOnePage has each page with and without a cluster that is asked for.
+func TestSeveralClustersOnOnePage(t *testing.T) {
+	set := scope.Settings{Pages: furtherPages}
+	inTeam(t, set, []string{"us", "eu", `q"\`}, func(t *testing.T, b *team) {
+		for _, m := range b.members {
+			m.has("p")
+		}
+		b.members["eu"].has("p", "p2", "p3")
+		b.begin("us", "eu", `q"\`)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		for _, page := range append([]string{""}, furtherPages...) {
+			at := path.Join("/metrics", page)
+			_, whole, took := b.ask(at)
+			if all := b.byCluster(whole); took > 0 || strings.Contains(whole, "missing") ||
+				(all[""] > 0) != (page == "") || len(all) != map[bool]int{true: 4, false: 3}[page == ""] {
+				t.Errorf("%s after %s: %v\n%s", at, took, all, short(whole))
+			}
+			var parts []string
+			for query, name := range map[string]string{"us": "us", "eu": "eu", "q%22%5C": `q\"\\`} {
+				status, own, _ := b.ask(at + "?cluster=" + query)
+				if all := b.byCluster(own); status != http.StatusOK || len(all) != 1 || all[name] < 5 {
+					t.Errorf("%s of %s: %d %v\n%s", at, name, status, all, short(own))
+				}
+				if n := strings.Count(own, "pod_info{"); page == kubeState && n != map[bool]int{true: 3, false: 1}[name == "eu"] {
+					t.Errorf("%d pods of %s:\n%s", n, name, short(own))
+				}
+				parts = append(parts, samples(own))
+			}
+			lines := func(s string) []string { return slices.Sorted(strings.Lines(s)) }
+			ofClusters := slices.DeleteFunc(lines(samples(whole)), func(line string) bool {
+				return !strings.Contains(line, "cluster=")
+			})
+			if got := lines(strings.Join(parts, "")); !slices.Equal(got, ofClusters) {
+				t.Errorf("%s is not the sum of its clusters:\n%s", at, diff(got, ofClusters))
+			}
+		}
+		// With one cluster all is as if there were no others, but for the label.
+		inCluster := labelOfCluster.ReplaceAllString(samples(b.text("/metrics?cluster=us")), "} ")
+		if got := strings.Count(inCluster, "{} "); got == 0 || strings.Contains(inCluster, "cluster") {
+			t.Errorf("the label is not the last one:\n%s", short(inCluster))
+		}
+	})
+}
+
+func (b *team) text(at string) string {
+	b.t.Helper()
+	status, text, _ := b.ask(at)
+	if status != http.StatusOK {
+		b.t.Errorf("%s: status %d: %s", at, status, text)
+	}
+	return text
+}
+
+func diff(a, b []string) string {
+	var text strings.Builder
+	for _, line := range a {
+		if !slices.Contains(b, line) {
+			text.WriteString("- " + line)
+		}
+	}
+	for _, line := range b {
+		if !slices.Contains(a, line) {
+			text.WriteString("+ " + line)
+		}
+	}
+	return text.String()
+}
+
+func TestClustersThatAreAskedFor(t *testing.T) {
+	inTeam(t, scope.Settings{Pages: furtherPages, Top: true}, []string{"us", "eu"}, func(t *testing.T, b *team) {
+		b.begin("us", "eu")
+		synctest.Wait()
+		for _, page := range []string{"/metrics", "/metrics/cadvisor", "/metrics/kube-state-metrics", "/healthz", "/-/ready",
+			"/", "/top.json"} {
+			for query, want := range map[string]int{"": 200, "?cluster=eu": 200, "?cluster=": 200, "?cluster=asia": 404,
+				"?cluster=EU": 404} {
+				status, text, _ := b.ask(page + query)
+				if status != want || want == 404 && !strings.Contains(text, "there are: eu, us") {
+					t.Errorf("%s%s: %d %s", page, query, status, text)
+				}
+			}
+		}
+		r := get(t, b.server, "http://exporter:9100/sd")
+		var got []struct {
+			Targets []string
+			Labels  map[string]string
+		}
+		body, _ := io.ReadAll(r.Body)
+		if err := json.Unmarshal(body, &got); err != nil || r.Header.Get("Content-Type") != "application/json" ||
+			fmt.Sprint(got) != "[{[exporter:9100] map[__param_cluster:eu cluster:eu]} "+
+				"{[exporter:9100] map[__param_cluster:us cluster:us]}]" {
+			t.Errorf("%v %v: %s", err, r.Header, body)
+		}
+	})
+	inBubble(t, scope.Settings{}, func(t *testing.T, b *bubble) {
+		b.begin(b.run)
+		synctest.Wait()
+		if status := get(t, b.server, "/sd").StatusCode; status != http.StatusNotFound {
+			t.Errorf("/sd of one cluster: status %d", status)
+		}
+		if status := get(t, b.server, "/metrics?cluster=x").StatusCode; status != http.StatusOK {
+			t.Errorf("one cluster has no names, and yet status %d", status)
+		}
+		if _, page, _ := b.scrape(); strings.Contains(page, "cluster=") {
+			t.Errorf("one cluster has a label:\n%s", page)
+		}
+	})
+}
+
+// TestAClusterThatDoesNotWorkTakesNothingFromTheOthers has it fail in each way that there is.
+func TestAClusterThatDoesNotWorkTakesNothingFromTheOthers(t *testing.T) {
+	requests := func(as answerer, all ...string) map[string]answerer {
+		answers := map[string]answerer{}
+		for _, request := range all {
+			answers[request] = as
+		}
+		return answers
+	}
+	for name, answers := range map[string]map[string]answerer{
+		"it is not connected to": nil,
+		"all is refused":         requests(forbids, "list nodes", "list pods", "watch pods", "page pods"),
+		"usage hangs":            requests(hangs, "list nodes", "list pods"),
+		"usage gets stuck":       requests(hangsLater, "list nodes", "list pods"),
+		"its pods hang":          requests(hangs, "watch pods", "page pods"),
+		"its pods are refused":   requests(forbids, "watch pods", "page pods"),
+		"it is gone":             requests(breaks, "list nodes", "list pods", "watch pods", "page pods"),
+	} {
+		t.Run(name+" at a start", func(t *testing.T) {
+			inTeam(t, scope.Settings{Pages: furtherPages}, []string{"eu", "us", "bad"}, func(t *testing.T, b *team) {
+				for request, as := range answers {
+					b.members["bad"].api.answer(request, as)
+				}
+				if b.begin("eu", "us"); answers != nil {
+					b.begin("bad")
+				}
+				synctest.Wait()
+				for range 20 {
+					for _, page := range append([]string{""}, furtherPages...) {
+						status, text, took := b.ask(path.Join("/metrics", page))
+						all := b.byCluster(short(text))
+						if status != http.StatusOK || took > 0 || all["eu"] != all["us"] || all["eu"] == 0 {
+							t.Errorf("%q after %s: %d %v\n%s", page, took, status, all, short(text))
+						}
+						// Where its pods cannot be watched, its nodes are there.
+						missing := strings.Contains(text, "\n# cluster bad is missing: ")
+						if missing != (all["bad"] == 0) || page == "" && !missing && all["bad"] != 4 {
+							t.Errorf("%q says that a cluster is missing: %t\n%s", page, missing, short(text))
+						}
+						if status, text, _ := b.ask(path.Join("/metrics", page) + "?cluster=bad"); page == "" &&
+							(status == http.StatusServiceUnavailable) != missing || missing && !strings.Contains(text, " (cluster bad)\n") {
+							t.Errorf("its own page: %d %s", status, short(text))
+						}
+						if _, _, took := b.ask(path.Join("/metrics", page) + "?cluster=eu"); took > 0 {
+							t.Errorf("%q of another cluster took %s", page, took)
+						}
+					}
+					time.Sleep(7 * time.Second)
+				}
+				status, text, _ := b.ask("/healthz")
+				for i, line := range strings.Split(strings.TrimSpace(text), "\n") {
+					if i > 0 && !strings.HasSuffix(line, " (cluster bad)") {
+						t.Errorf("health of another: %s", line)
+					}
+				}
+				if status != http.StatusServiceUnavailable || b.text("/healthz?cluster=eu") != "ok" ||
+					b.text("/-/ready") != "ready\n" || b.text("/-/ready?cluster=us") != "ready\n" {
+					t.Errorf("health: %d %s", status, text)
+				}
+				status, _, _ = b.ask("/-/ready?cluster=bad")
+				if status != http.StatusServiceUnavailable && !strings.HasPrefix(name, "its pods") {
+					t.Errorf("it is ready: %d", status)
+				}
+			})
+		})
+		if answers == nil {
+			continue
+		}
+		t.Run(name+" later", func(t *testing.T) {
+			inTeam(t, scope.Settings{}, []string{"eu", "bad"}, func(t *testing.T, b *team) {
+				b.begin("eu", "bad")
+				time.Sleep(time.Minute)
+				for request, as := range answers {
+					b.members["bad"].api.answer(request, as)
+				}
+				usage := answers["list pods"] != nil
+				for range 60 {
+					if text := b.text("/metrics"); strings.Count(text, `pod_mem{node="n",pod="p"`) != 2 {
+						t.Fatalf("%s after its start one is missing:\n%s", time.Since(b.members["bad"].api.began), short(text))
+					}
+					time.Sleep(4 * time.Second)
+				}
+				time.Sleep(2 * time.Minute)
+				_, text, took := b.ask("/metrics")
+				left := strings.Count(text, `pod_mem{node="n",pod="p"`)
+				if took > 0 || left != map[bool]int{true: 1, false: 2}[usage] || !strings.Contains(text, `cluster="eu"} `) {
+					t.Errorf("after max-age, %s: %d are left\n%s", took, left, short(text))
+				}
+				status, own, _ := b.ask("/metrics?cluster=bad")
+				if (status == http.StatusServiceUnavailable) != usage || usage && !strings.Contains(own, "(cluster bad)") {
+					t.Errorf("its own page after max-age: %d %s", status, own)
+				}
+				if up := b.members["bad"]; !strings.Contains(text, selfmetrics.Prefix+`up{resource="pods",cluster="bad"} `) {
+					t.Errorf("no up of it: %s\n%v", text, up.present.Load().snapshots())
+				}
+			})
+		})
+	}
+}
+
+// TestAScrapeWaitsForTheFirstCluster begins before there is any, or any that works.
+func TestAScrapeWaitsForTheFirstCluster(t *testing.T) {
+	for name, c := range map[string]struct {
+		names  []string
+		then   func(b *team) // after 3 s
+		status int
+		took   time.Duration
+		has    []string
+	}{
+		"none comes": {nil, func(*team) {}, 503, 9500 * time.Millisecond, nil},
+		"none works": {[]string{"eu", "us"}, func(*team) {}, 503, 9500 * time.Millisecond, nil},
+		"one comes":  {nil, func(b *team) { b.come("eu"); b.begin("eu") }, 200, 3 * time.Second, []string{"eu"}},
+		"one works":  {[]string{"eu", "us"}, func(b *team) { b.begin("us") }, 200, 3 * time.Second, []string{"us"}},
+		"all work":   {[]string{"eu", "us"}, func(b *team) { b.begin("us", "eu") }, 200, 3 * time.Second, nil},
+		"one comes beside another": {[]string{"eu"}, func(b *team) { b.come("us"); b.begin("us") }, 200, 3 * time.Second,
+			[]string{"us"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inTeam(t, scope.Settings{}, c.names, func(t *testing.T, b *team) {
+				time.AfterFunc(3*time.Second, func() { c.then(b) })
+				status, text, took := b.ask("/metrics")
+				all := b.byCluster(text)
+				if status != c.status || took != c.took {
+					t.Errorf("status %d after %s, want %d after %s:\n%s", status, took, c.status, c.took, short(text))
+				}
+				for _, name := range c.has {
+					if all[name] == 0 || strings.Contains(text, "cluster "+name+" is missing") {
+						t.Errorf("%s is not there: %v\n%s", name, all, short(text))
+					}
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if status, _, _ := b.ask("/-/ready"); status != c.status {
+					t.Errorf("ready: %d", status)
+				}
+			})
+		})
+	}
+}
+
+// TestClustersComeAndGo while all is scraped every second.
+func TestClustersComeAndGo(t *testing.T) {
+	inTeam(t, scope.Settings{Pages: furtherPages}, []string{"eu", "us"}, func(t *testing.T, b *team) {
+		b.members["us"].has("p")
+		b.members["eu"].has("p")
+		b.begin("eu", "us")
+		synctest.Wait()
+		settled := time.Now()
+		second := func(has ...string) {
+			t.Helper()
+			time.Sleep(time.Second)
+			for _, page := range append([]string{""}, furtherPages...) {
+				status, text, took := b.ask(path.Join("/metrics", page))
+				all := b.byCluster(text)
+				delete(all, "")
+				if got := slices.Sorted(maps.Keys(all)); status != http.StatusOK || took > 0 || !slices.Equal(got, has) {
+					t.Errorf("%s: %q has %q after %s, want %q\n%s", time.Since(settled), page, got, took, has, short(text))
+				}
+				for _, name := range has {
+					if n := strings.Count(text, "pod_mem{") + strings.Count(text, "pod_info{"); page != cadvisor && n != len(has) {
+						t.Errorf("%d pods on %q:\n%s", n, page, short(text))
+					}
+					if strings.Contains(text, "missing") {
+						t.Errorf("%s is missing:\n%s", name, short(text))
+					}
+				}
+			}
+		}
+		second("eu", "us")
+		asia := b.come("asia")
+		asia.has("p")
+		b.begin("asia")
+		synctest.Wait()
+		for range 20 {
+			second("asia", "eu", "us")
+		}
+		eu := b.members["eu"]
+		b.drop(eu.cluster)
+		eu.stop()
+		eu.self.Close()
+		for range 20 {
+			second("asia", "us")
+		}
+		if status, text, _ := b.ask("/metrics?cluster=eu"); status != http.StatusNotFound ||
+			!strings.Contains(text, "there are: asia, us") {
+			t.Errorf("what is gone is answered with %d %s", status, text)
+		}
+		b.come("eu").has("p")
+		b.begin("eu")
+		synctest.Wait()
+		second("asia", "eu", "us")
+		us := b.members["us"] // its server changes
+		us.stop()
+		us.has("q")
+		us.api.began = time.Now()
+		if text := b.text("/metrics"); strings.Contains(text, `namespace="a",cluster="us"}`) || b.byCluster(text)["eu"] == 0 {
+			t.Errorf("between two connections of a cluster:\n%s", short(text))
+		}
+		b.begin("us")
+		synctest.Wait()
+		second("asia", "eu", "us")
+		text := b.text("/metrics/kube-state-metrics?cluster=us")
+		if !strings.Contains(text, `pod="q"`) || strings.Contains(text, `pod="p"`) {
+			t.Errorf("after a change of its server:\n%s", short(text))
+		}
+	})
+}
+
+// TestAScrapeOfAClusterThatGoesIsLetGo waits for first data that never come.
+func TestAScrapeOfAClusterThatGoesIsLetGo(t *testing.T) {
+	inTeam(t, scope.Settings{}, []string{"eu", "us"}, func(t *testing.T, b *team) {
+		time.AfterFunc(2*time.Second, func() { b.drop(b.members["eu"].cluster) })
+		if status, text, took := b.ask("/metrics?cluster=eu"); status != http.StatusServiceUnavailable ||
+			took != 2*time.Second {
+			t.Errorf("status %d after %s: %s", status, took, text)
+		}
+	})
+}
+
+// TestClustersAfterAFreeze has one of them hang when the process goes on.
+func TestClustersAfterAFreeze(t *testing.T) {
+	inTeam(t, scope.Settings{}, []string{"bad", "eu"}, func(t *testing.T, b *team) {
+		b.begin("bad", "eu")
+		time.Sleep(20 * time.Second)
+		b.pulse()
+		b.members["bad"].api.answer("list pods", hangs)
+		b.members["bad"].api.answer("list nodes", hangs)
+		time.Sleep(6 * time.Second) // no attempt is running
+		b.unfreeze()
+		status, text, took := b.ask("/metrics")
+		if all := b.byCluster(text); status != http.StatusOK || took > 0 || all["eu"] == 0 ||
+			strings.Contains(text, `namespace="a",cluster="bad"} `) ||
+			!strings.Contains(text, "\n# cluster bad is missing: ") {
+			t.Errorf("status %d after %s:\n%s", status, took, short(text))
+		}
+	})
+}
+
+// TestRefreshesOfClustersAreSpread has clusters begin together and then go on without a period that is known.
+func TestRefreshesOfClustersAreSpread(t *testing.T) {
+	var names []string
+	for i := range 20 {
+		names = append(names, fmt.Sprint("c", i))
+	}
+	inTeam(t, scope.Settings{}, names, func(t *testing.T, b *team) {
+		for _, name := range names { // whose source has no period
+			b.members[name].api.answer("get nodes/n2", breaks)
+		}
+		b.begin(names...)
+		time.Sleep(40 * time.Second)
+		at := map[time.Duration]int{}
+		for _, name := range names {
+			began := b.members[name].present.Load().lists[1].Loop.Began()
+			at[began.Sub(epoch).Round(time.Second/2)]++
+		}
+		most := slices.Max(slices.Collect(maps.Values(at)))
+		if most > 6 || len(at) < 8 {
+			t.Errorf("in one half second %d of 20 are read: %v", most, at)
+		}
+	})
+}
+
+// TestWhyClustersAreMissing is what is told where the clusters themselves cannot be found.
+func TestWhyClustersAreMissing(t *testing.T) {
+	inTeam(t, scope.Settings{}, nil, func(t *testing.T, b *team) {
+		b.look(&kube.Failure{Reason: kube.Configuration, Text: "no cluster configured"})
+		for _, page := range []string{"/metrics", "/healthz"} {
+			if status, text, _ := b.ask(page); status != http.StatusServiceUnavailable ||
+				!strings.Contains(text, "no cluster configured") {
+				t.Errorf("%s: %d %s", page, status, text)
+			}
+		}
+		b.look(nil)
+		b.come("eu")
+		b.begin("eu")
+		synctest.Wait()
+		if text := b.text("/healthz"); text != "ok" {
+			t.Error(text)
+		}
+	})
 }

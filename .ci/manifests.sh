@@ -35,6 +35,12 @@ render namespaced --set 'settings.namespaces={shop,shop-test}'
 render servicemonitor --set serviceMonitor.enabled=true,networkPolicy.enabled=true,settings.telemetryPath=/usage
 render podmonitor --set podMonitor.enabled=true,podMonitor.labels.release=prometheus
 render other-cluster --set kubeconfig.existingSecret=shop-cluster,kubeconfig.context=shop
+render clusters --set kubeconfig.existingSecret=clusters,kubeconfig.key=
+has clusters 'kubeconfig=/etc/kube$'
+hasNot clusters 'items:|key:'
+has other-cluster 'kubeconfig=/etc/kube/config$'
+render contexts --set 'kubeconfig.existingSecret=clusters,kubeconfig.context=*'
+has contexts '"--context=\*"'
 render tls --set webConfig.existingSecret=web,webConfig.probe=https,webConfig.scrape.scheme=https \
   --set serviceMonitor.enabled=true
 render basic-auth --set webConfig.existingSecret=web

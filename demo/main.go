@@ -3,10 +3,12 @@
 //
 //	go run ./demo                                   # 30 pods that come and go, http://localhost:9100/metrics
 //	go run ./demo --nodes 300 --pods 10000          # a larger cluster
+//	go run ./demo --clusters 3                      # several of them, see README
 //	go run ./demo -- --pod-labels team              # what follows -- goes to the exporter
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -31,6 +33,7 @@ const module = "metrics-server-prom"
 const stopTimeout = 10 * time.Second
 
 type options struct {
+	clusters                int
 	nodes, pods, containers int
 	resolution              time.Duration
 	seed                    uint64
@@ -60,6 +63,7 @@ func main() {
 func parse(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("demo", flag.ContinueOnError)
+	f.IntVar(&o.clusters, "clusters", 1, "simulated clusters, each with these nodes and pods")
 	f.IntVar(&o.nodes, "nodes", 3, "nodes of the simulated cluster")
 	f.IntVar(&o.pods, "pods", 30, "pods of the simulated cluster")
 	f.IntVar(&o.containers, "containers", 2, "containers per pod")
@@ -77,9 +81,10 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	o.exporterArgs = f.Args()
-	if o.nodes < 1 || o.pods < 0 || o.containers < 1 || o.resolution < time.Millisecond || o.churn < 0 {
-		return o, fmt.Errorf("--nodes %d --pods %d --containers %d --resolution %s --churn %g: at least one node and "+
-			"container, no negative number, a resolution of 1ms or more", o.nodes, o.pods, o.containers, o.resolution, o.churn)
+	if o.clusters < 1 || o.nodes < 1 || o.pods < 0 || o.containers < 1 || o.resolution < time.Millisecond || o.churn < 0 {
+		return o, fmt.Errorf("--clusters %d --nodes %d --pods %d --containers %d --resolution %s --churn %g: at least one "+
+			"cluster, node and container, no negative number, a resolution of 1ms or more", o.clusters, o.nodes, o.pods,
+			o.containers, o.resolution, o.churn)
 	}
 	return o, nil
 }
@@ -91,20 +96,28 @@ func run(ctx context.Context, o options) error {
 	}
 	defer os.RemoveAll(dir)
 
-	server, err := standin.New(standin.Options{
-		Nodes: o.nodes, Pods: o.pods, Containers: o.containers, Resolution: o.resolution, Seed: o.seed,
-	})
-	if err != nil {
+	kubeconfigs := filepath.Join(dir, "kubeconfigs")
+	if err := os.Mkdir(kubeconfigs, 0o700); err != nil {
 		return err
 	}
-	defer server.Close()
-	kubeconfig, err := server.Kubeconfig()
-	if err != nil {
-		return err
-	}
-	kubeconfigPath := filepath.Join(dir, "kubeconfig")
-	if err := os.WriteFile(kubeconfigPath, kubeconfig, 0o600); err != nil {
-		return err
+	var one string // the kubeconfig of the first cluster
+	for i := range o.clusters {
+		server, err := standin.New(standin.Options{Nodes: o.nodes, Pods: o.pods, Containers: o.containers,
+			Resolution: o.resolution, Seed: o.seed + uint64(i)})
+		if err != nil {
+			return err
+		}
+		defer server.Close()
+		kubeconfig, err := server.Kubeconfig()
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(kubeconfigs, fmt.Sprint("simulated-", i+1))
+		if err := os.WriteFile(path, kubeconfig, 0o600); err != nil {
+			return err
+		}
+		one = cmp.Or(one, path)
+		go server.Churn(ctx, o.churn)
 	}
 	if o.exporter == "" {
 		o.exporter = filepath.Join(dir, module)
@@ -112,10 +125,13 @@ func run(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	go server.Churn(ctx, o.churn)
-
-	args := []string{"--kubeconfig", kubeconfigPath, "--context", "simulated", "--web.listen-address", o.listen,
-		"--pages", "cadvisor,kube-state-metrics"}
+	args := []string{"--kubeconfig", one, "--context", "simulated"}
+	what := "a SIMULATED cluster"
+	if o.clusters > 1 {
+		args = []string{"--kubeconfig", kubeconfigs}
+		what = fmt.Sprintf("%d SIMULATED clusters, each", o.clusters)
+	}
+	args = append(args, "--web.listen-address", o.listen, "--pages", "cadvisor,kube-state-metrics")
 	e, err := startExporter(o.exporter, append(args, o.exporterArgs...))
 	if err != nil {
 		return err
@@ -126,7 +142,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	fmt.Printf(`
-The exporter is running against a SIMULATED cluster of %d nodes and %d pods: nothing it shows was ever measured.
+The exporter is running against %s of %d nodes and %d pods: nothing it shows was ever measured.
 
   %s/                              its state
   %s/metrics                       what Prometheus scrapes
@@ -138,7 +154,7 @@ The exporter is running against a SIMULATED cluster of %d nodes and %d pods: not
   KUBECONFIG=%s    reaches the simulated API server while this runs
 
 Ctrl-C ends it.
-`, o.nodes, o.pods, url, url, url, url, url, kubeconfigPath)
+`, what, o.nodes, o.pods, url, url, url, url, url, one)
 	select {
 	case <-ctx.Done():
 		return e.stop()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -22,9 +23,16 @@ func freeAddress(t *testing.T) string {
 }
 
 func TestTheDemoRunsTheRealExporterAndLeavesNothingBehind(t *testing.T) {
+	for clusters := 1; clusters <= 2; clusters++ {
+		t.Run(fmt.Sprint(clusters), func(t *testing.T) { testDemo(t, clusters) })
+	}
+}
+
+func testDemo(t *testing.T, clusters int) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
-	o, err := parse([]string{"--pods", "20", "--churn", "0", "--listen", freeAddress(t), "--", "--log.level", "warn"})
+	o, err := parse([]string{"--clusters", fmt.Sprint(clusters), "--pods", "20", "--churn", "0", "--listen",
+		freeAddress(t), "--", "--log.level", "warn"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,8 +63,11 @@ func TestTheDemoRunsTheRealExporterAndLeavesNothingBehind(t *testing.T) {
 		}
 	}
 	page := await(url)
+	for strings.Contains(page, "is missing") { // the page waits for the first cluster
+		page = await(url)
+	}
 	// 20 pods of 2 containers with CPU and memory, 3 nodes.
-	if got := strings.Count("\n"+page, "\nkube_metrics_server_"); got != 2*(20*2+3) {
+	if got := strings.Count("\n"+page, "\nkube_metrics_server_"); got != clusters*2*(20*2+3) {
 		t.Errorf("%d samples on the page:\n%s", got, page)
 	}
 
@@ -92,7 +103,7 @@ func TestTheDemoEndsWhenTheExporterDoes(t *testing.T) {
 
 func TestParseRefusesWhatCannotBeSimulated(t *testing.T) {
 	for _, args := range []string{
-		"--nodes 0", "--pods -1", "--containers 0", "--resolution 0s", "--churn -1", "--nonsense", "--pods x",
+		"--clusters 0", "--nodes 0", "--pods -1", "--containers 0", "--resolution 0s", "--churn -1", "--nonsense", "--pods x",
 	} {
 		if _, err := parse(strings.Fields(args)); err == nil {
 			t.Errorf("%s: no error", args)

@@ -42,6 +42,7 @@ type Scope struct {
 	Selector          func(labels map[string]string) bool // of pods; nil: all
 	NoNodes           bool                                // node metrics must not be served
 	PodLabels         []string                            // keys of labels that become label_KEY where a pod has them
+	Cluster           string                              // the label that comes last; "" for none
 }
 
 // API is what describes a cluster, as a control plane does.
@@ -74,7 +75,7 @@ func (r *Reading) Samples(scope Scope) map[string]float64 {
 	samples := make(map[string]float64, 2*len(r.Nodes)+4*len(r.Pods))
 	if !scope.NoNodes {
 		for _, node := range r.Nodes {
-			add(samples, node.Usage, NodeCPU, NodeMemory, fmt.Sprintf(`node="%s"`, escape(node.Name)))
+			add(samples, node.Usage, NodeCPU, NodeMemory, fmt.Sprintf(`node="%s"`, escape(node.Name))+scope.last())
 		}
 	}
 	for _, pod := range r.Pods {
@@ -98,10 +99,25 @@ func (r *Reading) Samples(scope Scope) map[string]float64 {
 					labels += fmt.Sprintf(`,label_%s="%s"`, notInLabelName.ReplaceAllString(key, "_"), escape(value))
 				}
 			}
-			add(samples, container.Usage, PodCPU, PodMemory, labels)
+			add(samples, container.Usage, PodCPU, PodMemory, labels+scope.last())
 		}
 	}
 	return samples
+}
+
+// last is the label of the cluster with the comma before it.
+func (s Scope) last() string {
+	if s.Cluster == "" {
+		return ""
+	}
+	return fmt.Sprintf(`,cluster="%s"`, escape(s.Cluster))
+}
+
+// Served is the page's samples of the four families that are of the scope's cluster.
+func (s Scope) Served(page *exporter.Page) map[string]float64 {
+	served := Served(page)
+	maps.DeleteFunc(served, func(series string, _ float64) bool { return !strings.HasSuffix(series, s.last()+"}") })
+	return served
 }
 
 // notInLabelName is what kube-state-metrics replaces by _ in the names of Kubernetes labels. (It also turns camelCase
@@ -188,7 +204,7 @@ func Equal(ctx context.Context, plane API, e *exporter.Exporter, scope Scope) (*
 			return fmt.Errorf("the API's values changed while the page was read, %d of %d samples", len(changed),
 				len(want))
 		}
-		if differences := Diff(want, Served(page)); differences != nil {
+		if differences := Diff(want, scope.Served(page)); differences != nil {
 			return fmt.Errorf("%d of %d samples differ:\n%s", len(differences), len(want),
 				strings.Join(differences[:min(len(differences), 10)], "\n"))
 		}

@@ -191,6 +191,29 @@ func (p *Page) family(series string) string {
 	return name
 }
 
+// Of is what the page has of one of several clusters.
+func (p *Page) Of(cluster string) *Page {
+	of := *p
+	of.Samples, of.Families = map[string]float64{}, map[string]*dto.MetricFamily{}
+	for series, value := range p.Samples {
+		if strings.HasSuffix(series, fmt.Sprintf("cluster=%q}", cluster)) {
+			of.Samples[series] = value
+		}
+	}
+	for name, family := range p.Families {
+		all := &dto.MetricFamily{Name: family.Name, Help: family.Help, Type: family.Type}
+		for _, metric := range family.GetMetric() {
+			if hasLabels(metric, map[string]string{"cluster": cluster}) {
+				all.Metric = append(all.Metric, metric)
+			}
+		}
+		if len(all.Metric) > 0 {
+			of.Families[name] = all
+		}
+	}
+	return &of
+}
+
 // Family is the page's samples of one family.
 func (p *Page) Family(name string) map[string]float64 {
 	family := map[string]float64{}

@@ -39,12 +39,14 @@ type checker struct {
 	exporter *exporter.Exporter
 	history  *history
 	maxAge   time.Duration
+	cluster  string // of which it checks the samples, where there are several
 
 	mu       sync.Mutex
 	allowed  leniency
 	since    time.Time // when that began to be allowed
 	pages    int
-	slowest  time.Duration // that a page took
+	slowest  time.Duration   // that a page took
+	took     []time.Duration // that pages took since times was called
 	samples  int
 	wrong    []string // the first of them
 	wrongs   int
@@ -79,6 +81,7 @@ func (c *checker) run(ctx context.Context) {
 		switch {
 		case err == nil:
 			c.slowest = max(c.slowest, page.Took)
+			c.took = append(c.took, page.Took)
 			c.judge(page, began, ended, allowed)
 		case page != nil && page.Status == 503 && allowed.refuse:
 		default:
@@ -112,6 +115,9 @@ func (c *checker) judge(page *exporter.Page, began, ended time.Time, allowed len
 			label := map[string]string{}
 			for _, l := range metric.GetLabel() {
 				label[l.GetName()] = l.GetValue()
+			}
+			if label["cluster"] != c.cluster {
+				continue
 			}
 			who, container := owner{label["namespace"], label["pod"]}, label["container"]
 			if i < 2 {
@@ -228,6 +234,15 @@ func (c *checker) continuous(usages []*version[usage], after time.Time, created 
 		}
 	}
 	return false
+}
+
+// times is how long pages have taken since the last call.
+func (c *checker) times() []time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	took := c.took
+	c.took = nil
+	return took
 }
 
 // verdict is what was found so far.

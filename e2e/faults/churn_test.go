@@ -15,7 +15,7 @@ import (
 func (h *Harness) holdsTheLivePods(ctx context.Context, memory int64) error {
 	return within(ctx, 2*interval+recovery, "its cache has the live pods", func(ctx context.Context) error {
 		return await(ctx, func(ctx context.Context) error {
-			page, err := h.Exporter.Scrape(ctx)
+			page, err := h.pageOf(ctx)
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +71,78 @@ func TestReal(t *testing.T) {
 			t.Run(fault.Name, func(t *testing.T) { run(t, fault, h) })
 		}
 		h.Close()
+	}
+}
+
+// TestNeighbours runs the table on one of three clusters of an exporter, of whose others one is real: nothing of these
+// may be wrong, missing or late, and no scrape take longer.
+func TestNeighbours(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	plane, err := Populated(ctx, "../../deploy/kubernetes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(plane.Stop)
+	real, err := RealNeighbour(ctx, "real", plane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(real.Close)
+	simulated, err := SimulatedNeighbour(ctx, "simulated")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(simulated.Close)
+	var mu sync.Mutex
+	var before, during []time.Duration
+	t.Run("faults", func(t *testing.T) {
+		for _, fault := range Simulatable {
+			t.Run(fault.Name, func(t *testing.T) {
+				t.Parallel()
+				o := For(fault)
+				o.Neighbours = []*Neighbour{real, simulated}
+				h, err := Simulated(t.Context(), o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(h.Close)
+				if !fault.Still {
+					time.Sleep(5 * time.Second) // nothing happens
+				}
+				took := func(to *[]time.Duration) {
+					mu.Lock()
+					defer mu.Unlock()
+					for _, c := range h.neighbours {
+						*to = append(*to, c.times()...)
+					}
+				}
+				took(&before)
+				run(t, fault, h)
+				took(&during)
+				for _, c := range h.neighbours {
+					pages, samples, wrongs, wrong := c.verdict()
+					if wrongs > 0 || pages == 0 {
+						t.Errorf("%d pages of %s, %d samples or pages were wrong:\n%s", pages, c.cluster, wrongs,
+							strings.Join(wrong, "\n"))
+					}
+					t.Logf("%d pages and %d samples of %s checked", pages, samples, c.cluster)
+				}
+			})
+		}
+	})
+	p99 := func(all []time.Duration) time.Duration {
+		slices.Sort(all)
+		return all[min(len(all)-1, len(all)*99/100)]
+	}
+	if len(before) < 100 || len(during) < 100 {
+		t.Fatalf("%d and %d scrapes", len(before), len(during))
+	}
+	was, is := p99(before), p99(during)
+	t.Logf("p99 of %d scrapes without a fault %s, of %d with one %s", len(before), was, len(during), is)
+	if is > was*6/5 && is > was+5*time.Millisecond { // of some milliseconds on a busy machine more is chance
+		t.Errorf("p99 of scrapes is %s while a cluster is broken, %s without", is, was)
 	}
 }
 

@@ -64,6 +64,9 @@ type Harness struct {
 	config   string // the exporter's kubeconfig
 	plain    []byte // its content where the exporter has a token, in a simulated cluster
 
+	cluster    string     // its name where there are others beside it
+	neighbours []*checker // of these
+
 	namespaces []string                    // that the exporter serves; none: all
 	mend       func(context.Context) error // of a fault that existed before the exporter
 
@@ -95,6 +98,8 @@ type Options struct {
 	Push bool
 	// Unchecked leaves the checking of pages to the caller.
 	Unchecked bool
+	// Neighbours are other clusters that the exporter reads, to which nothing is done.
+	Neighbours []*Neighbour
 }
 
 // For is the options of a harness for a fault.
@@ -155,6 +160,13 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 			return err
 		}
 	}
+	if len(o.Neighbours) > 0 {
+		h.cluster = "broken"
+		if kubeconfig, err = withNeighbours(kubeconfig, h.cluster, o.Neighbours); err != nil {
+			return err
+		}
+		o.Args = append(o.Args, "--context=*")
+	}
 	if err := os.WriteFile(h.config, kubeconfig, 0o600); err != nil {
 		return err
 	}
@@ -198,13 +210,22 @@ func (h *Harness) start(ctx context.Context, o Options, kubeconfig []byte) (err 
 		return err
 	}
 	h.closers = append(h.closers, h.Exporter.Close)
-	h.checker = &checker{exporter: h.Exporter, history: h.history, maxAge: o.MaxAge, served: map[owner]time.Time{},
+	h.checker = &checker{exporter: h.Exporter, history: h.history, maxAge: o.MaxAge, cluster: h.cluster,
+		served:  map[owner]time.Time{},
 		allowed: leniency{values: behind + h.slow, labels: behind + h.slow}}
 	h.running.Go(func() { h.guardMachine(running) })
 	if o.Before != nil {
 		h.checker.allow(leniency{refuse: true, lose: true, values: behind, labels: behind})
 	} else if err := h.awaitStart(ctx); err != nil {
 		return err
+	}
+	for _, n := range o.Neighbours {
+		c, err := h.checkNeighbour(ctx, n, o.MaxAge)
+		if err != nil {
+			return err
+		}
+		h.neighbours = append(h.neighbours, c)
+		h.running.Go(func() { c.run(running) })
 	}
 	if !o.Unchecked {
 		h.running.Go(func() { h.checker.run(running) })
@@ -407,6 +428,9 @@ func (h *Harness) health(ctx context.Context, want Expect) error {
 	}
 	if err := page.Parse(); err != nil {
 		return err
+	}
+	if h.cluster != "" {
+		page = page.Of(h.cluster)
 	}
 	for _, s := range h.sources() {
 		labels := map[string]string{"resource": s.resource}

@@ -314,7 +314,7 @@ func restored(ctx context.Context, h *Harness) (func(context.Context) error, err
 // awaitWatched returns when the exporter watches as many pods as there are.
 func (h *Harness) awaitWatched(ctx context.Context) error {
 	return await(ctx, func(ctx context.Context) error {
-		page, err := h.Exporter.Scrape(ctx)
+		page, err := h.pageOf(ctx)
 		if err != nil {
 			return err
 		}

@@ -88,35 +88,18 @@ func realHarness(ctx context.Context, plane *controlplane.ControlPlane, o Option
 	credentials func(*Harness) (controlplane.Credentials, error)) (*Harness, error) {
 	o.setDefaults()
 	h := &Harness{Plane: plane, slow: resolution}
-	direct, err := plane.MetricsServerClient()
+	looked, err := lookAt(plane)
 	if err != nil {
 		return nil, err
 	}
-	// While a part of the cluster is down, nothing of it changes.
-	last := &check.Reading{}
 	h.look = func(ctx context.Context) (*check.Reading, error) {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		reading := *last
-		if nodes, err := direct.MetricsV1beta1().NodeMetricses().List(ctx, metav1.ListOptions{}); err == nil {
-			reading.Nodes = nodes.Items
-		}
-		if pods, err := direct.MetricsV1beta1().PodMetricses("").List(ctx, metav1.ListOptions{}); err == nil {
-			reading.Pods = pods.Items
-		}
-		if pods, err := plane.Pods(ctx); err == nil {
-			reading.Metadata = make(map[string]*corev1.Pod, len(pods))
-			for i := range pods {
-				reading.Metadata[pods[i].Namespace+"/"+pods[i].Name] = &pods[i]
-			}
-		}
-		last = &reading
+		reading := looked(ctx)
 		if h.other == nil {
-			return last, nil
+			return reading, nil
 		}
 		// Until the exporter has seen the change it goes on with the one, then with the other: oneCluster tells them
 		// apart.
-		both, second := reading, simulated(h.other)
+		both, second := *reading, simulated(h.other)
 		both.Nodes, both.Pods = slices.Concat(reading.Nodes, second.Nodes), slices.Concat(reading.Pods, second.Pods)
 		both.Metadata = maps.Clone(reading.Metadata)
 		maps.Copy(both.Metadata, second.Metadata)
@@ -139,6 +122,31 @@ func realHarness(ctx context.Context, plane *controlplane.ControlPlane, o Option
 		return nil, err
 	}
 	return h, h.start(ctx, o, kubeconfig)
+}
+
+// lookAt returns what reads a real cluster. While a part of the cluster is down, nothing of it changes.
+func lookAt(plane *controlplane.ControlPlane) (func(context.Context) *check.Reading, error) {
+	direct, err := plane.MetricsServerClient()
+	last := &check.Reading{}
+	return func(ctx context.Context) *check.Reading {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		reading := *last
+		if nodes, err := direct.MetricsV1beta1().NodeMetricses().List(ctx, metav1.ListOptions{}); err == nil {
+			reading.Nodes = nodes.Items
+		}
+		if pods, err := direct.MetricsV1beta1().PodMetricses("").List(ctx, metav1.ListOptions{}); err == nil {
+			reading.Pods = pods.Items
+		}
+		if pods, err := plane.Pods(ctx); err == nil {
+			reading.Metadata = make(map[string]*corev1.Pod, len(pods))
+			for i := range pods {
+				reading.Metadata[pods[i].Namespace+"/"+pods[i].Name] = &pods[i]
+			}
+		}
+		last = &reading
+		return last
+	}, err
 }
 
 // writeToken puts a new token on disk, as a kubelet does: in one step.

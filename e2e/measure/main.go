@@ -6,6 +6,7 @@
 //	go -C e2e run ./measure -simulated -pods 10000
 //	go -C e2e run ./measure -simulated -pods 10000 -pages             # /metrics/cadvisor and /metrics/kube-state-metrics
 //	go -C e2e run ./measure -simulated -pods 10000 -push              # pushing, against not; with -pages: all pages
+//	go -C e2e run ./measure -simulated -pods 100000 -clusters 20      # memory against that with a single cluster
 //	go -C e2e run ./measure -simulated -pods 10000 -baseline BINARY   # memory against that of another exporter
 //
 // The real one shows what is served and how soon, the simulated ones what that costs at sizes that this machine could
@@ -47,6 +48,8 @@ var (
 	pagesFlag  = flag.Bool("pages", false, "measure the extra pages of a simulated cluster, and not the first one")
 	pushFlag   = flag.Bool("push", false, "measure what pushing costs an exporter of a simulated cluster, and nothing "+
 		"else")
+	clustersFlag = flag.Int("clusters", 0, "measure only an exporter of so many simulated clusters, which have the "+
+		"pods in all, against one of a single cluster with as many")
 	onceFlag     = flag.Bool("once", false, "measure only --once on a real control plane")
 	baselineFlag = flag.String("baseline", "", "exporter built from another commit: its memory, without the extra pages, "+
 		"is compared with this one's on a simulated cluster")
@@ -85,8 +88,8 @@ func run(ctx context.Context, args []string) (reached bool, err error) {
 	if len(args) > 0 {
 		return true, serveChild(args)
 	}
-	if (*pagesFlag || *pushFlag || *baselineFlag != "") && !*simulatedFlag {
-		return false, errors.New("-pages, -push and -baseline measure on simulated clusters: give -simulated too")
+	if (*pagesFlag || *pushFlag || *baselineFlag != "" || *clustersFlag > 0) && !*simulatedFlag {
+		return false, errors.New("-pages, -push, -clusters and -baseline measure on simulated clusters: give -simulated too")
 	}
 	if _, err := exporterPath(); err != nil {
 		return false, err
@@ -104,7 +107,11 @@ func run(ctx context.Context, args []string) (reached bool, err error) {
 		if *simulatedFlag {
 			measure, nodes = measureSimulated, max(3, pods/30)
 		}
-		title, results, err := measure(ctx, cmp.Or(*nodesFlag, nodes), pods)
+		nodes = cmp.Or(*nodesFlag, nodes)
+		if *clustersFlag > 0 {
+			measure, nodes = measureClusters, *clustersFlag
+		}
+		title, results, err := measure(ctx, nodes, pods)
 		if err != nil {
 			return false, err
 		}

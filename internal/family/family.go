@@ -24,6 +24,12 @@ type Family struct {
 	Header           *page.Part // its HELP and TYPE
 }
 
+// The pages below the telemetry path.
+const (
+	Cadvisor  = "cadvisor"
+	KubeState = "kube-state-metrics"
+)
+
 // Table is every family, in the order of the pages. Two rows with one name are one family of two sources; the first of
 // them has its Kind and Help.
 type Table []*Family

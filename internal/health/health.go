@@ -2,6 +2,7 @@
 package health
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -68,7 +69,7 @@ func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, missing string) {
 	if missing != "" {
 		if !s.missed && (stayed || first && !s.worked) {
 			s.missed = true
-			slog.Info(t.of(missing), "reason", f.Text)
+			slog.Info(t.Line(missing), "reason", f.Text)
 		}
 		s.failure = nil
 		return
@@ -78,7 +79,7 @@ func (t *Tracker) SetUnhealthy(what string, f *kube.Failure, missing string) {
 	}
 	if !t.logged[reason] && (first || stayed) {
 		t.logged[reason] = true
-		slog.Warn(t.of(f.Text))
+		slog.Warn(t.Line(f.Text))
 	}
 }
 
@@ -89,7 +90,7 @@ func (t *Tracker) SetHealthy(what string) {
 	defer t.mu.Unlock()
 	s := t.state(what)
 	if s.missed {
-		slog.Info(t.of(what + " works again"))
+		slog.Info(t.Line(what + " works again"))
 	}
 	failed := s.failure != nil
 	s.failure, s.reason, s.worked, s.unknown, s.missed = nil, "", true, false, false
@@ -106,7 +107,7 @@ func (t *Tracker) SetHealthy(what string) {
 		return
 	}
 	if len(failing) == 0 {
-		slog.Info(t.of("everything works again"), "after", time.Since(t.began).Round(time.Second).String())
+		slog.Info(t.Line("everything works again"), "after", time.Since(t.began).Round(time.Second).String())
 		clear(t.logged)
 		t.began = time.Time{}
 		return
@@ -115,7 +116,7 @@ func (t *Tracker) SetHealthy(what string) {
 	maps.DeleteFunc(t.logged, func(reason string, _ bool) bool { return !reasons[reason] })
 	if failed && len(t.logged) < before {
 		slices.Sort(failing)
-		slog.Info(t.of(what+" works again"), "still failing", strings.Join(failing, ", "))
+		slog.Info(t.Line(what+" works again"), "still failing", strings.Join(failing, ", "))
 	}
 }
 
@@ -140,14 +141,14 @@ func (t *Tracker) SetNotice(what, text string) {
 	s := t.state(what)
 	if s.notice == "" && text != "" {
 		if s.noticed = time.Now(); s.reason == "" {
-			slog.Warn(t.of(what + ": " + text))
+			slog.Warn(t.Line(what + ": " + text))
 		}
 	}
 	s.notice = text
 }
 
-// of is a line with the cluster that it is about.
-func (t *Tracker) of(line string) string {
+// Line is a line about the cluster, which it ends in.
+func (t *Tracker) Line(line string) string {
 	if t.Cluster == "" {
 		return line
 	}
@@ -164,6 +165,19 @@ func (t *Tracker) state(what string) *state {
 	return t.states[what]
 }
 
+// Why is the text of one thing that does not work, without a time; "" where none is known.
+func (t *Tracker) Why() (text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first := ""
+	for what, s := range t.states {
+		if s.failure != nil && (text == "" || what < first) {
+			first, text = what, s.failure.Text
+		}
+	}
+	return text
+}
+
 // Failures is one line for each thing that does not work: what, since when, and why. None means health.
 func (t *Tracker) Failures() []string {
 	return t.lines("failing since", func(s *state) (string, time.Time) {
@@ -172,6 +186,14 @@ func (t *Tracker) Failures() []string {
 		}
 		return s.failure.Text, s.since
 	})
+}
+
+// Err is the failures as the reason why there are no data; nil where there are none.
+func (t *Tracker) Err() error {
+	if all := t.Failures(); len(all) > 0 {
+		return errors.New("no data: " + strings.Join(all, "; "))
+	}
+	return nil
 }
 
 // Notices is one line for each notice: what it is about, since when, and the text.
@@ -187,7 +209,7 @@ func (t *Tracker) lines(since string, text func(*state) (string, time.Time)) (li
 		if text, at := text(s); text != "" {
 			age := time.Since(at).Round(time.Second)
 			lines = append(lines,
-				t.of(fmt.Sprintf("%s: %s %s (for %s): %s", what, since, at.UTC().Format(time.RFC3339), age, text)))
+				t.Line(fmt.Sprintf("%s: %s %s (for %s): %s", what, since, at.UTC().Format(time.RFC3339), age, text)))
 		}
 	}
 	slices.Sort(lines)

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/util/homedir"
 )
 
@@ -35,6 +36,8 @@ type Source struct {
 	Data    string   // a kubeconfig itself, in place of files
 	Context string   // of theirs; empty means their current one
 	Native  string   // when to answer in place of exec plugins, see NativeMissing; empty is NativeMissing
+
+	isEntry bool // the file is one of a folder, so that no setting chooses its context
 }
 
 // Find says where to find the cluster: in the given kubeconfig (a list as in KUBECONFIG where it holds several); else
@@ -84,19 +87,16 @@ func (s Source) Config() (*rest.Config, error) {
 	if err := s.readable(); err != nil {
 		return nil, err
 	}
-	rules := &clientcmd.ClientConfigLoadingRules{Precedence: s.Files}
-	raw, err := rules.Load()
-	if s.Data != "" {
-		raw, err = clientcmd.Load([]byte(s.Data))
-	}
+	raw, err := s.load()
 	if err != nil {
-		// The parser's own words are left out: they can quote the file, and with it a secret.
-		return nil, misconfigured("cannot read kubeconfig %s: it is not a valid kubeconfig; "+
-			"check it with: kubectl --kubeconfig %[1]s config view", s)
+		return nil, err
 	}
 	name := cmp.Or(s.Context, raw.CurrentContext)
 	all := cmp.Or(strings.Join(slices.Sorted(maps.Keys(raw.Contexts)), ", "), "(it has none)")
 	choose := "set --context (KUBE_CONTEXT) to one of: " + all
+	if s.isEntry {
+		choose = "set its current-context to one of: " + all
+	}
 	switch {
 	case name == "" && len(raw.Contexts) == 0:
 		return nil, misconfigured("no cluster configured: kubeconfig %s has no context; %s", s, mount)
@@ -106,7 +106,7 @@ func (s Source) Config() (*rest.Config, error) {
 		return nil, misconfigured("context %q is not in kubeconfig %s; %s", shown(name), s, choose)
 	}
 	answerNatively(raw.AuthInfos[raw.Contexts[name].AuthInfo], s.Native)
-	config, err := clientcmd.NewNonInteractiveClientConfig(*raw, name, nil, rules).ClientConfig()
+	config, err := clientcmd.NewNonInteractiveClientConfig(*raw, name, nil, s.rules()).ClientConfig()
 	fault := faultOf(raw, raw.Contexts[name], choose)
 	if fault == "" && err != nil {
 		fault = oneLine(err.Error()) + "; correct it there"
@@ -117,6 +117,24 @@ func (s Source) Config() (*rest.Config, error) {
 		return nil, f
 	}
 	return config, nil
+}
+
+func (s Source) rules() *clientcmd.ClientConfigLoadingRules {
+	return &clientcmd.ClientConfigLoadingRules{Precedence: s.Files}
+}
+
+// load reads the kubeconfig, which is empty where there is none.
+func (s Source) load() (*clientcmdapi.Config, error) {
+	raw, err := s.rules().Load()
+	if s.Data != "" {
+		raw, err = clientcmd.Load([]byte(s.Data))
+	}
+	if err != nil {
+		// The parser's own words are left out: they can quote the file, and with it a secret.
+		return nil, misconfigured("cannot read kubeconfig %s: it is not a valid kubeconfig; "+
+			"check it with: kubectl --kubeconfig %[1]s config view", s)
+	}
+	return raw, nil
 }
 
 // mount is the way out where there is no kubeconfig.

@@ -341,7 +341,7 @@ func TestCredentialsThatCannotBeUsed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := write(t, "config", strings.Replace(kubeconfig("https://one", "dev"), "token: "+secret, user, 1))
-			c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {}}
+			c := Cluster{Report: func(_, _, _ string) {}}
 			_, _, err := c.connect(Find(file, ""))
 			if err == nil {
 				t.Fatal("no error")

@@ -4,98 +4,151 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
-
-	"metrics-server-prom/internal/setting"
 )
 
 // kubeconfigEvery is how often the kubeconfig is looked at for changes.
 const kubeconfigEvery = 5 * time.Second
 
-// Settings say which cluster it is.
-type Settings struct {
-	Kubeconfig, Context string // as for Find
-	KubeconfigData      string // a kubeconfig itself, in place of Kubeconfig; as Source.Data
-	Native              string // as Source.Native
-}
-
-// Rows is their part of the table of settings.
-func (s *Settings) Rows() []setting.Row {
-	return []setting.Row{
-		{Flag: "kubeconfig", Env: "KUBECONFIG", Set: setting.FileName(&s.Kubeconfig),
-			Help: "kubeconfig; if not set " + MountedKubeconfig +
-				" if it exists, else in-cluster if in a cluster, else ~/.kube/config"},
-		{Flag: "kubeconfig-data", Env: "KUBECONFIG_DATA", Excludes: "kubeconfig", Set: setData(&s.KubeconfigData),
-			Secret: true, Help: "kubeconfig itself, as YAML or base64 of it, where secrets are handed out as variables"},
-		{Flag: "native-credentials", Env: "NATIVE_CREDENTIALS", Default: NativeMissing,
-			Set:  setting.OneOf(&s.Native, NativeMissing, NativeAlways, NativeNever),
-			Help: "when to answer in place of an exec plugin of EKS, GKE or AKS: where it is missing, always or never"},
-		{Flag: "context", Env: "KUBE_CONTEXT", Set: setting.Name(&s.Context),
-			Help: "context of the kubeconfig; if not set its current one"},
-	}
-}
-
 // Cluster is how the clients of a cluster are made and used.
 type Cluster struct {
-	Settings
+	Name      string // for the log; "" where there is only one
 	UserAgent string // of all requests; empty for client-go's own
 	// Report is told of every request, with the resource as kubectl names it ("pods", "pods.metrics.k8s.io"), the verb
 	// (list, watch, get) and the HTTP status code, or "error" where there was none.
 	Report func(resource, verb, code string)
-	// Failed is told that no cluster is configured, or not correctly, at every look.
+	// Failed is told that the cluster is not configured, or not correctly, at every look.
 	Failed func(*Failure)
-	// Run uses clients until ctx ends. client makes one of a group version; all share their connections.
+	// Run uses clients until ctx ends. client makes one of a group version; all share their connections. When what the
+	// kubeconfig says of the cluster changes, it is ended, and called again with new clients once it has returned.
 	Run func(ctx context.Context, client func(schema.GroupVersion) rest.Interface)
+	// Gone is told that the cluster is not configured any more, and Ended that its last Run has ended after that. Neither
+	// is called where Follow ends.
+	Gone, Ended func()
 }
 
-// Follow runs with the cluster that is configured, as soon as one is, until ctx ends. When the kubeconfig changes it
-// may name another cluster: then Run is ended, and begun with new clients.
-func (c *Cluster) Follow(ctx context.Context) {
+// Clusters are the clusters that are configured, as they come, change and go.
+type Clusters struct {
+	Settings
+	Several bool // as Settings.Several was when the process began
+	// Open is called when a cluster comes. Its name is "" where there is only one, which then never goes.
+	Open func(name string) *Cluster
+	// Looked is told after every look why there are no clusters, or not all of them can be looked at; nil for neither.
+	// One that cannot be looked at stays as it is.
+	Looked func(*Failure)
+
+	at      [32]byte // the fingerprint of the kubeconfig, with what was found there
+	found   map[string]place
+	failed  error
+	members map[string]*member
+	ending  sync.WaitGroup
+	former  map[string]<-chan struct{} // by name: closed when the last one of that name has ended
+}
+
+// place is where a cluster was found. Of one that is unread nothing is known.
+type place struct {
+	source Source
+	print  [32]byte // of what is said there of the cluster
+	unread bool
+}
+
+// member is a cluster that is followed.
+type member struct {
+	place
+	*Cluster
+	stop   context.CancelFunc
+	failed atomic.Bool // it could not be connected to, and is not any more
+}
+
+// Follow runs with each cluster that is configured, from when it is until it is no more or ctx ends. Where the
+// kubeconfig says something else of a cluster than before, that one's Run is ended, and begun with new clients.
+func (s *Clusters) Follow(ctx context.Context) {
+	s.members, s.former = map[string]*member{}, map[string]<-chan struct{}{}
+	defer s.ending.Wait()
 	tick := time.NewTicker(kubeconfigEvery)
 	defer tick.Stop()
-	wait := func() {
+	for ctx.Err() == nil {
+		found, whole, failed := s.look()
+		for name, m := range s.members {
+			if _, there := found[name]; !there && whole {
+				delete(s.members, name)
+				m.Gone()
+				m.stop()
+				ended := s.former[name]
+				s.ending.Go(func() { <-ended; m.Ended() })
+			}
+		}
+		for name, at := range found {
+			switch m := s.members[name]; {
+			case m == nil:
+				s.begin(ctx, name, &member{place: at, Cluster: s.Open(name)})
+			case m.failed.Load(): // files that the kubeconfig names may have come
+				m.stop()
+				s.begin(ctx, name, &member{place: at, Cluster: m.Cluster})
+			case !at.unread && (m.unread || m.print != at.print):
+				slog.Info(of(m.Name, "the kubeconfig has changed: connecting anew"))
+				m.stop()
+				s.begin(ctx, name, &member{place: at, Cluster: m.Cluster})
+			}
+		}
+		for name, ended := range s.former {
+			if s.members[name] == nil {
+				select {
+				case <-ended:
+					delete(s.former, name)
+				default:
+				}
+			}
+		}
+		var f *Failure
+		if failed != nil {
+			f = Explain("connect", failed)
+		}
+		s.Looked(f)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 		}
 	}
-	for ctx.Err() == nil {
-		source := c.source()
-		seen, unread := source.Fingerprint()
-		client, transport, err := c.connect(source)
-		if err != nil {
-			c.Failed(Explain("connect", err))
-			wait()
-			continue
-		}
-		run, stop := context.WithCancel(ctx)
-		var running sync.WaitGroup
-		running.Go(func() { c.Run(run, client) })
-		for changed := false; !changed && ctx.Err() == nil; {
-			wait()
-			now, err := c.source().Fingerprint()
-			changed = err == nil && (unread != nil || now != seen)
-		}
-		if ctx.Err() == nil {
-			slog.Info("the kubeconfig has changed: connecting anew")
-		}
-		stop()
-		running.Wait()
-		transport.close()
-	}
 }
 
-// source is where the cluster is found now.
-func (c *Cluster) source() Source {
-	s := Find(c.Kubeconfig, c.Context)
-	if c.KubeconfigData != "" {
-		s = Source{Data: c.KubeconfigData, Context: c.Context}
+// of is a line of the log with the cluster that it is about.
+func of(cluster, line string) string {
+	if cluster == "" {
+		return line
 	}
-	s.Native = c.Native
-	return s
+	return line + " (cluster " + cluster + ")"
+}
+
+// begin follows a cluster from now on, and from when that of its name has ended.
+func (s *Clusters) begin(ctx context.Context, name string, m *member) {
+	former, ended := s.former[name], make(chan struct{})
+	s.members[name], s.former[name] = m, ended
+	ctx, m.stop = context.WithCancel(ctx)
+	s.ending.Go(func() {
+		defer close(ended)
+		if former != nil {
+			<-former
+		}
+		m.follow(ctx)
+	})
+}
+
+// follow runs with a cluster until ctx ends, unless it is not configured correctly.
+func (m *member) follow(ctx context.Context) {
+	client, transport, err := m.connect(m.source)
+	if err != nil {
+		m.Failed(Explain("connect", err))
+		m.failed.Store(true)
+		return
+	}
+	m.Run(ctx, client)
+	<-ctx.Done()
+	transport.close()
 }
 
 func (c *Cluster) connect(source Source) (of func(schema.GroupVersion) rest.Interface, t *transport, err error) {
@@ -106,6 +159,12 @@ func (c *Cluster) connect(source Source) (of func(schema.GroupVersion) rest.Inte
 	config.UserAgent = c.UserAgent
 	if t, err = newTransport(config, c.Report); err != nil {
 		return nil, nil, err
+	}
+	if c.Name != "" {
+		t.oneOfMany()
+	}
+	if t.exec != nil {
+		t.exec.cluster = c.Name
 	}
 	if _, err = client(config, Core, t); err != nil {
 		t.close()

@@ -25,6 +25,12 @@ import (
 
 func configOf(host string) *rest.Config { return &rest.Config{Host: host} }
 
+// only is a cluster that is the only one, by the current context of a kubeconfig.
+func only(file string, c *Cluster) *Clusters {
+	return &Clusters{Settings: Settings{Kubeconfig: file}, Open: func(string) *Cluster { return c },
+		Looked: func(*Failure) {}}
+}
+
 func TestFollowTheKubeconfig(t *testing.T) {
 	before := slog.Default()
 	t.Cleanup(func() { slog.SetDefault(before) })
@@ -43,7 +49,7 @@ func TestFollowTheKubeconfig(t *testing.T) {
 		var events []string
 		event := func(e string) { mu.Lock(); defer mu.Unlock(); events = append(events, e) }
 		var running atomic.Int32
-		c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {},
+		c := only(file, &Cluster{Report: func(_, _, _ string) {},
 			Failed: func(f *Failure) { event("failed " + f.Reason) },
 			Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 				if running.Add(1) > 1 {
@@ -56,7 +62,7 @@ func TestFollowTheKubeconfig(t *testing.T) {
 				event("ended")
 				running.Add(-1)
 			},
-		}
+		})
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		run := func(host string) string {
@@ -132,7 +138,7 @@ func TestRepairedKubeconfigIsTakenOverWhileThePluginHangs(t *testing.T) {
 	file := write(t, "config", hangs)
 	begun := make(chan string, 10)
 	ended := make(chan time.Time, 10)
-	c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {},
+	c := only(file, &Cluster{Report: func(_, _, _ string) {},
 		Failed: func(f *Failure) { t.Error(f) },
 		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 			core := client(Core)
@@ -142,7 +148,7 @@ func TestRepairedKubeconfigIsTakenOverWhileThePluginHangs(t *testing.T) {
 				t.Errorf("the request ends with: %v", err)
 			}
 			ended <- time.Now()
-		}}
+		}})
 	ctx, stop := context.WithCancel(t.Context())
 	followed := make(chan struct{})
 	go func() { c.Follow(ctx); close(followed) }()
@@ -190,7 +196,7 @@ func TestConnectionsOfAFormerClusterAreClosed(t *testing.T) {
 	runs := 0
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	c := Cluster{Settings: Settings{Kubeconfig: file}, Report: func(_, _, _ string) {},
+	c := only(file, &Cluster{Report: func(_, _, _ string) {},
 		Failed: func(f *Failure) { t.Error(f) },
 		Run: func(ctx context.Context, client func(schema.GroupVersion) rest.Interface) {
 			core := client(Core)
@@ -217,6 +223,6 @@ func TestConnectionsOfAFormerClusterAreClosed(t *testing.T) {
 			}
 			os.Rename(file+"~", file)
 			<-ctx.Done()
-		}}
+		}})
 	c.Follow(ctx)
 }

@@ -9,7 +9,24 @@ import (
 	"k8s.io/klog/v2"
 
 	"metrics-server-prom/internal/redact"
+	"metrics-server-prom/internal/setting"
 )
+
+// Log is how to log.
+type Log struct {
+	Level  slog.Level
+	Format string // text or json
+}
+
+// Rows is its part of the table of settings.
+func (l *Log) Rows() []setting.Row {
+	return []setting.Row{
+		{Flag: "log.level", Env: "LOG_LEVEL", Default: "info", Set: setting.LogLevel(&l.Level),
+			Help: "debug, info, warn or error"},
+		{Flag: "log.format", Env: "LOG_FORMAT", Default: "text", Set: setting.OneOf(&l.Format, "text", "json"),
+			Help: "text or json"},
+	}
+}
 
 // SetLog has everything logged to w, without the credentials of requests. client-go's own log, which has every attempt,
 // is for debugging only: what matters of it is reported as a Failure, once per change of state and with the way out.
@@ -47,22 +64,34 @@ func (w withoutCredentials) Write(line []byte) (int, error) {
 var sent authorizations
 
 type authorizations struct {
-	mu   sync.Mutex
-	last []string // values of the header Authorization, the last one last
+	mu      sync.Mutex
+	senders int      // clusters
+	last    []string // values of the header Authorization, the last one last
 }
 
-// mostSent is how many different credentials are remembered. A token is replaced by its successor, but not everywhere
-// at once.
+// mostSent is how many different credentials are remembered of each cluster. A token is replaced by its successor, but
+// not everywhere at once.
 const mostSent = 4
+
+// begin says that there is another cluster, or one less.
+func (c *authorizations) begin(clusters int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.senders += clusters
+}
 
 // keep remembers a value of the header Authorization.
 func (c *authorizations) keep(authorization string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if authorization != "" && !slices.Contains(c.last, authorization) {
-		c.last = append(c.last, authorization)
-		c.last = c.last[max(0, len(c.last)-mostSent):]
+	if authorization == "" {
+		return
 	}
+	if i := slices.Index(c.last, authorization); i >= 0 {
+		c.last = slices.Delete(c.last, i, i+1)
+	}
+	c.last = append(c.last, authorization)
+	c.last = c.last[max(0, len(c.last)-mostSent*max(1, c.senders)):]
 }
 
 // without is the text without any of the credentials, or the beginning of one.

@@ -73,6 +73,34 @@ func TestCredentialsThatWereReplacedAreHiddenForAWhile(t *testing.T) {
 	}
 }
 
+func TestCredentialsOfEachClusterAreHidden(t *testing.T) {
+	var c authorizations
+	token := func(i int) string { return fmt.Sprintf("%d-is-the-number", i) }
+	const clusters = 20
+	c.begin(clusters)
+	for range 3 {
+		for i := range clusters {
+			c.keep("Bearer " + token(i))
+		}
+	}
+	for i := range mostSent * (clusters - 1) { // one cluster's tokens, all others going on
+		c.keep("Bearer new" + token(i))
+		for i := range clusters {
+			c.keep("Bearer " + token(i))
+		}
+	}
+	for i := range clusters {
+		if strings.Contains(c.without(token(i)), token(i)) {
+			t.Errorf("the token of cluster %d is shown", i)
+		}
+	}
+	c.begin(1 - clusters)
+	c.keep("Bearer " + token(0))
+	if len(c.last) != mostSent {
+		t.Errorf("%d are kept of one cluster", len(c.last))
+	}
+}
+
 func TestLogLinesAreWrittenWithoutCredentials(t *testing.T) {
 	sent.keep("Bearer written-to-the-log")
 	var log strings.Builder

@@ -46,6 +46,7 @@ const useToken = "use a kubeconfig with a service account's token, see deploy/ou
 type plugin struct {
 	below   http.RoundTripper
 	config  *clientcmdapi.ExecConfig
+	cluster string          // for the log
 	native  string          // the name of the plugin in place of which this program answers, "" where it does not
 	env     []string        // of the plugin
 	time    time.Duration   // how long it may run
@@ -189,7 +190,7 @@ func (p *plugin) begin() *pluginRun {
 			p.last = run
 		} else if p.last != nil && p.life.Err() == nil {
 			if p.last.postpone(); !p.last.failed {
-				slog.Warn("credentials cannot be renewed; those in use are still valid",
+				slog.Warn(of(p.cluster, "credentials cannot be renewed; those in use are still valid"),
 					"until", p.last.expires.Format(time.RFC3339), "err", Explain("renew credentials", run.err).Text)
 			}
 			p.last.failed = true

@@ -37,6 +37,7 @@ type transport struct {
 	client      *http.Client
 	connections *connrotation.Dialer
 	end         context.CancelFunc // of a plugin that runs
+	exec        *plugin            // nil where there is none
 }
 
 // newTransport makes the HTTP client for a cluster. Each request that is sent is reported, see Cluster.Report.
@@ -82,7 +83,7 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 		if err != nil {
 			return nil, misconfigured("cannot use the kubeconfig's exec plugin: %s; correct it there", err)
 		}
-		certificate = &clienttransport.GetCertHolder{GetCert: p.clientCertificate}
+		t.exec, certificate = p, &clienttransport.GetCertHolder{GetCert: p.clientCertificate}
 		c.Wrap(func(next http.RoundTripper) http.RoundTripper { p.below = next; return p })
 	}
 	c.ExecProvider = nil
@@ -97,16 +98,34 @@ func newTransport(config *rest.Config, report func(resource, verb, code string))
 	}
 	// client-go authorizes every request, and so the one to another server that a redirect leads to.
 	t.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	sent.begin(1)
 	return t, nil
+}
+
+// windowOfMany is how many bytes of a body a server may send ahead of the one who reads it, where there are several
+// clusters: all begin together, and what is not read yet is in memory. It is net/http's 4 MiB otherwise.
+const windowOfMany = 256 << 10
+
+// oneOfMany has a client wait with little in memory.
+func (t *transport) oneOfMany() {
+	if h := innermost(t.client.Transport); h != nil {
+		h.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: windowOfMany}
+	}
+}
+
+// innermost is the transport that sends requests; nil where that is another one.
+func innermost(rt http.RoundTripper) *http.Transport {
+	for w, ok := rt.(utilnet.RoundTripperWrapper); ok; w, ok = rt.(utilnet.RoundTripperWrapper) {
+		rt = w.WrappedRoundTripper()
+	}
+	t, _ := rt.(*http.Transport)
+	return t
 }
 
 // limit bounds the headers of answers, and tells of proxies that do not connect.
 func limit(rt http.RoundTripper) {
-	for w, ok := rt.(utilnet.RoundTripperWrapper); ok; w, ok = rt.(utilnet.RoundTripperWrapper) {
-		rt = w.WrappedRoundTripper()
-	}
-	t, ok := rt.(*http.Transport)
-	if !ok {
+	t := innermost(rt)
+	if t == nil {
 		return
 	}
 	t.MaxResponseHeaderBytes = maxHeader
@@ -122,6 +141,7 @@ func limit(rt http.RoundTripper) {
 func (t *transport) close() {
 	t.end()
 	t.disconnect()
+	sent.begin(-1)
 }
 
 // disconnect closes all connections, those in use as well.

@@ -2,6 +2,7 @@ package objects
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -34,7 +35,8 @@ func (a *All) Run(ctx context.Context) {
 }
 
 // Parts waits until the objects are current, pods only where their state is asked for, and returns the parts of pods
-// and of the resources that are wanted, each by family. It fails where nothing is known of the pods.
+// and of the resources that are wanted, each by family. It fails where nothing is known of the pods, and where ctx is
+// canceled before all is current; a deadline only ends the waiting.
 func (a *All) Parts(ctx context.Context, pods bool, wanted func(resource string) bool) (all [][][]*page.Part,
 	err error) {
 	if pods {
@@ -45,7 +47,11 @@ func (a *All) Parts(ctx context.Context, pods bool, wanted func(resource string)
 	}
 	for _, o := range a.Others {
 		if wanted(o.Watch.Resource) {
-			all = append(all, o.Parts(ctx, a.Pods)...)
+			parts := o.Parts(ctx, a.Pods)
+			if parts == nil && errors.Is(ctx.Err(), context.Canceled) {
+				return nil, ctx.Err()
+			}
+			all = append(all, parts...)
 		}
 	}
 	return all, nil

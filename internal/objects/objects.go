@@ -74,9 +74,6 @@ func (s *Source[V]) isMissing(namespace string) bool {
 		(time.Since(state.Since) > s.options.MaxAge || s.options.Optional != "" && state.Refused())
 }
 
-// compressors are shared by all sources, and left to the garbage collector between scrapes.
-var compressors = sync.Pool{New: func() any { return new(page.Compressor) }}
-
 // Parts returns what is known as parts, by family and in the order of the objects. Of leaves that were there at the
 // last call nothing is rendered anew. Where nothing at all has changed it returns the same slice. Call Ready before.
 func (s *Source[V]) Parts() [][]*page.Part {
@@ -99,8 +96,8 @@ func (s *Source[V]) show() ([][]*page.Part, []string) {
 	for i, leaf := range s.leaves {
 		known[leaf] = s.rendered[i]
 	}
-	c := compressors.Get().(*page.Compressor)
-	defer compressors.Put(c)
+	c := page.Borrow()
+	defer c.Return()
 	s.missing, s.leaves, s.rendered = missing, leaves, make([][]*page.Part, len(leaves))
 	s.parts = make([][]*page.Part, len(s.options.Render(c, nil)))
 	for i, leaf := range leaves {

@@ -177,7 +177,7 @@ func (s *Other) Known(ctx context.Context, pods *Source[sample.Text]) []*store.L
 		all = append(all, leaf.Entries...)
 	}
 	all = append(all, s.guess.Entries(pods.Store.Leaves(), guessed)...)
-	slices.SortFunc(all, func(a, b store.Entry[string]) int { return a.Compare(b.Key) })
+	store.Sort(all)
 	return []*store.Leaf[string]{{Entries: all}}
 }
 

@@ -14,6 +14,7 @@ import (
 	"hash/crc32"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -48,6 +49,25 @@ type Compressor struct {
 	buf     []byte       // collects the small writes of a text, because the deflate writer and the CRC are slow at those
 	part    *Part        // nil until there is text for it
 	out     bytes.Buffer // the part's deflate blocks
+}
+
+// compressors are left to the garbage collector while nobody uses them, and no more are used at once than there are
+// cores: more would take memory, and no less time.
+var (
+	compressors = sync.Pool{New: func() any { return new(Compressor) }}
+	limit       = make(chan struct{}, runtime.GOMAXPROCS(0))
+)
+
+// Borrow returns a compressor, when there is one, for something that nothing is waited for in. All share a few.
+func Borrow() *Compressor {
+	limit <- struct{}{}
+	return compressors.Get().(*Compressor)
+}
+
+// Return gives a borrowed compressor back. All text written has become Parts.
+func (c *Compressor) Return() {
+	compressors.Put(c)
+	<-limit
 }
 
 // bufLen is how much text is handed to the deflate writer at once.

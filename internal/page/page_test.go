@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -281,5 +282,30 @@ func BenchmarkServe(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// TestNoMoreCompressorsThanCores has many borrow one at once.
+func TestNoMoreCompressorsThanCores(t *testing.T) {
+	var borrowed, most atomic.Int32
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			c := Borrow()
+			defer c.Return()
+			defer borrowed.Add(-1)
+			if n := borrowed.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			runtime.Gosched()
+			c.Write([]byte("a text"))
+			if p := c.Part(); p.size != 6 {
+				t.Errorf("a part of %d bytes", p.size)
+			}
+		})
+	}
+	all.Wait()
+	if n := int(most.Load()); n > cap(limit) || n == 0 {
+		t.Errorf("%d are borrowed at once", n)
 	}
 }

@@ -98,13 +98,19 @@ func (p *Pusher) Register(self *selfmetrics.Scope) {
 }
 
 // Target has the labels that all series of a job have in common.
-func (p *Pusher) Target(job string) *remotewrite.Target {
-	t, _ := p.target(job) // an error is one of Check's
+func (p *Pusher) Target(job string) *remotewrite.Target { return p.TargetOf(job, "") }
+
+// TargetOf is Target for the series of a job that are of a cluster; "" for none.
+func (p *Pusher) TargetOf(job, cluster string) *remotewrite.Target {
+	t, _ := p.target(job, cluster) // an error is one of Check's
 	return t
 }
 
-func (p *Pusher) target(job string) (*remotewrite.Target, error) {
+func (p *Pusher) target(job, cluster string) (*remotewrite.Target, error) {
 	labels := label.Append(nil, "job", job, "instance", p.Instance)
+	if cluster != "" {
+		labels = label.Append(labels, "cluster", cluster)
+	}
 	if p.ExtraLabels != "" {
 		labels = label.Append(labels, "", p.ExtraLabels)
 	}

@@ -165,7 +165,7 @@ func (p *Pusher) Check(taken []string) error {
 			return fmt.Errorf("--push.instance (PUSH_INSTANCE) is not set, and this host has no name: %w", err)
 		}
 	}
-	_, err = p.target("any")
+	_, err = p.target("any", "")
 	return err
 }
 

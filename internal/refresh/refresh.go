@@ -42,6 +42,9 @@ type Loop struct {
 	Interval func() time.Duration
 	// Cutoff ends an attempt that hangs.
 	Cutoff time.Duration
+	// Spread has the first interval after an attempt that worked be a random part of it, so that loops which have begun
+	// together do not go on together.
+	Spread bool
 	// Read makes an attempt; nobody sees its result yet.
 	Read func(ctx context.Context, a Attempt) error
 	// Publish makes the attempt's result visible. err is what Read returned, or ErrMissed. It returns the pause that the
@@ -64,6 +67,7 @@ type Loop struct {
 
 // Run makes attempts until ctx ends.
 func (l *Loop) Run(ctx context.Context) {
+	spread := l.Spread
 	for failures := 0; ctx.Err() == nil; {
 		a, before := l.begin()
 		attempt, cancel := context.WithTimeout(ctx, l.Cutoff)
@@ -83,7 +87,11 @@ func (l *Loop) Run(ctx context.Context) {
 		var due, notBefore time.Time
 		if err == nil {
 			failures = 0
-			due = a.Began.Add(l.Interval())
+			interval := l.Interval()
+			if spread {
+				spread, interval = false, rand.N(interval)
+			}
+			due = a.Began.Add(interval)
 		} else {
 			backoff := min(firstPause<<min(failures, 16), l.Interval())
 			failures++

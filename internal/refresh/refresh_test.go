@@ -616,3 +616,27 @@ func TestBroadcastWakesAllWhoWait(t *testing.T) {
 		}
 	})
 }
+
+// TestSpread has only the first interval be a random part of it, of loops that begin together.
+func TestSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		seen := map[time.Duration]bool{}
+		for range 20 {
+			r := newTrial(t, after(0), nil)
+			r.Spread = true
+			got := r.runFor(50 * time.Second)
+			first := got[1].began
+			if seen[first] = true; first >= 15*time.Second {
+				t.Errorf("the second attempt is made after %s", first)
+			}
+			for i := 2; i < len(got); i++ {
+				if gap := got[i].began - got[i-1].began; gap != 15*time.Second {
+					t.Errorf("attempt %d is made after %s", i, gap)
+				}
+			}
+		}
+		if len(seen) < 15 {
+			t.Errorf("only %d of 20 loops are apart", len(seen))
+		}
+	})
+}

@@ -50,6 +50,9 @@ func (s *Settings) Rows(pages ...string) []setting.Row {
 
 // Check returns what contradicts what among settings that are valid each by itself.
 func (s *Settings) Check() error {
+	if err := s.Settings.Check(); err != nil {
+		return err
+	}
 	if s.RefreshInterval >= s.MaxAge {
 		return fmt.Errorf("--refresh-interval (REFRESH_INTERVAL) is %s and --max-age (MAX_AGE) is %s: samples would be too "+
 			"old before the next are read; set --max-age to several times --refresh-interval", s.RefreshInterval, s.MaxAge)

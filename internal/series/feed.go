@@ -1,7 +1,6 @@
 package series
 
 import (
-	"bytes"
 	"context"
 	"errors"
 
@@ -47,7 +46,7 @@ type Feed struct {
 	Known    func(context.Context) Known // waits as a scrape does until what there is is current
 	Failed   func(context.Context) error // what has failed, where something has, or that the context has ended
 	Pulse    *refresh.Pulse
-	Self     *selfmetrics.Registry
+	Self     *selfmetrics.Registry // nil for none, which Several adds
 
 	receiver *receiver // of the pushes at the interval
 }
@@ -75,10 +74,11 @@ func (f *Feed) Push(ctx context.Context, out *push.Out, once bool) error {
 
 // add adds what is known, as scrapes of the pages would find it.
 func (f *Feed) add(p *pushed, k *Known) error {
-	var self bytes.Buffer
-	f.Self.Write(&self)
-	selfmetrics.WriteProcess(&self)
-	all := []error{p.addSelf(self.Bytes()), p.addUp(k.serves)}
+	var all []error
+	if f.Self != nil {
+		all = append(all, p.addSelf(f.selfText()))
+	}
+	all = append(all, p.addUp(k.serves))
 	for i, namespace := range append([]string{""}, f.Scope.Each()...) {
 		key, resource, read := "pods/"+namespace, "pods", nothing
 		if i == 0 {

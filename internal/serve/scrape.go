@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"metrics-server-prom/internal/page"
@@ -74,8 +73,6 @@ func Page(w http.ResponseWriter, r *http.Request, contentType string, p *page.Pa
 	}
 }
 
-var compressors = sync.Pool{New: func() any { return new(page.Compressor) }}
-
 // Text answers with a text, which is compressed for a client that takes it so.
 func Text(w http.ResponseWriter, r *http.Request, contentType string, text []byte) {
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime))
@@ -83,10 +80,11 @@ func Text(w http.ResponseWriter, r *http.Request, contentType string, text []byt
 	switch {
 	case !ok:
 	case gzip:
-		c := compressors.Get().(*page.Compressor)
-		defer compressors.Put(c)
+		c := page.Borrow()
 		c.Write(text)
-		answer(w, r, contentType, page.New(c.Part()), true)
+		compressed := c.Part()
+		c.Return() // before the client takes its time
+		answer(w, r, contentType, page.New(compressed), true)
 	default:
 		w.Header().Set("Content-Type", contentType)
 		w.Header().Set("Content-Length", strconv.Itoa(len(text)))

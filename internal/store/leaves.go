@@ -36,6 +36,11 @@ func (k Key) Compare(other Key) int {
 	return strings.Compare(k.Name, other.Name)
 }
 
+// Sort brings entries in the order of their keys.
+func Sort[V comparable](all []Entry[V]) {
+	slices.SortFunc(all, func(a, b Entry[V]) int { return a.Compare(b.Key) })
+}
+
 // replace takes over what there is of a namespace, or of the cluster for "". It uses the memory of the list, which has
 // at least as many entries.
 func (l *leaves[V]) replace(scope string, objects map[string]map[string]*Object[V], list []Entry[V]) {
@@ -48,7 +53,7 @@ func (l *leaves[V]) replace(scope string, objects map[string]map[string]*Object[
 			for name, o := range objects[namespace] {
 				list = append(list, Entry[V]{Key{namespace, name}, o})
 			}
-			slices.SortFunc(list[begin:], func(a, b Entry[V]) int { return strings.Compare(a.Name, b.Name) })
+			Sort(list[begin:])
 		}
 	}
 	if scope == "" {

@@ -1,6 +1,7 @@
 package top
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"math"
@@ -28,7 +29,8 @@ type answer struct {
 	step              time.Duration // of the history
 	recorded, since   time.Time     // its newest and its first value; zero for none
 	missing           []string
-	watched           int // pods
+	clusters          []string // all, where they have names
+	watched           int      // pods
 }
 
 // patience is how long an answer waits for current data, such as the first ones.
@@ -39,28 +41,85 @@ func (p *Page) answer(ctx context.Context, q query) *answer {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	p.Wait(ctx)
-	source := p.Source()
-	a := &answer{query: q, version: p.Version, time: time.Now(), period: source.Period, watched: source.Watched}
-	a.failures, a.notices = p.State()
-	p.history.mu.Lock()
-	defer p.history.mu.Unlock()
-	p.history.begin(&source, p.Interval)
-	s := newScan(source.Others, &q)
-	defer s.release()
-	look := &look{answer: a, source: &source, scan: s, history: &p.history, best: best{query: &q}}
-	look.look()
-	a.step, a.recorded, a.since = p.history.step, p.history.opened, p.history.since
-	a.missing = append(missingRights(&source), p.history.missing(q.level)...)
+	sources := p.Sources()
+	none := noSum()
+	a := &answer{query: q, version: p.Version, time: time.Now(), totals: newRow(place{}, &none, 0)}
+	a.counts[nodes] = -1
+	a.failures, a.notices = p.State(q.cluster)
+	best := &best{query: &q}
+	for i := range sources {
+		if s := &sources[i]; q.cluster == "" || q.cluster == s.Name {
+			p.look(a, s, p.historyOf(s.Name, len(sources)), best)
+		}
+	}
+	slices.SortFunc(best.rows, func(x, y *row) int { return best.compare(&x.place, &y.place) })
+	a.rows = best.rows
+	for i := range sources {
+		s := &sources[i]
+		if p.show(a, s, p.historyOf(s.Name, len(sources))); s.Name != "" {
+			a.clusters = append(a.clusters, s.Name)
+		}
+	}
 	return a
 }
 
-// look is how an answer comes about.
+// look adds to an answer what there is of a cluster.
+func (p *Page) look(a *answer, source *Source, h *history, best *best) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.begin(source, p.Interval)
+	s := newScan(source.Others, best.query)
+	defer s.release()
+	own := &answer{query: a.query, time: a.time}
+	l := &look{answer: own, source: source, scan: s, history: h, best: best}
+	l.look()
+	for i, n := range own.counts {
+		if n >= 0 {
+			a.counts[i] = max(a.counts[i], 0) + n
+		}
+	}
+	a.totals.total(own.totals)
+	a.found, a.watched, a.period = a.found+own.found, a.watched+source.Watched, max(a.period, source.Period)
+	if a.newest = max(a.newest, own.newest); own.oldest != 0 && (a.oldest == 0 || own.oldest < a.oldest) {
+		a.oldest = own.oldest
+	}
+	a.step = cmp.Or(a.step, h.step)
+	if a.recorded.Before(h.opened) {
+		a.recorded = h.opened
+	}
+	if a.since.Before(h.since) {
+		a.since = h.since
+	}
+	for _, text := range append(missingRights(source), h.missing(a.query.level)...) {
+		if source.Name != "" {
+			text += " (cluster " + source.Name + ")"
+		}
+		a.missing = append(a.missing, text)
+	}
+}
+
+// show adds to the rows of a cluster what is wanted only of the first rows.
+func (p *Page) show(a *answer, source *Source, h *history) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range a.rows {
+		if r.cluster != source.Name {
+			continue
+		}
+		if a.query.level == nodes {
+			r.more[0], r.more[1] = source.Others.Allocatable(r.name)
+		}
+		h.show(a.query.level, r, a.time)
+	}
+}
+
+// look is how what there is of a cluster comes about.
 type look struct {
 	*answer
 	source  *Source
 	scan    *scan
 	history *history
-	best    best
+	best    *best
 }
 
 func (l *look) look() {
@@ -89,14 +148,6 @@ func (l *look) look() {
 		l.scanPods(q.filters() || q.sort > byMemory, l.container)
 	}
 	l.nodes()
-	slices.SortFunc(l.best.rows, func(x, y *row) int { return l.best.compare(&x.place, &y.place) })
-	l.rows = l.best.rows
-	for _, r := range l.rows {
-		if q.level == nodes {
-			r.more[0], r.more[1] = l.source.Others.Allocatable(r.name)
-		}
-		l.history.show(q.level, r, l.time)
-	}
 }
 
 // stamp takes in the age of a batch. The clock of a node that is ahead makes nothing newer than now.
@@ -145,6 +196,7 @@ func (l *look) key(s *sum, hash func() uint64) float64 {
 // offer takes in a row if it is among the first so far.
 func (l *look) offer(at place, s *sum, hash uint64) {
 	l.found++
+	at.cluster = l.source.Name
 	if at.key = l.key(s, func() uint64 { return hash }); l.best.takes(&at) {
 		l.best.add(newRow(at, s, hash))
 	}
@@ -191,7 +243,8 @@ func (l *look) workloads() {
 			continue
 		}
 		l.found++
-		at := place{key: l.key(&load.sum, func() uint64 { return load.hash }), namespace: l.scan.spaces[load.space].name}
+		at := place{key: l.key(&load.sum, func() uint64 { return load.hash }), namespace: l.scan.spaces[load.space].name,
+			cluster: l.source.Name}
 		if !l.best.rejects(at.key) {
 			if at.name = l.scan.workload(load.object); l.best.takes(&at) {
 				l.best.add(newRow(at, &load.sum, load.hash))
@@ -209,7 +262,7 @@ func (l *look) pod(p *pod) {
 		}
 	}
 	l.found++
-	var at place
+	at := place{cluster: l.source.Name}
 	name := func() uint64 { return hash(l.scan.spaceOf(p).name, "", p.name()) }
 	switch q.sort {
 	case byCPU:
@@ -256,7 +309,7 @@ func (l *look) container(p *pod) {
 		if q.sort.ofShare() {
 			s = l.scan.container(l.scan.groupOf(p), p, i)
 		}
-		at := place{key: l.key(&s, nil)}
+		at := place{key: l.key(&s, nil), cluster: l.source.Name}
 		if l.best.rejects(at.key) {
 			continue
 		}
@@ -347,6 +400,9 @@ func (a *answer) appendJSON(to []byte) []byte {
 	w.open('{')
 	w.text("version", a.version)
 	w.number("time", float64(a.time.UnixMilli())/1e3)
+	if a.clusters != nil {
+		w.texts("clusters", a.clusters)
+	}
 	w.key("state").open('{')
 	w.key("ok").raw(strconv.FormatBool(len(a.failures) == 0))
 	w.texts("failures", a.failures)
@@ -373,7 +429,7 @@ func (a *answer) appendJSON(to []byte) []byte {
 	w.number("found", float64(a.found))
 	w.key("rows").open('[')
 	for _, r := range a.rows {
-		w.row(a.query.level, r)
+		w.row(a.query.level, r, a.step)
 	}
 	w.close(']')
 	w.key("history").open('{')
@@ -390,9 +446,13 @@ func (a *answer) appendJSON(to []byte) []byte {
 	return append(w.to, '\n')
 }
 
-func (w *writer) row(l level, r *row) {
+// row writes a row; step is that of the history unless the row says another one.
+func (w *writer) row(l level, r *row, step time.Duration) {
 	w.open('{')
 	w.text("name", r.name)
+	if r.cluster != "" {
+		w.text("cluster", r.cluster)
+	}
 	if r.namespace != "" {
 		w.text("namespace", r.namespace)
 	}
@@ -414,6 +474,9 @@ func (w *writer) row(l level, r *row) {
 		w.number("containers", float64(r.containers))
 	}
 	w.figures(r)
+	if r.step != 0 && r.step != step {
+		w.number("historyStep", r.step.Seconds())
+	}
 	for i, past := range r.past {
 		if past != nil {
 			w.values(figureNames[i]+"History", past)

@@ -51,6 +51,7 @@ func TestMain(m *testing.M) {
 type cluster struct {
 	tb       testing.TB
 	page     Page
+	of       *Page // that shows the cluster
 	source   Source
 	store    *store.Store[sample.Text]
 	keep     *watch.Watch[sample.Text] // for what it keeps of a pod
@@ -98,10 +99,10 @@ func newCluster(tb testing.TB, watched ...string) *cluster {
 	c.source.Others, _ = objects.NewOthers(&objects.Cluster{Client: c.client, Namespaces: []string{""},
 		MaxAge: 5 * time.Minute, Pulse: c.pulse, Health: &c.health, Self: c.registry.Scope("")}, rows,
 		[]string{"kube_node_status_allocatable", "kube_node_status_capacity", "kube_replicaset_owner"})
-	c.page = Page{Version: "1.2.3", Interval: 15 * time.Second, Source: func() Source { return c.source },
-		State: func() (failures, notices []string) { return c.health.Failures(), c.health.Notices() },
+	c.page = Page{Version: "1.2.3", Interval: 15 * time.Second, Sources: func() []Source { return []Source{c.source} },
+		State: func(string) (failures, notices []string) { return c.health.Failures(), c.health.Notices() },
 		Wait:  func(context.Context) {}, Links: []string{"/metrics"}}
-	c.handlers = c.page.Handlers()
+	c.handlers, c.of = c.page.Handlers(), &c.page
 	return c
 }
 
@@ -260,7 +261,7 @@ func (c *cluster) refreshOnly(lists ...*usage.List) {
 	for _, l := range lists {
 		a := refresh.Attempt{Began: time.Now()}
 		l.Loop.Publish(a, l.Loop.Read(c.tb.Context(), a))
-		c.page.Observe(l)
+		c.of.Observe(c.source, l)
 	}
 }
 
@@ -277,9 +278,10 @@ func (c *cluster) get(address string, header ...string) *httptest.ResponseRecord
 
 // answered is an answer in JSON as a client reads it.
 type answered struct {
-	Version string
-	Time    float64
-	State   struct {
+	Version  string
+	Time     float64
+	Clusters []string
+	State    struct {
 		OK                bool
 		Failures, Notices []string
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"metrics-server-prom/internal/usage"
@@ -25,6 +26,7 @@ const (
 // history keeps CPU and memory of each row of most levels, as each reading of the lists in the last 15 minutes had
 // them. A column is the values of one moment: of lists that are read one after the other, it has one value each.
 type history struct {
+	share  atomic.Int64 // of how many clusters there is history, in one's share of maxBytes each; 0 is 1
 	mu     sync.Mutex
 	timer  *time.Timer             // runs out when nobody has asked for long
 	of     *usage.List             // the first list of the connection; nil while nothing is kept
@@ -56,7 +58,9 @@ const chunkLen = 128
 
 // capacity is how many rows there may be. One takes its codes, its last, its place among the free, and that in a map,
 // each in something that has just grown.
-func (h *history) capacity() int { return h.maxBytes / (int(h.width)*4 + 56) }
+func (h *history) capacity() int {
+	return h.maxBytes / max(1, int(h.share.Load())) / (int(h.width)*4 + 56)
+}
 
 // seed is that of the hashes of names. Two of some ten thousand rows do not have the same one by chance.
 var seed = maphash.MakeSeed()
@@ -360,7 +364,7 @@ func (h *history) show(l level, r *row, now time.Time) {
 		if n := len(past); math.IsNaN(past[n-1]) && h.belongs(now) {
 			past[n-1] = r.of[figure]
 		}
-		r.past[figure] = past
+		r.past[figure], r.step = past, h.step
 	}
 }
 

@@ -225,7 +225,7 @@ func TestAnotherConnection(t *testing.T) {
 		}
 		other.reads("2")
 		c.source = other.source
-		c.page.Observe(before.Lists[1]) // still on its way
+		c.page.Observe(c.source, before.Lists[1]) // still on its way
 		if a := c.ask("level=pods"); past(a.Rows[0]) != "2" {
 			t.Errorf("%v", a.Rows)
 		}
@@ -241,7 +241,7 @@ func TestWhatExpiresIsNoReading(t *testing.T) {
 		time.Sleep(time.Minute)
 		for _, l := range c.source.Lists {
 			l.Loop.Expire()
-			c.page.Observe(l)
+			c.page.Observe(c.source, l)
 		}
 		if a := c.ask("level=pods"); past(a.Rows[0]) != "1" {
 			t.Errorf("%v", a.Rows)
@@ -249,7 +249,7 @@ func TestWhatExpiresIsNoReading(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		for _, l := range c.source.Lists {
 			l.Loop.Expire()
-			c.page.Observe(l)
+			c.page.Observe(c.source, l)
 		}
 		if a := c.ask("level=pods"); len(a.Rows) > 0 || a.Totals["pods"] != 0 {
 			t.Errorf("after they have expired: %+v", a)

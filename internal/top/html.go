@@ -167,7 +167,7 @@ func (q *query) title() string {
 		title += " on " + q.node
 	}
 	of := " of "
-	for _, name := range []string{q.namespace, q.workload, q.pod} {
+	for _, name := range []string{q.cluster, q.namespace, q.workload, q.pod} {
 		if name != "" {
 			title, of = title+of+name, " / "
 		}
@@ -178,6 +178,9 @@ func (q *query) title() string {
 // inside is the query for what a row consists of; false for a container.
 func (q query) inside(r *row) (query, bool) {
 	q.q = ""
+	if r.cluster != "" {
+		q.cluster = r.cluster
+	}
 	if r.namespace != "" {
 		q.namespace = r.namespace
 	}
@@ -213,6 +216,9 @@ func appendRow(to []byte, q *query, r *row) []byte {
 	}
 	if r.object != nil {
 		about = append(about, label.NodeName(r.object.Value))
+	}
+	if r.cluster != "" && q.cluster == "" {
+		about = append(about, r.cluster)
 	}
 	to = fmt.Appendf(to, `<tr><th scope="row">%s <small>%s</small></th><td class="ns">%s</td>`, name,
 		html.EscapeString(strings.Join(about, " · ")), html.EscapeString(r.namespace))

@@ -32,11 +32,11 @@ const maxLimit = 500
 type query struct {
 	level level
 	// Rows are those that have a pod of these, "" for any. A row's figures are those of the row as a whole.
-	namespace, workload, pod, node string
-	q, part                        string // a part of a name that rows have, and the same in lower case
-	sort                           order
-	desc                           bool
-	limit                          int
+	cluster, namespace, workload, pod, node string
+	q, part                                 string // a part of a name that rows have, and the same in lower case
+	sort                                    order
+	desc                                    bool
+	limit                                   int
 }
 
 // parameters are those of a query's URL, but for the ones that name a filter.
@@ -52,6 +52,9 @@ func parseQuery(raw string) (q query, err error) {
 	}
 	set := func(name, value string) error {
 		switch name {
+		case "cluster":
+			q.cluster = value
+			return nil
 		case "level":
 			return choose(&q.level, name, value, levelNames)
 		case "sort":
@@ -106,6 +109,7 @@ func (q query) values() url.Values {
 			v.Set(name, value)
 		}
 	}
+	add("cluster", q.cluster, "")
 	add("level", q.level.String(), plain.level.String())
 	for i, value := range []string{q.namespace, q.workload, q.pod, q.node, q.q} {
 		add(filters[i], value, "")

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"strings"
+	"time"
 
 	"metrics-server-prom/internal/sample"
 	"metrics-server-prom/internal/store"
@@ -41,6 +42,14 @@ func noSum() (s sum) {
 	return s
 }
 
+// total adds another row to one of totals.
+func (r *row) total(other *row) {
+	r.add(&other.sum)
+	for i, value := range other.more {
+		r.more[i] = plus(r.more[i], value)
+	}
+}
+
 func (s *sum) add(other *sum) {
 	for i, value := range other.of {
 		s.of[i] = plus(s.of[i], value)
@@ -65,6 +74,7 @@ type place struct {
 	key             float64 // NaN for none
 	namespace, name string
 	object          *store.Object[sample.Text] // the pod, of pods and containers
+	cluster         string                     // "" where there is only one
 }
 
 // row is one of an answer's rows. Its names are as the cluster has them, and may be anything.
@@ -74,6 +84,7 @@ type row struct {
 	sum
 	more [figures - summed]float64 // the figures that are no sums, NaN for what is not known
 	past [2][]float64              // of CPU and memory, NaN for what is missing; see history
+	step time.Duration             // between two of these
 	hash uint64                    // by which its history is found
 }
 
@@ -203,5 +214,5 @@ func (b *best) compare(x, y *place) int {
 	if c == 0 && x.object != nil && y.object != nil {
 		c = strings.Compare(x.object.Value.Head, y.object.Value.Head)
 	}
-	return c
+	return cmp.Or(c, strings.Compare(x.cluster, y.cluster))
 }

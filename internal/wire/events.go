@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bufio"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ type Events struct {
 // first byte, whatever the content type says.
 func NewEvents(body io.Reader) *Events {
 	e := &Events{}
+	e.r.buf = bufio.NewReaderSize(nil, eventBuffer)
 	e.r.reset(body, math.MaxInt64)
 	return e
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -18,7 +19,12 @@ const (
 
 	// bufferSize holds some hundred pods' usage, so that few of them are moved to the front for their second half.
 	bufferSize = 64 << 10
+	// eventBuffer holds nearly every object. A watch keeps its buffer while nothing comes.
+	eventBuffer = 16 << 10
 )
+
+// buffers are those of bodies that are read at the moment.
+var buffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, bufferSize) }}
 
 // Object is one object as it was sent, either in protobuf or in JSON.
 type Object struct {
@@ -34,8 +40,8 @@ func (o Object) Decode(into interface{ Unmarshal([]byte) error }) error {
 	return into.Unmarshal(o.Protobuf)
 }
 
-// Reader reads bodies. Its buffer is kept from one to the next, so that a list of any length allocates the same. The
-// zero value is ready for use, by one goroutine at a time.
+// Reader reads bodies, in buffers that all readers share, so that a list of any length allocates the same. The zero
+// value is ready for use, by one goroutine at a time.
 type Reader struct {
 	// MaxBody is the largest body in bytes that is read; a larger one is an error. 0 means 1 GiB, twelve times the
 	// usage list of Kubernetes' own limit of 150,000 pods.
@@ -61,6 +67,7 @@ func (r *Reader) Read(body io.Reader, want metav1.TypeMeta, visit func(Object) e
 	if !isList {
 		limit = min(limit, maxItem)
 	}
+	r.buf = buffers.Get().(*bufio.Reader)
 	r.reset(body, limit+1)
 	n := 0
 	item := func(o Object) error {
@@ -94,6 +101,9 @@ func (r *Reader) Read(body io.Reader, want metav1.TypeMeta, visit func(Object) e
 		err = fmt.Errorf("the body is larger than the limit of %d bytes", limit)
 	}
 	r.body.R = nil
+	r.buf.Reset(nil)
+	buffers.Put(r.buf)
+	r.buf = nil
 	if err != nil {
 		err = fmt.Errorf("reading a %s: %w", want.Kind, noEOF(err))
 	}
@@ -103,9 +113,6 @@ func (r *Reader) Read(body io.Reader, want metav1.TypeMeta, visit func(Object) e
 // reset makes r read a body up to its first n bytes.
 func (r *Reader) reset(body io.Reader, n int64) {
 	r.body = io.LimitedReader{R: body, N: n}
-	if r.buf == nil {
-		r.buf = bufio.NewReaderSize(nil, bufferSize)
-	}
 	r.buf.Reset(&r.body)
 }
 
@@ -150,7 +157,7 @@ func (r *Reader) take(n, most int64) ([]byte, error) {
 	if n > most {
 		return nil, errTooLong(most)
 	}
-	if n > bufferSize {
+	if n > int64(r.buf.Size()) {
 		var large bytes.Buffer
 		_, err := io.CopyN(&large, r.buf, n)
 		return large.Bytes(), noEOF(err)

@@ -18,7 +18,8 @@ const manyRows = 500;
 // ---- the view, which the URL has ----
 
 const defaults = {
-  level: "namespaces", namespace: "", workload: "", pod: "", node: "", q: "", sort: "cpu", desc: "true", limit: "",
+  cluster: "", level: "namespaces", namespace: "", workload: "", pod: "", node: "", q: "", sort: "cpu", desc: "true",
+  limit: "",
 };
 
 function parse(search) {
@@ -46,12 +47,13 @@ function inside(view, row) {
   if (!into[view.level]) return null;
   const next = { ...view, level: into[view.level], [scope[view.level]]: nameOf(view, row), q: "", limit: "" };
   if (row.namespace) next.namespace = row.namespace;
+  if (row.cluster) next.cluster = row.cluster;
   return next;
 }
 
 // outside is the view that this one is a part of, or null at the top.
 function outside(view) {
-  if (!up[view.level]) return null;
+  if (!up[view.level]) return view.cluster ? { ...view, cluster: "", q: "", limit: "" } : null;
   const level = view.level === "pods" && view.node ? "nodes" : up[view.level];
   return { ...view, level, [scope[level]]: "", q: "", limit: "" };
 }
@@ -66,7 +68,7 @@ let view = parse(location.search);
 // replace, or nothing. Once the rows are there, the first gets the focus if that is wanted.
 function go(next, how = "push", first = false) {
   if (query(next) === query(view)) return false;
-  const moved = next.level !== view.level || Object.values(scope).some((name) => next[name] !== view[name]);
+  const moved = ["level", "cluster", ...Object.values(scope)].some((name) => next[name] !== view[name]);
   const from = moved && view;
   view = next;
   if (how) history[how + "State"](null, "", address(view));
@@ -177,8 +179,8 @@ function showAnswer() {
     }));
 
   const shown = { ...view, level };
-  fill($("rows"), $("row"), rows, (row) => [level, row.namespace, row.workload, row.pod, row.name].join(" "),
-    (tr, row) => showRow(tr, row, shown, past));
+  const key = (row) => [level, row.cluster, row.namespace, row.workload, row.pod, row.name].join(" ");
+  fill($("rows"), $("row"), rows, key, (tr, row) => showRow(tr, row, shown, past));
   $("table").dataset.level = level;
   const all = rows.length >= found;
   text($("found"), all ? count(found, "row") : `The first ${rows.length} of ${count(found, "row")}`);
@@ -204,6 +206,7 @@ function showRow(tr, row, shown, past) {
     pods: () => [shown.workload ? "" : row.workload, shown.node ? "" : row.node],
     containers: () => [shown.pod ? "" : row.pod, shown.node ? "" : row.node],
   }[shown.level]();
+  if (!shown.cluster) about.push(row.cluster);
   text(name.lastElementChild, about.filter(Boolean).join(" · "));
   text(namespace, row.namespace ?? "");
   let i = 2;
@@ -222,7 +225,7 @@ function showRow(tr, row, shown, past) {
     const [svg, top] = peak.children;
     const values = past && row[resource + "History"];
     const most = row[resource + "Peak"];
-    svg.firstElementChild.setAttribute("d", values ? path(values, past.step, most) : "");
+    svg.firstElementChild.setAttribute("d", values ? path(values, row.historyStep ?? past.step, most) : "");
     text(top, or(most === undefined ? undefined : unit(most)));
   }
 }
@@ -234,9 +237,10 @@ function showNodes(nodes) {
   const all = nodes.rows.length >= nodes.found;
   text($("all-nodes"), all ? "" : `the ${nodes.rows.length} with most CPU of ${nodes.found}`);
   $("all-nodes").hidden = all;
-  fill($("nodes"), $("node"), nodes.rows, (row) => row.name, (li, row) => {
+  $("all-nodes").href = address({ ...defaults, cluster: view.cluster, level: "nodes" });
+  fill($("nodes"), $("node"), nodes.rows, (row) => [row.cluster, row.name].join(" "), (li, row) => {
     const [link, ...lines] = li.children;
-    text(link, row.name);
+    text(link, view.cluster || !row.cluster ? row.name : `${row.name} · ${row.cluster}`);
     link.href = address(inside({ ...defaults, level: "nodes" }, row));
     Object.entries(units).forEach(([resource, unit], i) => {
       const [words, bar] = lines[i].children;
@@ -262,15 +266,16 @@ function showNamespaces(rows) {
 
 // showView shows what the URL says, before the rows are there.
 function showView() {
-  const where = [view.namespace, view.workload, view.pod].filter(Boolean);
+  const where = [view.cluster, view.namespace, view.workload, view.pod].filter(Boolean);
   text($("title"), titles[view.level] + (view.node ? " on " + view.node : "") +
     (where.length ? " of " + where.join(" / ") : ""));
   document.title = `${$("title").textContent} – metrics-server-prom`;
   const steps = [];
-  const narrowed = Object.values(scope).some((name) => view[name]);
+  const narrowed = view.cluster || Object.values(scope).some((name) => view[name]);
   for (let above = narrowed && outside(view); above; above = outside(above)) steps.unshift(above);
   $("path").replaceChildren(...steps.map((above) => element("a", { href: address(above) },
-    above[scope[up[above.level]]] || above.node || titles[above.level])));
+    view.cluster && !above.cluster ? "All clusters" :
+      above[scope[up[above.level]]] || above.node || above.cluster || titles[above.level])));
   for (const link of $("levels").children) {
     const level = new URLSearchParams(link.search).get("level");
     link.href = address({ ...view, level, workload: "", pod: "", node: "", q: "", limit: "",
@@ -347,7 +352,8 @@ async function load(change) {
   try {
     [rows, nodes] = await Promise.all([
       ask(query({ ...view, limit: view.limit || String(someRows) })),
-      view.level === "nodes" ? undefined : ask(query({ ...defaults, level: "nodes", limit: String(fewNodes) })),
+      view.level === "nodes" ? undefined :
+        ask(query({ ...defaults, cluster: view.cluster, level: "nodes", limit: String(fewNodes) })),
     ]);
   } catch (error) {
     trouble = error.message;
@@ -426,7 +432,8 @@ $("namespace").addEventListener("change", (event) => {
 // The namespaces are asked for when the chooser is about to be opened.
 for (const event of ["focus", "pointerenter"]) {
   $("namespace").addEventListener(event, async () => {
-    const names = { ...defaults, level: "namespaces", sort: "name", desc: "false", limit: String(manyRows) };
+    const { cluster } = view;
+    const names = { ...defaults, cluster, level: "namespaces", sort: "name", desc: "false", limit: String(manyRows) };
     try {
       showNamespaces((await ask(query(names))).rows);
     } catch {

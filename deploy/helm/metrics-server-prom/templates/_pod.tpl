@@ -81,7 +81,7 @@ spec:
         - --log.format={{ . }}
         {{- end }}
         {{- if $v.kubeconfig.existingSecret }}
-        - --kubeconfig=/etc/kube/config
+        - --kubeconfig=/etc/kube{{ if $v.kubeconfig.key }}/config{{ end }}
         {{- end }}
         {{- with $v.kubeconfig.context }}
         - {{ printf "--context=%s" . | quote }}
@@ -194,9 +194,11 @@ spec:
       secret:
         secretName: {{ . | quote }}
         defaultMode: 0440
+        {{- with $v.kubeconfig.key }}
         items:
-          - key: {{ $v.kubeconfig.key | quote }}
+          - key: {{ . | quote }}
             path: config
+        {{- end }}
     {{- end }}
     {{- with $web }}
     - name: web-config

@@ -1,0 +1,37 @@
+package serve
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// Discovery answers in the format of Prometheus' http_sd_configs
+// (https://prometheus.io/docs/prometheus/latest/http_sd/): this server is a target for each cluster, with the cluster's
+// name as the parameter and the label cluster.
+func Discovery(w http.ResponseWriter, r *http.Request, clusters []string) {
+	type group struct {
+		Targets []string          `json:"targets"`
+		Labels  map[string]string `json:"labels"`
+	}
+	groups := []group{}
+	for _, name := range clusters {
+		groups = append(groups, group{[]string{r.Host}, map[string]string{"__param_cluster": name, "cluster": name}})
+	}
+	text, _ := json.Marshal(groups) // strings only
+	Text(w, r, "application/json", append(text, '\n'))
+}
+
+// Asked returns the name that a request asks for by its parameter cluster, "" for none. Where it is not one of names it
+// answers the request, and ok is false.
+func Asked(w http.ResponseWriter, r *http.Request, names []string) (name string, ok bool) {
+	name = r.URL.Query().Get("cluster")
+	if name != "" && !slices.Contains(names, name) {
+		http.Error(w, fmt.Sprintf("there is no cluster %.50q; there are: %s", name, strings.Join(names, ", ")),
+			http.StatusNotFound)
+		return "", false
+	}
+	return name, true
+}

@@ -1,0 +1,120 @@
+package top
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// several returns a page of clusters with these names, by name; each has its own objects, and the page of all.
+func several(t *testing.T, names ...string) map[string]*cluster {
+	clusters := map[string]*cluster{}
+	for _, name := range names {
+		clusters[name] = newCluster(t, nodeObjects)
+		clusters[name].source.Name = name
+	}
+	page := &clusters[names[0]].page
+	page.Sources = func() (all []Source) {
+		for _, name := range slices.Sorted(slices.Values(names)) {
+			all = append(all, clusters[name].source)
+		}
+		return all
+	}
+	for _, c := range clusters {
+		c.handlers, c.of = page.Handlers(), page
+	}
+	return clusters
+}
+
+func TestSeveralClusters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clusters := several(t, "eu", "us")
+		eu, us := clusters["eu"], clusters["us"]
+		eu.node("n1", "1 1Gi", "4 8Gi")
+		us.node("n1", "2 2Gi", "8 16Gi")
+		us.node("n2", "500m 1Gi", "8 16Gi")
+		eu.pod("shop/web-a-b", "n1", "ReplicaSet/web-a", "app 300m 10Mi 1 - - -")
+		eu.pod("shop/db-0", "n1", "StatefulSet/db", "app 100m 10Mi")
+		us.pod("shop/web-a-b", "n1", "ReplicaSet/web-a", "app 450m 10Mi 2 - - -")
+		us.pod("other/x", "n2", "", "app 50m 10Mi")
+		eu.watch()
+		us.watch()
+		eu.refresh()
+		us.refresh()
+		for query, want := range map[string]string{
+			"":                       "us/shop=0.45 eu/shop=0.4 us/other=0.05",
+			"sort=name&desc=false":   "us/other=0.05 eu/shop=0.4 us/shop=0.45",
+			"level=nodes":            "us/n1=2 eu/n1=1 us/n2=0.5",
+			"level=nodes&cluster=eu": "eu/n1=1",
+			"level=workloads":        "us/Deployment/web=0.45 eu/Deployment/web=0.3 eu/StatefulSet/db=0.1 us/Pod/x=0.05",
+			"level=workloads&workload=Deployment/web&cluster=us": "us/Deployment/web=0.45",
+			"level=pods&limit=2":                         "us/web-a-b=0.45 eu/web-a-b=0.3",
+			"level=pods&cluster=eu":                      "eu/web-a-b=0.3 eu/db-0=0.1",
+			"level=pods&node=n2":                         "us/x=0.05",
+			"level=containers&q=web":                     "us/app=0.45 eu/app=0.3",
+			"level=namespaces&cluster=us":                "us/shop=0.45 us/other=0.05",
+			"level=namespaces&workload=Pod/x":            "us/other=0.05",
+			"level=pods&sort=cpuRequestShare":            "eu/web-a-b=0.3 us/web-a-b=0.45 us/x=0.05 eu/db-0=0.1",
+			"level=pods&sort=cpuPeak&limit=1":            "us/web-a-b=0.45",
+			"level=pods&sort=cpuPeak&cluster=eu&limit=1": "eu/web-a-b=0.3",
+		} {
+			a := eu.ask(query)
+			var got []string
+			for _, r := range a.Rows {
+				got = append(got, fmt.Sprintf("%v/%v=%v", r["cluster"], r["name"], r["cpu"]))
+			}
+			if s := strings.Join(got, " "); s != want {
+				t.Errorf("%q: %s, want %s", query, s, want)
+			}
+			if strings.Join(a.Clusters, ",") != "eu,us" {
+				t.Errorf("clusters %v", a.Clusters)
+			}
+		}
+		a := eu.ask("")
+		if a.Totals["nodes"] != 3 || a.Totals["pods"] != 4 || a.Totals["cpu"] != 3.5 || a.Totals["cpuAllocatable"] != 20 ||
+			a.Totals["cpuRequest"] != 3 {
+			t.Errorf("totals of all: %v", a.Totals)
+		}
+		if a = eu.ask("cluster=us"); a.Totals["nodes"] != 2 || a.Totals["pods"] != 2 || a.Totals["cpu"] != 2.5 {
+			t.Errorf("totals of one: %v", a.Totals)
+		}
+	})
+}
+
+// TestHistoryOfSeveralClusters has rows of the same names, of sources with different periods.
+func TestHistoryOfSeveralClusters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clusters := several(t, "eu", "us")
+		eu, us := clusters["eu"], clusters["us"]
+		eu.source.Period, us.source.Period = 15*time.Second, 30*time.Second
+		eu.ask("")
+		for i := range 5 {
+			for _, c := range []*cluster{eu, us} {
+				if c == us && i%2 == 1 {
+					continue
+				}
+				c.lists[podUsage] = nil
+				c.uses("a/p", fmt.Sprintf("app %dm 1Mi", i+1+map[*cluster]int{us: 10}[c]))
+				c.refresh()
+			}
+			time.Sleep(15 * time.Second)
+		}
+		got := map[any]string{}
+		for _, r := range eu.ask("level=pods").Rows {
+			got[r["cluster"]] = fmt.Sprint(r["cpuHistory"], r["cpuPeak"], r["historyStep"])
+		}
+		if want := "[0.001 0.002 0.003 0.004 0.005] 0.005 <nil>"; got["eu"] != want {
+			t.Errorf("history %s, want %s", got["eu"], want)
+		}
+		if want := "[0.011 0.013 0.015] 0.015 30"; got["us"] != want {
+			t.Errorf("history %s, want %s", got["us"], want)
+		}
+		eu.of.Gone("us")
+		if eu.of.several["us"] != nil || eu.of.several["eu"] == nil {
+			t.Error("the history of a cluster that is gone is kept, or no other")
+		}
+	})
+}
