@@ -99,17 +99,20 @@ func (h *history) add(pods []metricsv1beta1.PodMetrics, nodes []metricsv1beta1.N
 	add := func(at metav1.Time, pod string, one *check.Reading) {
 		resumed := h.away[pod].After(at.Time)
 		all := one.Samples(check.Scope{})
-		if was := h.before[pod]; now.Sub(was.until) < overlap {
-			maps.Copy(all, (&check.Objects{Pods: []corev1.Pod{*was.pod}}).CAdvisor(one))
-		}
+		var is check.Objects
 		if object := h.pods[pod]; object != nil {
+			is.Pods = []corev1.Pod{*object}
 			for _, status := range object.Status.ContainerStatuses {
 				running := status.State.Running
 				// The push after the start ends series, with its own moment.
 				resumed = resumed || running != nil && status.RestartCount > 0 &&
 					at.Time.Before(running.StartedAt.Add(interval+2*time.Second))
 			}
-			maps.Copy(all, (&check.Objects{Pods: []corev1.Pod{*object}}).CAdvisor(one))
+		}
+		maps.Copy(all, is.CAdvisor(one))
+		if before := h.before[pod]; now.Sub(before.until) < overlap {
+			was := check.Objects{Pods: []corev1.Pod{*before.pod}}
+			maps.Copy(all, was.CAdvisor(one))
 		}
 		for series, value := range all {
 			if strings.HasPrefix(series, "container_start_time_seconds") {
