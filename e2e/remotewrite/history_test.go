@@ -47,8 +47,9 @@ type replaced struct {
 	until time.Time
 }
 
-// overlap is how long after a pod has changed a reading may be of what it was before: an exporter may have read both just
-// before the change, and this history, which asks for one after the other, the reading just before and the pod after it.
+// overlap is how long after a pod has changed a reading may be of what it was before: an exporter may have read both
+// just before the change, and this history, which asks for one after the other, the reading just before and the pod
+// after it.
 const overlap = 2 * time.Second
 
 // reading is a sample that metrics-server has given, and when.

@@ -47,8 +47,8 @@ const (
 	limit = 2*15*time.Second + time.Second
 	// after is how long a disturbance is felt.
 	after = 2*interval + 2*time.Second
-	// lag is how long after some moment a reading from before it may be pushed at last: an idle container is read every 30 s
-	// at the latest, a pod has the time of its oldest reading, and metrics-server reads every 15 s.
+	// lag is how long after some moment a reading from before it may be pushed at last: an idle container is read every
+	// 30 s at the latest, a pod has the time of its oldest reading, and metrics-server reads every 15 s.
 	lag = 30*time.Second + 15*time.Second + interval + 2*time.Second
 	// down is how long a receiver is down: longer than a push is tried again.
 	down = 2*interval + 2*time.Second
