@@ -47,6 +47,9 @@ const (
 	limit = 2*15*time.Second + time.Second
 	// after is how long a disturbance is felt.
 	after = 2*interval + 2*time.Second
+	// lag is how long after some moment a reading from before it may be pushed at last: an idle container is read every
+	// 30 s at the latest, a pod has the time of its oldest reading, and metrics-server reads every 15 s.
+	lag = 30*time.Second + 15*time.Second + interval + 2*time.Second
 	// down is how long a receiver is down: longer than a push is tried again.
 	down = 2*interval + 2*time.Second
 )
@@ -265,8 +268,8 @@ func (r *rig) allUp(ctx context.Context) error {
 	return nil
 }
 
-// disturb notes that something does not work while f runs and for some time after it.
-func (r *rig) disturb(f func() error) error {
+// disturb notes that something does not work while f runs and for so long after it.
+func (r *rig) disturb(after time.Duration, f func() error) error {
 	from := time.Now()
 	r.mutex.Lock()
 	r.disturbed = append(r.disturbed, span{from: from})
@@ -281,7 +284,11 @@ func (r *rig) disturb(f func() error) error {
 
 // restartReceiver stops the receiver, is away while meanwhile runs, and starts it again.
 func (r *rig) restartReceiver(ctx context.Context, meanwhile func() error) error {
-	return r.disturb(func() error {
+	after := after
+	if r.receiver.Flushes {
+		after = lag // readings from before are refused
+	}
+	return r.disturb(after, func() error {
 		if err := r.refusedNothing(ctx); err != nil {
 			return err
 		}
@@ -303,10 +310,10 @@ func (r *rig) restartReceiver(ctx context.Context, meanwhile func() error) error
 	})
 }
 
-// forgive lets pass, some time after a restart, what the receiver has refused since.
+// forgive lets pass what the receiver has refused for some time after a restart.
 func (r *rig) forgive(ctx context.Context) {
 	select {
-	case <-time.After(after):
+	case <-time.After(lag):
 	case <-ctx.Done():
 		return
 	}
@@ -336,7 +343,7 @@ func (r *rig) setUp(since time.Time) {
 
 // killExporter kills the exporter, as kill -9 does, and starts it anew.
 func (r *rig) killExporter(ctx context.Context) error {
-	return r.disturb(func() error {
+	return r.disturb(after, func() error {
 		if err := r.deliveredAll(ctx); err != nil {
 			return err
 		}
