@@ -139,19 +139,17 @@ func (s *simulated) peakWith(ctx context.Context, original string, c *clusters, 
 	if err := process.Await(start, 500*time.Millisecond, complete); err != nil {
 		return 0, "", err
 	}
-	for tick := time.NewTicker(s.resolution); ; {
-		for range settling {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return 0, "", ctx.Err()
-			}
-			if err := complete(ctx); err != nil {
-				return 0, "", err
-			}
+	tick := time.NewTicker(s.resolution)
+	defer tick.Stop()
+	for range settling {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return 0, "", ctx.Err()
 		}
-		tick.Stop()
-		break
+		if err := complete(ctx); err != nil {
+			return 0, "", err
+		}
 	}
 	if cgroup == nil {
 		memory, err := e.Memory()
