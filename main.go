@@ -118,7 +118,7 @@ func newServer(set *settings) *server {
 	registerBuild(s.self)
 	s.fleet.Begin(func(w io.Writer) { s.registry.Write(w); selfmetrics.WriteProcess(w) })
 	s.top = top.Page{Version: version, Revision: revision, Interval: set.RefreshInterval, Wait: s.fleet.Wait,
-		State: func(cluster string) (failures, notices []string) { return s.fleet.Of(cluster).State() },
+		State: s.fleet.StateOf,
 		Sources: func() (all []top.Source) {
 			for _, c := range s.clusters() {
 				all = append(all, c.topSource())

@@ -127,30 +127,43 @@ func (f *Fleet) Replaced(name string, ended bool) {
 	}
 }
 
-// Of is the view of the cluster of that name; of all where there is no such cluster.
-func (f *Fleet) Of(name string) *View {
-	if m := f.member(name); m != nil && f.Several {
-		return &m.view
+// StateOf is State of the cluster of that name, which may be gone, or of all for "".
+func (f *Fleet) StateOf(name string) (failures, notices []string) {
+	if name == "" {
+		return f.State()
 	}
-	return &f.View
+	if m := f.member(name); m != nil {
+		return m.State()
+	}
+	return nil, nil
 }
 
-// Asked answers a request about the cluster that it asks for by its parameter cluster, or about all.
+// Asked answers a request about the cluster that it asks for by its parameter cluster, or about all. Who is there is
+// looked at once: one that goes meanwhile is not answered with all.
 func (f *Fleet) Asked(answer func(*View, http.ResponseWriter, *http.Request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !f.Several {
 			answer(&f.View, w, r)
-		} else if name, ok := serve.Asked(w, r, f.names()); ok {
-			answer(f.Of(name), w, r)
+			return
+		}
+		all := f.present()
+		switch i, ok := serve.Asked(w, r, names(all)); {
+		case !ok:
+		case i < 0:
+			answer(&f.View, w, r)
+		default:
+			answer(&all[i].view, w, r)
 		}
 	}
 }
 
 // Discovery answers with a target for each cluster.
-func (f *Fleet) Discovery(w http.ResponseWriter, r *http.Request) { serve.Discovery(w, r, f.names()) }
+func (f *Fleet) Discovery(w http.ResponseWriter, r *http.Request) {
+	serve.Discovery(w, r, names(f.present()))
+}
 
-func (f *Fleet) names() (all []string) {
-	for _, m := range f.present() {
+func names(of []*member) (all []string) {
+	for _, m := range of {
 		all = append(all, m.name)
 	}
 	return all

@@ -105,16 +105,18 @@ func TestAnswers(t *testing.T) {
 
 func TestClustersComeAndGo(t *testing.T) {
 	f := newFleet(t, true, map[string]string{"eu": "", "us": "is gone"})
-	before := f.names()
+	before := names(f.present())
 	asia := &cluster{}
 	f.Add("asia", asia, write(""))
-	if want := []string{"asia", "eu", "us"}; !reflect.DeepEqual(f.names(), want) || len(before) != 2 ||
+	if want := []string{"asia", "eu", "us"}; !reflect.DeepEqual(names(f.present()), want) || len(before) != 2 ||
 		f.All()[0] != Cluster(asia) {
-		t.Errorf("%q, want %q", f.names(), want)
+		t.Errorf("%q, want %q", names(f.present()), want)
 	}
-	view := f.Of("asia")
-	if f.Of("") != &f.View || f.Of("x") != &f.View || view == &f.View {
-		t.Error("an unknown name is not all, or a known one is")
+	view := f.member("asia").view
+	for name, want := range map[string]int{"": 1, "us": 1, "asia": 0, "x": 0} {
+		if failures, _ := f.StateOf(name); len(failures) != want {
+			t.Errorf("%q: %q", name, failures)
+		}
 	}
 	f.Pages[""].Release()
 	view.Pages[family.Cadvisor].Release()
@@ -148,5 +150,28 @@ func TestAScrapeMeetsAClusterThatComes(t *testing.T) {
 	var text strings.Builder
 	if page.WriteText(&text); text.String() != "of_all 1\n" {
 		t.Error(text.String())
+	}
+}
+
+// TestOneThatGoesIsNotAnsweredWithAll has a cluster come and go while it is asked for.
+func TestOneThatGoesIsNotAnsweredWithAll(t *testing.T) {
+	f := newFleet(t, true, map[string]string{"us": ""})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 2000 {
+			f.Add("eu", &cluster{}, write("of_one 1\n"))
+			f.Remove("eu")
+		}
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		default:
+			if _, text := ask(f, "/metrics?cluster=eu"); strings.Contains(text, "of_all") {
+				t.Fatalf("it is answered with all: %q", text)
+			}
+		}
 	}
 }

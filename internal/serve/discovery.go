@@ -24,14 +24,14 @@ func Discovery(w http.ResponseWriter, r *http.Request, clusters []string) {
 	Text(w, r, "application/json", append(text, '\n'))
 }
 
-// Asked returns the name that a request asks for by its parameter cluster, "" for none. Where it is not one of names it
-// answers the request, and ok is false.
-func Asked(w http.ResponseWriter, r *http.Request, names []string) (name string, ok bool) {
-	name = r.URL.Query().Get("cluster")
-	if name != "" && !slices.Contains(names, name) {
+// Asked returns the index of the name that a request asks for by its parameter cluster, -1 for none. Where there is no
+// such name it answers the request, and ok is false.
+func Asked(w http.ResponseWriter, r *http.Request, names []string) (i int, ok bool) {
+	name := r.URL.Query().Get("cluster")
+	if i = slices.Index(names, name); i < 0 && name != "" {
 		http.Error(w, fmt.Sprintf("there is no cluster %.50q; there are: %s", name, strings.Join(names, ", ")),
 			http.StatusNotFound)
-		return "", false
+		return -1, false
 	}
-	return name, true
+	return i, true
 }
