@@ -48,17 +48,24 @@ func TestSimulated(t *testing.T) {
 	}
 }
 
+// populated is a real control plane with pods until the test ends.
+func populated(ctx context.Context, t *testing.T) *controlplane.ControlPlane {
+	t.Helper()
+	plane, err := Populated(ctx, "../../deploy/kubernetes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(plane.Stop)
+	return plane
+}
+
 // TestReal runs the faults of a real control plane, one after the other on the same exporter, and those of certificates
 // on another.
 func TestReal(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	plane, err := Populated(ctx, "../../deploy/kubernetes")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(plane.Stop)
+	plane := populated(ctx, t)
 	for _, table := range []struct {
 		faults []Fault
 		start  func(context.Context, *controlplane.ControlPlane, Options) (*Harness, error)
@@ -80,11 +87,7 @@ func TestNeighbours(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	plane, err := Populated(ctx, "../../deploy/kubernetes")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(plane.Stop)
+	plane := populated(ctx, t)
 	real, err := RealNeighbour(ctx, "real", plane)
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,70 +101,53 @@ func (c *clusters) samples() (n int) {
 	return n
 }
 
-// peakWith is the memory of an exporter of clusters over some refreshes, each with a scrape; see peakOf. compares: each
-// sample is compared, too.
+// peakWith is the memory of an exporter of clusters over some refreshes, each with a scrape; see inCgroup. compares:
+// each sample is compared, too.
 func (s *simulated) peakWith(ctx context.Context, original string, c *clusters, compares bool) (peak int64, kind string,
 	err error) {
-	path, err := s.freshBinary(original)
-	if err != nil {
-		return 0, "", err
-	}
-	cgroup, without := process.NewCgroup()
-	if cgroup != nil {
-		defer func() { err = cmp.Or(err, cgroup.Remove()) }()
-	}
-	args := []string{"--kubeconfig=" + c.kubeconfig}
-	if len(c.apis) > 1 {
-		args = append(args, "--context=*")
-	}
-	e, err := exporter.Start(ctx, exporter.Options{Path: path, Cgroup: cgroup, Args: args})
-	if err != nil {
-		return 0, "", err
-	}
-	defer e.Close()
-	complete := func(ctx context.Context) error {
-		page, err := e.Fetch(ctx)
+	return s.inCgroup(original, func(o exporter.Options, counts func(*exporter.Exporter) error) error {
+		o.Args = []string{"--kubeconfig=" + c.kubeconfig}
+		if len(c.apis) > 1 {
+			o.Args = append(o.Args, "--context=*")
+		}
+		e, err := exporter.Start(ctx, o)
 		if err != nil {
 			return err
 		}
-		text, err := page.Decompress()
-		if n := countSamples(text); err == nil && n != c.samples() {
-			err = fmt.Errorf("the page has %d complete samples, the clusters have %d", n, c.samples())
+		defer e.Close()
+		complete := func(ctx context.Context) error {
+			page, err := e.Fetch(ctx)
+			if err != nil {
+				return err
+			}
+			text, err := page.Decompress()
+			if n := countSamples(text); err == nil && n != c.samples() {
+				err = fmt.Errorf("the page has %d complete samples, the clusters have %d", n, c.samples())
+			}
+			return err
+		}
+		start, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("no complete page within 2 minutes"))
+		defer cancel()
+		if err := process.Await(start, 500*time.Millisecond, complete); err != nil {
+			return err
+		}
+		tick := time.NewTicker(s.resolution)
+		defer tick.Stop()
+		for range settling {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if err := complete(ctx); err != nil {
+				return err
+			}
+		}
+		if err = counts(e); err == nil && compares && len(c.apis) > 1 {
+			err = c.compare(ctx, e)
 		}
 		return err
-	}
-	start, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("no complete page within 2 minutes"))
-	defer cancel()
-	if err := process.Await(start, 500*time.Millisecond, complete); err != nil {
-		return 0, "", err
-	}
-	tick := time.NewTicker(s.resolution)
-	defer tick.Stop()
-	for range settling {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return 0, "", ctx.Err()
-		}
-		if err := complete(ctx); err != nil {
-			return 0, "", err
-		}
-	}
-	if cgroup == nil {
-		memory, err := e.Memory()
-		peak, kind = memory.Peak, "resident memory, as no cgroup can be made: "+without.Error()
-		if err != nil {
-			return 0, "", err
-		}
-	} else if peak, err = cgroup.Peak(); err != nil {
-		return 0, "", err
-	} else {
-		kind = cgroup.Kind
-	}
-	if compares && len(c.apis) > 1 {
-		err = c.compare(ctx, e)
-	}
-	return peak, kind, err
+	})
 }
 
 // compare compares pages with what each cluster's API says before and after the page: each cluster until nothing has

@@ -367,9 +367,10 @@ func (s *simulated) baseline(ctx context.Context, _ int) ([]result, error) {
 	}, nil
 }
 
-// peakOf is the memory of an exporter over some refreshes, each with a scrape: that of its cgroup or, where none can be
-// made, what it has resident.
-func (s *simulated) peakOf(ctx context.Context, original string) (peak int64, kind string, err error) {
+// inCgroup has run use a fresh copy of a binary in a cgroup of its own, and say when its peak of memory counts: that of
+// the cgroup or, where none can be made, what the exporter has resident.
+func (s *simulated) inCgroup(original string,
+	run func(o exporter.Options, counts func(*exporter.Exporter) error) error) (peak int64, kind string, err error) {
 	path, err := s.freshBinary(original)
 	if err != nil {
 		return 0, "", err
@@ -378,24 +379,36 @@ func (s *simulated) peakOf(ctx context.Context, original string) (peak int64, ki
 	if cgroup != nil {
 		defer func() { err = cmp.Or(err, cgroup.Remove()) }()
 	}
-	e, _, _, err := s.launch(ctx, exporter.Options{Path: path, Cgroup: cgroup})
-	if err != nil {
-		return 0, "", err
-	}
-	defer e.Close()
-	s.exporter = e
-	for range settling {
-		if err := s.refresh(ctx); err != nil {
-			return 0, "", err
+	err = run(exporter.Options{Path: path, Cgroup: cgroup}, func(e *exporter.Exporter) (err error) {
+		if cgroup == nil {
+			memory, err := e.Memory()
+			peak, kind = memory.Peak, "resident memory, as no cgroup can be made: "+without.Error()
+			return err
 		}
-		if _, err := s.fetch(ctx, "/metrics"); err != nil {
-			return 0, "", err
+		kind = cgroup.Kind
+		peak, err = cgroup.Peak()
+		return err
+	})
+	return peak, kind, err
+}
+
+// peakOf is the memory of an exporter over some refreshes, each with a scrape; see inCgroup.
+func (s *simulated) peakOf(ctx context.Context, original string) (peak int64, kind string, err error) {
+	return s.inCgroup(original, func(o exporter.Options, counts func(*exporter.Exporter) error) error {
+		e, _, _, err := s.launch(ctx, o)
+		if err != nil {
+			return err
 		}
-	}
-	if cgroup == nil {
-		memory, err := e.Memory()
-		return memory.Peak, "resident memory, as no cgroup can be made: " + without.Error(), err
-	}
-	peak, err = cgroup.Peak()
-	return peak, cgroup.Kind, err
+		defer e.Close()
+		s.exporter = e
+		for range settling {
+			if err := s.refresh(ctx); err != nil {
+				return err
+			}
+			if _, err := s.fetch(ctx, "/metrics"); err != nil {
+				return err
+			}
+		}
+		return counts(e)
+	})
 }

@@ -148,12 +148,7 @@ func (t *Tracker) SetNotice(what, text string) {
 }
 
 // Line is a line about the cluster, which it ends in.
-func (t *Tracker) Line(line string) string {
-	if t.Cluster == "" {
-		return line
-	}
-	return line + " (cluster " + t.Cluster + ")"
-}
+func (t *Tracker) Line(line string) string { return kube.OfCluster(t.Cluster, line) }
 
 func (t *Tracker) state(what string) *state {
 	if t.states == nil {

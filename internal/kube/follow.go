@@ -90,7 +90,7 @@ func (s *Clusters) Follow(ctx context.Context) {
 				m.stop()
 				s.begin(ctx, name, &member{place: at, Cluster: m.Cluster})
 			case !at.unread && (m.unread || m.print != at.print):
-				slog.Info(of(m.Name, "the kubeconfig has changed: connecting anew"))
+				slog.Info(OfCluster(m.Name, "the kubeconfig has changed: connecting anew"))
 				m.stop()
 				s.begin(ctx, name, &member{place: at, Cluster: m.Cluster})
 			}
@@ -116,8 +116,8 @@ func (s *Clusters) Follow(ctx context.Context) {
 	}
 }
 
-// of is a line of the log with the cluster that it is about.
-func of(cluster, line string) string {
+// OfCluster is a line about a cluster, whose name it ends in; "" is the only cluster.
+func OfCluster(cluster, line string) string {
 	if cluster == "" {
 		return line
 	}

@@ -190,7 +190,7 @@ func (p *plugin) begin() *pluginRun {
 			p.last = run
 		} else if p.last != nil && p.life.Err() == nil {
 			if p.last.postpone(); !p.last.failed {
-				slog.Warn(of(p.cluster, "credentials cannot be renewed; those in use are still valid"),
+				slog.Warn(OfCluster(p.cluster, "credentials cannot be renewed; those in use are still valid"),
 					"until", p.last.expires.Format(time.RFC3339), "err", Explain("renew credentials", run.err).Text)
 			}
 			p.last.failed = true

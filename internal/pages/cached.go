@@ -12,11 +12,11 @@ import (
 
 // Cached is a page as scrapes are answered with it, made anew where it is not current.
 type Cached struct {
-	Name   string          // "" for the page of the telemetry path
-	Self   func(io.Writer) // writes the exporter's metrics of itself, for that page
-	Table  family.Table
 	Unused *time.Timer // runs out when nobody has asked for the page for long
 
+	name    string          // "" for the page of the telemetry path
+	self    func(io.Writer) // writes the exporter's metrics of itself, for that page
+	table   family.Table
 	release func(name string)
 
 	mu      sync.Mutex // held while the page is made
@@ -40,7 +40,7 @@ type Set map[string]*Cached
 func NewSet(t family.Table, names []string, self func(io.Writer), release func(name string)) Set {
 	all := Set{}
 	for _, name := range names {
-		c := &Cached{Name: name, Self: self, Table: t, release: release}
+		c := &Cached{name: name, self: self, table: t, release: release}
 		c.Unused = time.AfterFunc(MaxUnused, c.Release)
 		all[name] = c
 	}
@@ -74,7 +74,7 @@ func (p *Cached) Forget() {
 // Release gives back what the page has in memory, and what it is made of, until it is asked for again.
 func (p *Cached) Release() {
 	p.Forget()
-	p.release(p.Name)
+	p.release(p.name)
 }
 
 // Page returns the page of what is shown, with missing at its end, which is comments. It is made anew where these have
@@ -82,15 +82,15 @@ func (p *Cached) Release() {
 func (p *Cached) Page(all []Shown, missing string) *page.Page {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.last != nil && (p.Name != "" || time.Since(p.at) < SelfAge) && slices.EqualFunc(p.shown, all, Shown.equal) &&
+	if p.last != nil && (p.name != "" || time.Since(p.at) < SelfAge) && slices.EqualFunc(p.shown, all, Shown.equal) &&
 		p.missing == missing {
 		return p.last
 	}
 	p.last = nil // so that it is not kept while its successor is made
 	c := page.Borrow()
 	defer c.Return()
-	if p.Name == "" {
-		p.Self(c)
+	if p.name == "" {
+		p.self(c)
 	} else {
 		for _, of := range all {
 			for _, s := range of.Snapshots {
@@ -99,7 +99,7 @@ func (p *Cached) Page(all []Shown, missing string) *page.Page {
 		}
 	}
 	io.WriteString(c, missing)
-	p.last = Assemble(p.Table, p.Name, all, c.Part())
+	p.last = Assemble(p.table, p.name, all, c.Part())
 	p.shown, p.missing, p.at = all, missing, time.Now()
 	return p.last
 }

@@ -91,10 +91,7 @@ func (p *Page) look(a *answer, source *Source, h *history, best *best) {
 		a.since = h.since
 	}
 	for _, text := range append(missingRights(source), h.missing(a.query.level)...) {
-		if source.Name != "" {
-			text += " (cluster " + source.Name + ")"
-		}
-		a.missing = append(a.missing, text)
+		a.missing = append(a.missing, kube.OfCluster(source.Name, text))
 	}
 }
 
