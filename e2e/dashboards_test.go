@@ -293,7 +293,7 @@ func TestExtraPagesWithoutTheirRights(t *testing.T) {
 		return nil
 	})
 	for _, resource := range forbidden {
-		if lines := linesWith(e.Log(), resource, "403"); len(lines) != 1 {
+		if lines := linesWith(e.Log(), resource, "403 Forbidden"); len(lines) != 1 {
 			t.Errorf("%d log lines say that %s are forbidden:\n%s", len(lines), resource, strings.Join(lines, "\n"))
 		}
 	}

@@ -186,7 +186,7 @@ func TestPushesThatFailHarmNobodyAndTellNoSecret(t *testing.T) {
 			}
 		}
 	}
-	if lines := linesWith(e.Log(), "cannot push", "403"); len(lines) != 1 {
+	if lines := linesWith(e.Log(), "cannot push", "answered 403"); len(lines) != 1 {
 		t.Errorf("%d log lines say that pushes fail:\n%s", len(lines), strings.Join(lines, "\n"))
 	}
 }

@@ -3,6 +3,7 @@ package clusters
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -23,6 +24,8 @@ import (
 	"metrics-server-prom/e2e/exporter"
 	"metrics-server-prom/e2e/process"
 )
+
+var long = flag.Bool("long", false, "scrape for longer while a cluster is broken, and compare how long that takes")
 
 func TestMain(m *testing.M) {
 	if _, err := exporter.Binary(); err != nil {

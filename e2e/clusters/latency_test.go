@@ -17,7 +17,8 @@ import (
 )
 
 // TestScrapesTakeNoLongerWhileAClusterIsBroken takes turns: scrapes of all clusters, and of one that works, without a
-// fault and with one.
+// fault and with one. None may wait for the broken cluster. What else differs is a measurement, in which other load on
+// this machine has its share: a goal of the long form.
 func TestScrapesTakeNoLongerWhileAClusterIsBroken(t *testing.T) {
 	eu, us, bad := newCluster(t, 1, 300), newCluster(t, 2, 300), newCluster(t, 3, 300)
 	file := filepath.Join(t.TempDir(), "config")
@@ -44,8 +45,12 @@ func TestScrapesTakeNoLongerWhileAClusterIsBroken(t *testing.T) {
 		}
 	}
 	took := map[string]*[2][]time.Duration{"/metrics": {}, "/metrics?cluster=eu": {}}
+	turn := time.Second
+	if *long {
+		turn = 5 * time.Second
+	}
 	scrape := func(broken int) {
-		for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(turn); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			for path, times := range took {
 				d, err := fetch(t.Context(), e, path)
 				if err != nil {
@@ -79,13 +84,16 @@ func TestScrapesTakeNoLongerWhileAClusterIsBroken(t *testing.T) {
 		p99 := func(all []time.Duration) time.Duration { return all[len(all)*99/100] }
 		was, is := p99(times[0]), p99(times[1])
 		t.Logf("%s: p99 of %d scrapes %s, of %d while one cluster is broken %s", path, len(times[0]), was, len(times[1]), is)
-		if is > was*6/5+2*time.Millisecond { // less is chance
+		if *long && is > was*6/5+2*time.Millisecond { // less is chance
 			t.Errorf("%s: p99 is %s while one cluster is broken, %s otherwise", path, is, was)
 		}
 	}
 }
 
+// fetch gets a page, within a time in which nothing that is asked of a cluster that hangs is given up.
 func fetch(ctx context.Context, e *exporter.Exporter, path string) (time.Duration, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, resolution, fmt.Errorf("%s is not answered within %s", path, resolution))
+	defer cancel()
 	began := time.Now()
 	status, _, err := e.Get(ctx, path)
 	if err == nil && status != http.StatusOK {

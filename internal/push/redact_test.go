@@ -22,7 +22,7 @@ func TestFailuresAreLoggedOnceAndWithoutSecrets(t *testing.T) {
 		t.Errorf("ok %v, want %v", ok, want)
 	}
 	lines := strings.Count(log, "\n")
-	if lines != 2 || !strings.Contains(log, "403") || !strings.Contains(log, "works again") {
+	if lines != 2 || !strings.Contains(log, "answered 403") || !strings.Contains(log, "works again") {
 		t.Errorf("%d lines, want one at the start and one at the end:\n%s", lines, log)
 	}
 	if strings.Contains(log, "MARKED") {

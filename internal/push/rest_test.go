@@ -83,13 +83,13 @@ func TestEachKindOfFailureIsLoggedWhenItBegins(t *testing.T) {
 	_, log := pushes(t, len(statuses), &Pusher{URL: url})
 	var told []string
 	for line := range strings.Lines(log) {
-		for _, word := range []string{"503", "400", "works again"} {
+		for _, word := range []string{"answered 503", "answered 400", "works again"} {
 			if strings.Contains(line, word) {
 				told = append(told, word)
 			}
 		}
 	}
-	if want := []string{"503", "400", "works again", "400"}; !slices.Equal(told, want) {
+	if want := []string{"answered 503", "answered 400", "works again", "answered 400"}; !slices.Equal(told, want) {
 		t.Errorf("%q, want %q; log:\n%s", told, want, log)
 	}
 }
