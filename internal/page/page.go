@@ -29,8 +29,8 @@ var (
 	final = []byte{0x03, 0x00}
 )
 
-// Part is a run of samples, or a header, compressed: it can stand anywhere in any number of pages. What it holds never
-// changes.
+// Part is a run of samples, or a header, compressed: it can stand anywhere in any number of pages, which may be made at
+// the same time. What it holds never changes.
 type Part struct {
 	blocks []byte // deflate blocks
 	crc    uint32 // of the text
@@ -128,6 +128,8 @@ const (
 	writeLen = 64 << 10
 	// joinLen is up to which length a page joins its parts at once, and not each time it is written (BenchmarkServe).
 	joinLen = 8 << 20
+	// shortLen is from which length on a part is worth not being in memory twice.
+	shortLen = 1 << 10
 )
 
 // Page is a sequence of parts as one gzip member. It never changes and is for any number of readers at once.
@@ -137,9 +139,14 @@ type Page struct {
 	size   int64
 }
 
-// New returns a page of these parts; nil parts are skipped. No part may be given to two calls at the same time: where
-// the page is short enough, its bytes and those of the parts become the same memory.
+// making is held while a page is made, as that looks at parts, and moves them, which other pages may have, too.
+var making sync.Mutex
+
+// New returns a page of these parts; nil parts are skipped. Where the page is short enough, its bytes and those of its
+// longer parts become the same memory.
 func New(parts ...*Part) *Page {
+	making.Lock()
+	defer making.Unlock()
 	p := &Page{pieces: make([][]byte, 0, len(parts)+2)}
 	p.add(header)
 	var crc uint32
@@ -158,14 +165,18 @@ func New(parts ...*Part) *Page {
 	return p
 }
 
-// join makes one piece of all, of which the parts are parts from then on, so that they do not take memory twice.
+// join makes one piece of all, of which the parts are parts from then on, so that they do not take memory twice. One
+// that is short, such as a header, may be there for longer than the page: it is left where it is.
 func (p *Page) join(parts []*Part) {
 	p.pieces = [][]byte{slices.Concat(p.pieces...)}
 	rest := p.pieces[0][len(header):]
 	for _, part := range parts {
 		if part != nil {
 			n := len(part.blocks)
-			part.blocks, rest = rest[:n:n], rest[n:]
+			if n >= shortLen {
+				part.blocks = rest[:n:n]
+			}
+			rest = rest[n:]
 		}
 	}
 }

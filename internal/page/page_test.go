@@ -18,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"weak"
 )
 
 // exposition returns n lines that look like a page's.
@@ -106,6 +107,18 @@ func TestShortPiecesAreWrittenTogether(t *testing.T) {
 			t.Errorf("%d bytes in %d writes, want at most %d", page.GzipLen(), writes, most)
 		}
 	}
+}
+
+// TestAHeaderKeepsNoPage has a short part be there for longer than the page that it is a part of.
+func TestAHeaderKeepsNoPage(t *testing.T) {
+	var c Compressor
+	header := part(&c, "# HELP a A.\n")
+	member := weak.Make(&New(header, part(&c, random(100_000))).pieces[0][0])
+	runtime.GC()
+	if member.Value() != nil {
+		t.Error("the page is still there")
+	}
+	runtime.KeepAlive(header)
 }
 
 func random(n int) string {

@@ -94,7 +94,9 @@ func (p *Cached) Page(all []Shown, missing string) *page.Page {
 	} else {
 		for _, of := range all {
 			for _, s := range of.Snapshots {
-				s.render(c)
+				if s.Read != nil {
+					s.render(c, p.name, s.Read)
+				}
 			}
 		}
 	}

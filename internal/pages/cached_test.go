@@ -1,8 +1,10 @@
 package pages
 
 import (
+	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,7 +27,7 @@ var testTable = family.Table{
 
 // nodes is a snapshot of nodes with these names.
 func nodes(cluster string, names ...string) *Snapshot {
-	b := &sample.Batch{Names: names}
+	b := &sample.Batch{Names: names, Oldest: 1}
 	for i := range names {
 		b.Samples = append(b.Samples, sample.New(&store.Object[sample.Text]{}, uint32(i), 1))
 	}
@@ -38,7 +40,7 @@ func text(t *testing.T, p *page.Page) string {
 	t.Helper()
 	var b strings.Builder
 	if err := p.WriteText(&b); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return b.String()
 }
@@ -59,6 +61,30 @@ func TestEachFamilyStandsOnceForAllClusters(t *testing.T) {
 		if got := text(t, set[name].Page(all, missing)); got != want+missing {
 			t.Errorf("%q:\n%s\nwant:\n%s", name, got, want+missing)
 		}
+	}
+}
+
+// TestPagesOfTheSameAreMadeAtOnce is of all clusters' page and single ones', which are asked for at the same moment.
+func TestPagesOfTheSameAreMadeAtOnce(t *testing.T) {
+	many := make([]string, 2000)
+	for i := range many {
+		many[i] = fmt.Sprint("node-", i)
+	}
+	for range 5 {
+		eu, us := Shown{Snapshots: []*Snapshot{nodes("eu", many...)}}, Shown{Snapshots: []*Snapshot{nodes("us", many...)}}
+		var making sync.WaitGroup
+		for _, all := range [][]Shown{{eu, us}, {eu}, {us}, {us, eu}} {
+			set := NewSet(testTable, []string{"", family.Cadvisor}, func(io.Writer) {}, func(string) {})
+			defer set.Close()
+			for name, prefix := range map[string]string{"": "\nnode{", family.Cadvisor: "\nroot{"} {
+				making.Go(func() {
+					if got := strings.Count(text(t, set[name].Page(all, "")), prefix); got != len(all)*len(many) {
+						t.Errorf("%q of %d clusters: %d samples", name, len(all), got)
+					}
+				})
+			}
+		}
+		making.Wait()
 	}
 }
 

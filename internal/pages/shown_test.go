@@ -98,10 +98,8 @@ func TestGather(t *testing.T) {
 
 func TestAreLost(t *testing.T) {
 	failed, worked := &kube.Failure{Reason: kube.Network}, (*kube.Failure)(nil)
-	list := func(f *kube.Failure, served int) *Snapshot {
-		s := &Snapshot{Shown: usage.Shown{Status: usage.Status{Failure: f}}, Rendered: testTable.Rendered()}
-		s.Rendered.Served[0] = served
-		return s
+	list := func(f *kube.Failure, oldest int64) *Snapshot {
+		return &Snapshot{Shown: usage.Shown{Status: usage.Status{Failure: f}, Oldest: oldest}}
 	}
 	for want, all := range map[string][]*Snapshot{
 		"false, nothing is known yet":            nil,

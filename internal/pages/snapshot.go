@@ -25,33 +25,21 @@ func NewSnapshot(t family.Table, cluster, source string, b *sample.Batch) *Snaps
 		cluster: cluster}
 	c := page.Borrow()
 	defer c.Return()
-	s.Rendered.Add(c, "", source, &label.Usage{Batch: b, Cluster: cluster})
+	s.render(c, "", func(f func(*sample.Batch)) { f(b) })
 	return s
 }
 
-// render renders what the page cadvisor has of the batch, if that was not done yet. It is for one goroutine at a time.
-func (s *Snapshot) render(c *page.Compressor) {
-	if s.Read != nil && s.Rendered.Page != family.Cadvisor {
-		s.Read(func(b *sample.Batch) {
-			s.Rendered.Add(c, family.Cadvisor, s.Resource, &label.Usage{Batch: b, Cluster: s.cluster})
-		})
-	}
-}
-
-// isEmpty tells whether nothing is shown.
-func (s *Snapshot) isEmpty() bool {
-	for _, n := range s.Rendered.Served {
-		if n > 0 {
-			return false
-		}
-	}
-	return true
+// render renders what a page has of the batch that read gives, if that was not done yet.
+func (s *Snapshot) render(c *page.Compressor, page string, read func(func(*sample.Batch))) {
+	s.Rendered.Add(c, page, s.Resource, func(f func(*label.Usage)) {
+		read(func(b *sample.Batch) { f(&label.Usage{Batch: b, Cluster: s.cluster}) })
+	})
 }
 
 // AreLost tells whether nothing is left of what was read, and no list can be read.
 func AreLost(all []*Snapshot) bool {
 	for _, s := range all {
-		if s.Failure == nil || !s.isEmpty() {
+		if s.Failure == nil || s.Oldest != 0 {
 			return false
 		}
 	}
