@@ -91,7 +91,10 @@ func (l *Loop) Run(ctx context.Context) {
 			if spread {
 				spread, interval = false, rand.N(interval)
 			}
-			due = a.Began.Add(interval)
+			// One that took longer than the interval was not late: it is the source that is slow.
+			if due = a.Began.Add(interval); due.Before(time.Now()) {
+				due = time.Now()
+			}
 		} else {
 			backoff := min(firstPause<<min(failures, 16), l.Interval())
 			failures++

@@ -617,6 +617,36 @@ func TestBroadcastWakesAllWhoWait(t *testing.T) {
 	})
 }
 
+// TestASlowSourceIsCurrent has attempts take longer than the interval, or than the random part of it that is the first.
+func TestASlowSourceIsCurrent(t *testing.T) {
+	for name, change := range map[string]func(*trial){
+		"each attempt": func(r *trial) { r.Interval = func() time.Duration { return 5 * time.Second } },
+		"the first":    func(r *trial) { r.Spread = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newTrial(t, after(8*time.Second), nil)
+				change(r)
+				var looked sync.WaitGroup
+				looked.Go(func() {
+					for time.Sleep(9 * time.Second); r.elapsed() < time.Minute; time.Sleep(time.Second) {
+						r.process.runs()
+						if !r.IsCurrent() {
+							t.Errorf("after %s what is published is not current", r.elapsed())
+						}
+					}
+				})
+				for _, a := range r.runFor(time.Minute) {
+					if a.late > 0 || a.err != nil {
+						t.Errorf("the attempt of %s is late by %s: %v", a.began, a.late, a.err)
+					}
+				}
+				looked.Wait()
+			})
+		})
+	}
+}
+
 // TestSpread has only the first interval be a random part of it, of loops that begin together.
 func TestSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
