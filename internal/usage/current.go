@@ -37,12 +37,14 @@ func look(lists []*List, shown func(i int) Status, changed *refresh.Broadcast) (
 	has, data := map[string]bool{}, false
 	for i, l := range lists {
 		ended := l.Loop.Ended()
-		is := l.Loop.IsCurrent() && shown(i).Tried()
+		is, s := l.Loop.IsCurrent(), shown(i)
+		expiring := is && s.expired() // what is left is about to be shown
+		is = is && s.Tried() && !expiring
 		if current = append(current, is); is {
-			has[l.Resource], data = true, data || !shown(i).Refreshed.IsZero()
+			has[l.Resource], data = true, data || !s.Refreshed.IsZero()
 			continue
 		}
-		if missing == 0 {
+		if missing == 0 && !expiring {
 			again = ended // of the others the last look is enough
 		}
 		missing++

@@ -59,6 +59,9 @@ func (s Status) Tried() bool {
 	return !s.Refreshed.IsZero() || s.Failure != nil && s.Failure.Reason != kube.Watch
 }
 
+// expired tells whether a sample that is shown has reached max-age.
+func (s Status) expired() bool { return !s.expires.IsZero() && time.Now().After(s.expires) }
+
 // List is a list that is kept up to date while its Loop runs.
 type List struct {
 	Options

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -164,6 +165,37 @@ func (l *trial) page(prefix string) (lines []string) {
 		}
 	}
 	return lines
+}
+
+// TestWhatExpiresIsNotCurrent has somebody ask between the moment when samples are too old and when those that are left
+// are shown, which takes a while where there are many.
+func TestWhatExpiresIsNotCurrent(t *testing.T) {
+	try(t, nil, func(t *testing.T, l *trial) {
+		o := l.Options
+		o.Resource = "nodes"
+		lists := []*List{l.List, New(o, new(selfmetrics.Registry).Scope(""))}
+		for _, l := range lists {
+			l.Loop.Pulse = refresh.NewPulse()
+		}
+		l.reads(pod("old", maxAge/2), pod("new", 0))
+		before := l.status
+		time.Sleep(maxAge/2 + time.Second)
+		l.expire()
+		var shown atomic.Pointer[Status]
+		shown.Store(&before)
+		var changed refresh.Broadcast
+		time.AfterFunc(time.Second, func() {
+			shown.Store(&l.status)
+			changed.Send()
+		})
+		asked := time.Now()
+		_, err := Current(t.Context(), lists, func(i int) Status {
+			return []Status{*shown.Load(), {Refreshed: asked}}[i]
+		}, &changed)
+		if took := time.Since(asked); err != nil || took != time.Second {
+			t.Errorf("after %s: %v", took, err)
+		}
+	})
 }
 
 // TestWhatIsShown is what scrapes see after attempts of all kinds.
