@@ -42,7 +42,8 @@ type cluster struct {
 	replace   func(ended bool)           // called when a snapshot is replaced, or with the connection all of them
 	present   atomic.Pointer[connection] // nil while no cluster is configured
 	changed   refresh.Broadcast          // after each connect
-	gone      chan struct{}              // closed when it is not configured any more
+	gone      context.Context            // done when it is not configured any more
+	remove    context.CancelCauseFunc    // ends gone, with what says so
 }
 
 // source is how the cluster is connected to. Nothing of one connection is served after another.
@@ -159,8 +160,8 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 		}
 		select {
 		case <-changed:
-		case <-c.gone:
-			return errors.New("the cluster is not configured any more")
+		case <-c.gone.Done():
+			return context.Cause(c.gone)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -171,14 +172,16 @@ func (c *cluster) try(ctx context.Context, f func(*connection) error) error {
 func (c *cluster) known(ctx context.Context) (k series.Known) {
 	ctx, cancel := context.WithTimeout(ctx, serve.Patience(nil))
 	defer cancel()
-	c.try(ctx, func(n *connection) error {
+	if c.try(ctx, func(n *connection) error {
 		k = series.Known{Known: n.Known(ctx, c.set.Serves(kubeState))}
 		snapshots, _ := n.current(ctx)
 		for _, s := range snapshots {
 			k.Lists = append(k.Lists, s.Read)
 		}
 		return n.life.Err()
-	})
+	}) != nil {
+		return series.Known{} // of a connection that has ended
+	}
 	return k
 }
 
@@ -192,9 +195,9 @@ func (c *cluster) read(ctx context.Context) error {
 	return nil
 }
 
-// failed is what has failed, or that ctx has ended.
+// failed is what has failed, or that the cluster or ctx has ended.
 func (c *cluster) failed(ctx context.Context) error {
-	return cmp.Or(c.health.Err(), ctx.Err())
+	return cmp.Or(context.Cause(c.gone), c.health.Err(), ctx.Err())
 }
 
 // connection is what is known of a cluster by one configuration of it: the sources, each feeding what the next one
@@ -224,18 +227,15 @@ func newConnection(c *cluster, client func(schema.GroupVersion) rest.Interface) 
 	n.Pods = objects.NewPods(&n.source, objects.Pods{Labels: labels, Selector: set.Selector, Whole: len(set.Pages) > 0,
 		Workload: set.Top, Counted: set.Serves(cadvisor), Rows: families.Rows(pods, set.Pages, set.PodLabels),
 		Names: names, Changed: n.watched})
+	n.Others, n.things = objects.NewOthers(&n.source, func(resource string) []state.Row {
+		return families.Needed(resource, set.Pages, set.Top)
+	}, names)
+	n.things = append(n.things, n.Pods.Keys()...)
 	n.newList(nodes, "", sample.Joiner{})
 	for _, namespace := range set.Each() {
 		n.newList(pods, namespace, sample.Joiner{Store: n.Pods.Store, Unknown: labels.Unknown,
 			Excluded: set.ExcludeNamespaces})
 	}
-	n.Others, n.things = objects.NewOthers(&n.source, func(resource string) []state.Row {
-		return families.Needed(resource, set.Pages, set.Top)
-	}, names)
-	for _, l := range n.lists {
-		n.things = append(n.things, l.What)
-	}
-	n.things = append(n.things, n.Pods.Keys()...)
 	registerServed(n.source.Self, n.snapshots)
 	n.ticks.Fresh.Register(n.source.Self)
 	return n
@@ -329,7 +329,7 @@ func (n *connection) newList(resource, namespace string, joiner sample.Joiner) {
 	l.Loop.Interval = n.ticks.Interval
 	l.Loop.Pulse, l.Loop.Spread = n.cluster.pulse, n.cluster.name != ""
 	l.Loop.Cutoff = min(max(set.RefreshInterval, 10*time.Second), time.Minute)
-	n.lists = append(n.lists, l)
+	n.lists, n.things = append(n.lists, l), append(n.things, l.What)
 	n.ticks.Lists = append(n.ticks.Lists, l.List)
 }
 

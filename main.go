@@ -147,8 +147,8 @@ func (s *server) clusters() (all []*cluster) {
 // open makes a cluster one of those that are served.
 func (s *server) open(name string) *cluster {
 	c := &cluster{name: name, set: &s.set.Settings, userAgent: "metrics-server-prom/" + version, once: s.set.push.JustOnce,
-		self: s.self, health: health.Tracker{Cluster: label.Escape(name)}, pulse: s.fleet.Pulse,
-		gone: make(chan struct{})}
+		self: s.self, health: health.Tracker{Cluster: label.Escape(name)}, pulse: s.fleet.Pulse}
+	c.gone, c.remove = context.WithCancelCause(context.Background())
 	c.observe = func(l *usage.List) { s.top.Observe(c.topSource(), l) }
 	c.replace = func(ended bool) { s.fleet.Replaced(name, ended) }
 	if s.fleet.Several {
@@ -162,7 +162,7 @@ func (s *server) open(name string) *cluster {
 // drop takes a cluster out of those that are served.
 func (s *server) drop(c *cluster) {
 	s.fleet.Remove(c.name)
-	close(c.gone)
+	c.remove(errors.New("the cluster is not configured any more"))
 	s.top.Gone(c.name)
 }
 

@@ -3985,7 +3985,9 @@ func BenchmarkFurtherPages(b *testing.B) {
 			var whole *page.Page
 			for b.Loop() {
 				s.fleet.Pages[name].Release()
-				n.lists[1].present.Load().Rendered.Page = ""
+				again := *n.lists[1].present.Load()
+				again.Rendered = families.Rendered()
+				n.lists[1].present.Store(&again)
 				var err error
 				if whole, err = s.fleet.Page(b.Context(), name); err != nil {
 					b.Fatal(err)
@@ -4093,6 +4095,23 @@ func inTeam(t *testing.T, set scope.Settings, names []string, do func(t *testing
 		}
 		b.fleet.Pages.Close()
 	})
+}
+
+// TestWhoReadsOnceOfAClusterThatGoesEnds, whether it goes before it is read or meanwhile.
+func TestWhoReadsOnceOfAClusterThatGoesEnds(t *testing.T) {
+	for name, after := range map[string]time.Duration{"before": 0, "meanwhile": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			inTeam(t, scope.Settings{}, []string{"eu"}, func(t *testing.T, b *team) {
+				c, began := b.members["eu"].cluster, time.Now()
+				time.AfterFunc(after, func() { b.drop(c) })
+				synctest.Wait()
+				err := c.read(t.Context())
+				if err == nil || !strings.Contains(err.Error(), "not configured any more") || time.Since(began) != after {
+					t.Errorf("after %s: %v", time.Since(began), err)
+				}
+			})
+		})
+	}
 }
 
 func (b *team) unfreeze() {
