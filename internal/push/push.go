@@ -63,7 +63,7 @@ type Pusher struct {
 }
 
 const (
-	// standard is how long a batch is tried where no interval says it.
+	// standard is how long a batch is tried where no interval says it, and how long one try may take.
 	standard = 30 * time.Second
 	// goodbye is how long the receiver has to take in that nothing more comes.
 	goodbye = 5 * time.Second
