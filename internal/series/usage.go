@@ -236,7 +236,8 @@ func (w *walk) inherit(i int, r record) {
 }
 
 // add adds a sample where it is new. r is what the receiver has of its container or node, nil for nothing. A series
-// that the reading does not have any more ends with it: there is no value, or there are other labels.
+// that the reading does not have any more ends with it: there is no value, or there are other labels. A counter's value
+// of another moment is not sent, and ends nothing.
 func (w *walk) add(i int, name uint32, r *record) {
 	s, is := &w.now.Samples[i], record{name: name}
 	if r != nil {
@@ -255,13 +256,14 @@ func (w *walk) add(i int, name uint32, r *record) {
 	for row, f := range w.Rows {
 		text, value := w.labels(f, &w.now, i, &w.text), f.Value(&w.now, i)
 		has := text != nil && !math.IsNaN(value)
-		if is.has(row) && !(has && (s.Pod == r.pod || bytes.Equal(text, w.oldLabels(f, *r)))) {
+		goesOn := has && is.has(row) && (s.Pod == r.pod || bytes.Equal(text, w.oldLabels(f, *r)))
+		if is.has(row) && !goesOn {
 			w.mark(f, *r, s.At()*1000)
 		}
-		if has {
+		if has = has && !(f.Kind == "counter" && w.now.Untimely != nil && w.now.Untimely[i]); has {
 			w.out.Add(f.Target, f.Name, text, value, s.At()*1000)
 		}
-		is.set(row, has)
+		is.set(row, has || goesOn)
 	}
 	is.pod, is.at = s.Pod, uint32(s.At())
 	w.keep(is)
