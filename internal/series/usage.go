@@ -75,6 +75,18 @@ func (u *Usage) Push(ctx context.Context, out *push.Out, read func(func(*sample.
 	return failed
 }
 
+// setBack has series of which something was sent that no receiver takes, so far is it ahead of a moment in Unix
+// milliseconds, go on from then.
+func (u *Usage) setBack(at int64) {
+	for _, block := range u.sent {
+		for i := range block {
+			if r := &block[i]; int64(r.at)*1000 > at+maxAhead {
+				r.at = uint32(at / 1000)
+			}
+		}
+	}
+}
+
 // walk is one way through a list, in order of namespace and name.
 type walk struct {
 	*Usage
