@@ -382,6 +382,46 @@ func TestOnceWithoutData(t *testing.T) {
 	})
 }
 
+// TestOnceWaitsForWhatTakesItsTime has something come with the third look. A push at the interval has it the next time.
+func TestOnceWaitsForWhatTakesItsTime(t *testing.T) {
+	for name, test := range map[string]struct {
+		once, ends bool // whether nobody waits any more
+		looks      int
+		want       []string
+	}{
+		"once": {true, false, 3, []string{`up{job="metrics-server-prom"} 12:1`,
+			`node_cpu{job="metrics-server-prom",node="n1"} 5:2`, `pod_cpu{job="metrics-server-prom",pod="a"} 6:1`}},
+		"once, as long as somebody waits for the answer": {true, true, 2, nil},
+		"at the interval": {false, false, 1, []string{`up{job="metrics-server-prom"} 11:1`,
+			`node_cpu{job="metrics-server-prom",node="n1"} 5:2`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			feeding(t, scope.Settings{}, func(t *testing.T, f *feeder) {
+				f.sees(objects.Known{}, usage{{node, "n1", 5, 2, none}}, usage{{podA, "c", 6, 1, none}})
+				looks, all := 0, f.is
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				f.Known = func(context.Context) Known {
+					if looks++; looks == 3 {
+						return all
+					}
+					if looks == 2 && test.ends {
+						stop()
+					}
+					time.Sleep(time.Second)
+					return Known{Lists: []func(func(*sample.Batch)){all.Lists[0], nil}, Known: objects.Known{Pending: true}}
+				}
+				time.Sleep(10 * time.Second)
+				f.pusher.Series = func(ctx context.Context, o *push.Out, _ bool) error { return f.Push(ctx, o, test.once) }
+				if _, err := f.pusher.Once(ctx); (err != nil) != test.ends || looks != test.looks {
+					t.Errorf("after %d looks: %v", looks, err)
+				}
+				f.has(test.want...)
+			})
+		})
+	}
+}
+
 // TestEnd has all series end, once.
 func TestEnd(t *testing.T) {
 	feeding(t, scope.Settings{Pages: furtherPages, Namespaces: []string{"s"}}, func(t *testing.T, f *feeder) {
