@@ -176,7 +176,7 @@ func (c *cluster) known(ctx context.Context) (k series.Known) {
 		k = series.Known{Known: n.Known(ctx, c.set.Serves(kubeState))}
 		snapshots, _ := n.current(ctx)
 		for _, s := range snapshots {
-			k.Lists = append(k.Lists, s.Read)
+			k.Lists, k.Pending = append(k.Lists, s.Read), k.Pending || !s.Tried()
 		}
 		return n.life.Err()
 	}) != nil {

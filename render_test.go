@@ -3728,6 +3728,50 @@ func TestPushesOfAnotherCluster(t *testing.T) {
 	})
 }
 
+// TestAPushThatIsAskedForHasWhatTakesItsTime, though a scrape would be answered without it.
+func TestAPushThatIsAskedForHasWhatTakesItsTime(t *testing.T) {
+	for name, c := range map[string]struct {
+		request, pushed string
+		as              answerer // once the request has taken its time; nil for as ever
+		want            bool
+	}{
+		"a list of objects": {"watch b/replicasets", `kube_replicaset_owner{`, nil, true},
+		"a list of usage":   {"list b/pods", `kube_metrics_server_pod_cpu{`, nil, true},
+		"one that fails":    {"list b/pods", `kube_metrics_server_pod_cpu{`, breaks, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			has, url := receiver(t)
+			inBubble(t, scope.Settings{Pages: furtherPages, Namespaces: []string{"a", "b"}}, func(t *testing.T, b *bubble) {
+				b.api.answer(c.request, func(r *http.Request) (*http.Response, error) {
+					select {
+					case <-time.After(12 * time.Second):
+					case <-r.Context().Done():
+						return nil, r.Context().Err()
+					}
+					b.api.answer(c.request, c.as)
+					return b.api.RoundTrip(r)
+				})
+				b.pushes(url, time.Hour)
+				b.begin(b.run)
+				if _, err := b.server.set.push.Once(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				of := map[string]bool{}
+				for series := range has.Live() {
+					for _, namespace := range b.set.Namespaces {
+						if strings.HasPrefix(series, c.pushed) && strings.Contains(series, fmt.Sprintf("namespace=%q", namespace)) {
+							of[namespace] = true
+						}
+					}
+				}
+				if !of["a"] || of["b"] != c.want {
+					t.Errorf("after %s, %s is pushed of %v", time.Since(epoch), c.pushed, of)
+				}
+			})
+		})
+	}
+}
+
 // TestOnce has a process that reads once, of a server on the network.
 func TestOnce(t *testing.T) {
 	api := &apiServer{began: time.Now(), answers: map[string]answerer{}, have: map[string][]any{},

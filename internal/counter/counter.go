@@ -70,6 +70,9 @@ func (c Counter) Seconds() float64 {
 	return c.seconds
 }
 
+// IsOf tells whether the value is as of a moment in Unix seconds: whether the last reading that counts was of then.
+func (c Counter) IsOf(at int64) bool { return int64(c.end) == at }
+
 // Next returns the counter after a reading, the seconds of it that were filled in, and what became of the reading. Gaps
 // longer than maxAge are not filled.
 func (c Counter) Next(r Reading, maxAge time.Duration) (next Counter, filled float64, result Result) {

@@ -19,9 +19,10 @@ type All struct {
 
 // Known is objects in order of namespace and name, as far as they are known.
 type Known struct {
-	Pods   []*store.Leaf[sample.Text]
-	Failed error // why nothing is known of pods
-	Others map[string][]*store.Leaf[string]
+	Pods    []*store.Leaf[sample.Text]
+	Failed  error // why nothing is known of pods
+	Others  map[string][]*store.Leaf[string]
+	Pending bool // whether something is missing that is not known yet, and has not failed either
 }
 
 // Run watches until ctx ends.
@@ -64,9 +65,11 @@ func (a *All) Known(ctx context.Context, pods bool) Known {
 		if k.Failed = a.Pods.Ready(ctx); k.Failed == nil {
 			k.Pods = a.Pods.Leaves()
 		}
+		k.Pending = a.Pods.isPending()
 	}
 	for _, o := range a.Others {
 		k.Others[o.Watch.Resource] = o.Known(ctx, a.Pods)
+		k.Pending = k.Pending || o.isPending()
 	}
 	return k
 }

@@ -66,6 +66,14 @@ func (s *Source[V]) Ready(ctx context.Context) (err error) {
 	return err
 }
 
+// isPending tells whether something is not known yet, and has not failed either.
+func (s *Source[V]) isPending() bool {
+	return slices.ContainsFunc(s.Watch.Namespaces, func(namespace string) bool {
+		state := s.Watch.State(namespace)
+		return !state.Synced && state.Failure == nil
+	})
+}
+
 // isMissing tells whether nothing of a namespace is served: there is no list that counts, what is known is too old, or
 // the right to what is optional was taken away.
 func (s *Source[V]) isMissing(namespace string) bool {

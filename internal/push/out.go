@@ -76,11 +76,15 @@ func (o *Out) Flush(ctx context.Context) error {
 	return o.failed
 }
 
-// deliver sends a batch until the receiver has taken or refused it, or the pusher's patience is over.
+// deliver sends a batch until the receiver has taken or refused it, or the pusher's patience is over. A try that hangs
+// is given up before, as the next one may find a receiver that answers.
 func (p *Pusher) deliver(ctx context.Context, batch []byte) (f *failure) {
 	ctx, cancel := withTimeout(ctx, p.patience())
 	defer cancel()
 	end, _ := ctx.Deadline()
+	if f := p.rest(ctx); f != nil {
+		return f
+	}
 	header := http.Header{
 		"Content-Type":     {"application/x-protobuf"},
 		"Content-Encoding": {"snappy"},
@@ -88,7 +92,9 @@ func (p *Pusher) deliver(ctx context.Context, batch []byte) (f *failure) {
 	}
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		former := f
-		if f = p.send(ctx, http.MethodPost, header, &batchBody{batch: batch}); f == nil || !f.isPassing() {
+		try, cancel := withTimeout(ctx, standard)
+		f = p.send(try, http.MethodPost, header, &batchBody{batch: batch})
+		if cancel(); f == nil || !f.isPassing() {
 			return f
 		}
 		if f.status == 0 {

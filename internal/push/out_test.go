@@ -312,6 +312,37 @@ func TestWhatBecomesOfABatch(t *testing.T) {
 	}
 }
 
+// TestATryThatHangsIsGivenUp, however long the interval, and one that comes after a rest has all its time.
+func TestATryThatHangsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := remote{answer: func(n int, w http.ResponseWriter, r *http.Request) {
+			switch n {
+			case 1, 2:
+				<-r.Context().Done()
+			case 4:
+				w.Header().Set("Retry-After", "290")
+				w.WriteHeader(400)
+			case 5:
+				time.Sleep(20 * time.Second)
+			}
+		}}
+		m.start(t)
+		p, registry := writer(1)
+		p.Interval = time.Hour
+		for i, want := range []time.Duration{2*standard + 3*firstPause, 0, 310 * time.Second} {
+			begun := time.Now()
+			logged(func() { p.push(t.Context(), false) })
+			if took := time.Since(begun); took > want || took < want-3*firstPause/2 {
+				t.Errorf("push %d took %s, want %s at most", i+1, took, want)
+			}
+		}
+		if n, got := len(m.requests()), counted(registry); n != 5 || got != "_samples_total ok 2, "+
+			"_samples_total refused 1, es_total error 1, es_total ok 2" {
+			t.Errorf("%d requests, counted %s", n, got)
+		}
+	})
+}
+
 // TestPausesGrow, and have no end in common.
 func TestPausesGrow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

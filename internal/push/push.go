@@ -57,12 +57,13 @@ type Pusher struct {
 	mu      sync.Mutex // held by a push
 	asked   time.Time  // for the last push that was
 	resting time.Time  // until when the receiver has asked to be left alone
+	emptied bool       // a Pushgateway's group has had nothing since, see withdraw
 	problem string     // kind of the last push's error, see problemOf
 	out     Out
 }
 
 const (
-	// standard is how long a batch is tried where no interval says it.
+	// standard is how long a batch is tried where no interval says it, and how long one try may take.
 	standard = 30 * time.Second
 	// goodbye is how long the receiver has to take in that nothing more comes.
 	goodbye = 5 * time.Second
@@ -216,6 +217,7 @@ func (p *Pusher) push(ctx context.Context, once bool) (samples int, err error) {
 		samples, err = p.pushSeries(ctx, func(o *Out) error { return p.Series(ctx, o, once) })
 	} else {
 		samples, err = p.pushPage(ctx, once)
+		err = p.withdraw(ctx, err, once)
 	}
 	if err != nil {
 		err = fmt.Errorf("cannot push to %s: %w", p.receiver(), err)

@@ -302,6 +302,7 @@ func TestPageThatBreaksOffAfterA200IsNotOK(t *testing.T) {
 	}
 }
 
+// TestNothingIsPushedWhereThereIsNothing, nor taken away: what a receiver of text is not sent gets old there.
 func TestNothingIsPushedWhereThereIsNothing(t *testing.T) {
 	calls := 0
 	url := receiver(t, "HTTP/1.1", func(http.ResponseWriter, *http.Request) { calls++ })
@@ -312,6 +313,75 @@ func TestNothingIsPushedWhereThereIsNothing(t *testing.T) {
 	if calls != 0 || ok[0] || ok[1] || !strings.Contains(log, "no page to push: no data yet") ||
 		strings.Contains(log, "--push.url") {
 		t.Errorf("%d requests, ok %v, log: %s", calls, ok, log)
+	}
+}
+
+// TestNothingOldStaysInAPushgateway: it would be scraped as new, for ever.
+func TestNothingOldStaysInAPushgateway(t *testing.T) {
+	const works, fails, breaks = "page", "no page", "half a page"
+	codes := func(codes ...int) func(int, http.ResponseWriter, *http.Request) {
+		return func(n int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(codes[min(n, len(codes))-1]) }
+	}
+	for name, c := range map[string]struct {
+		pages  []string // of one push each
+		once   bool
+		answer func(int, http.ResponseWriter, *http.Request)
+		want   string   // the requests
+		log    []string // its lines
+	}{
+		"a predecessor was killed, and there is no page yet": {[]string{fails, fails}, false, nil, "DELETE",
+			[]string{"no page to push: no data yet"}},
+		"there is no page any more": {[]string{works, fails, fails, works, fails}, false, nil,
+			"PUT, DELETE, PUT, DELETE", []string{"no page to push", "works again", "no page to push"}},
+		"the page breaks off": {[]string{works, breaks, breaks}, false, nil, "PUT, DELETE", []string{"the page broke off"}},
+		"the page is refused": {[]string{works, works, works}, false, codes(200, 413, 202, 413), "PUT, PUT, DELETE, PUT",
+			[]string{"answered 413"}},
+		"the receiver is away": {[]string{works, works, fails}, false, codes(200, 503, 202), "PUT, PUT, DELETE",
+			[]string{"answered 503", "no page to push"}},
+		"the receiver takes nothing of this program": {[]string{works, works}, false, codes(403), "PUT, PUT",
+			[]string{"answered 403"}},
+		"the receiver is away when there is no page any more": {[]string{fails, fails, fails}, false, codes(503, 503, 202),
+			"DELETE, DELETE, DELETE", []string{"no data yet; nor can the values of before be taken away: the receiver " +
+				"answered 503", "no page to push"}},
+		"the push was asked for, as by a job whose values stay": {[]string{works, fails}, true, nil, "PUT",
+			[]string{"no page to push"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := remote{answer: c.answer}
+				m.start(t)
+				p, _ := writer(0)
+				p.Format, p.URL = Text, "http://receiver/metrics/job/x"
+				log := logged(func() {
+					for _, page := range c.pages {
+						p.Page = func(ctx context.Context, w io.Writer, once bool) error {
+							switch page {
+							case fails:
+								return errors.New("no data yet")
+							case breaks:
+								largePage(w, 1<<20)
+								return errors.New("no data any more")
+							}
+							return onePage(ctx, w, once)
+						}
+						p.push(t.Context(), c.once)
+						synctest.Wait()
+					}
+				})
+				var requests []string
+				for _, r := range m.requests() {
+					requests = append(requests, r.method)
+				}
+				lines := slices.Collect(strings.Lines(log))
+				ok := len(lines) == len(c.log) && strings.Join(requests, ", ") == c.want
+				for i := range lines {
+					ok = ok && strings.Contains(lines[i], c.log[i])
+				}
+				if !ok {
+					t.Errorf("%s, want %s; log: %s", requests, c.want, log)
+				}
+			})
+		})
 	}
 }
 

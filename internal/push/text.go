@@ -58,6 +58,27 @@ func (p *Pusher) pushPage(ctx context.Context, once bool) (samples int, err erro
 	return text.samples, nil
 }
 
+// withdraw empties a Pushgateway's group where a push at the interval came to nothing, as err says: the gateway would
+// show for ever, and as new, what it has of an earlier push, or of a process that was killed. One that cannot be
+// reached, or takes nothing of this program, is not asked. It is done once, until something may be in the group again.
+func (p *Pusher) withdraw(ctx context.Context, err error, once bool) error {
+	f, ok := errors.AsType[*failure](err)
+	if once || err == nil || ok && (f.isPassing() || f.isOfSender()) {
+		p.emptied = false
+		return err
+	}
+	if p.emptied || !p.isGroup() || ctx.Err() != nil {
+		return err
+	}
+	ctx, cancel := withTimeout(ctx, goodbye)
+	defer cancel()
+	if failed := p.deleteGroup(ctx); failed != nil {
+		return fmt.Errorf("%w; nor can the values of before be taken away: %w", err, failed)
+	}
+	p.emptied = true
+	return err
+}
+
 // deleteGroup takes everything of a Pushgateway's group away.
 func (p *Pusher) deleteGroup(ctx context.Context) error {
 	defer p.connection().renew()

@@ -114,6 +114,9 @@ type Batch struct {
 	// Seconds is the CPU time of each of Samples, as far as its readings tell; NaN where none does. It is empty where
 	// the Joiner does not count, and once the next batch is done.
 	Seconds []float64
+	// Untimely tells of which of Samples the Seconds are as of another moment than the sample: where its reading is older
+	// than that of another replica of metrics-server, or none. It is nil for none.
+	Untimely []bool
 	// Readings is what became of the CPU readings, by result, and Filled the seconds that were filled in.
 	Readings [counter.Results]int
 	Filled   float64
@@ -134,7 +137,7 @@ func (b *Batch) reset() {
 	b.Samples, b.Unknown, b.Oldest, b.Newest, b.NewestOf = b.Samples[:0], 0, 0, 0, store.Key{}
 	clear(b.Dropped[:])
 	clear(b.Readings[:])
-	b.Filled = 0
+	b.Filled, b.Untimely = 0, nil
 }
 
 // drop counts samples of an item that are left out.
@@ -271,8 +274,15 @@ func (j *Joiner) count(b *Batch) {
 	for _, r := range j.readings {
 		var s *Sample
 		for len(b.Seconds) < int(r.until) {
-			s = &b.Samples[len(b.Seconds)]
-			b.Seconds = append(b.Seconds, j.seconds(b, s, &r))
+			i := len(b.Seconds)
+			s = &b.Samples[i]
+			c := j.counter(b, s, &r)
+			if b.Seconds = append(b.Seconds, c.Seconds()); !math.IsNaN(c.Seconds()) && !c.IsOf(s.At()) {
+				if b.Untimely == nil {
+					b.Untimely = make([]bool, len(b.Samples))
+				}
+				b.Untimely[i] = true
+			}
 		}
 		if s.Pod.Counters != nil { // not before all of them have the reading by whose moment they are dropped
 			s.Pod.Counters.Drop(int64(s.at))
@@ -282,27 +292,27 @@ func (j *Joiner) count(b *Batch) {
 	maps.DeleteFunc(j.nodes, func(_ string, c counter.Counter) bool { return c.Gone(j.now - int64(j.MaxAge/time.Second)) })
 }
 
-// seconds adds the reading of a sample to the counter of its container or node, and returns that counter's value.
-func (j *Joiner) seconds(b *Batch, s *Sample, r *reading) float64 {
+// counter adds the reading of a sample to the counter of its container or node, and returns that.
+func (j *Joiner) counter(b *Batch, s *Sample, r *reading) counter.Counter {
 	name := b.Names[s.Name]
 	if j.Store == nil {
 		c := j.advance(b, j.nodes[name], s, r, 0)
 		j.nodes[name] = c
-		return c.Seconds()
+		return c
 	}
 	if s.Pod.Counters == nil {
-		return math.NaN()
+		return counter.Counter{}
 	}
 	id, started, ok := j.Running(s.Pod, name)
 	if !ok {
-		return math.NaN()
+		return counter.Counter{}
 	}
 	was := s.Pod.Counters.Get(id)
 	is := j.advance(b, was, s, r, started)
 	if is != was {
 		s.Pod.Counters.Put(id, is)
 	}
-	return is.Seconds()
+	return is
 }
 
 // early is by how many seconds a container may begin before the moment at which it counts as started, as that is cut
@@ -498,6 +508,9 @@ func (j *Joiner) Expire(now time.Time) *Batch {
 		if now.Before(time.Unix(int64(s.at), 0).Add(j.MaxAge)) {
 			if len(b.Seconds) > 0 {
 				b.Seconds[len(fresh)] = b.Seconds[i]
+			}
+			if b.Untimely != nil {
+				b.Untimely[len(fresh)] = b.Untimely[i]
 			}
 			fresh = append(fresh, s)
 		} else {

@@ -61,7 +61,8 @@ func (j *counting) seconds(items ...metricsapi.Item) string {
 	return words(j.t, b)
 }
 
-// words is a batch's containers with their CPU time, "-" for none, of pods other than a/p after the pod's name.
+// words is a batch's containers with their CPU time, "-" for none and "then" behind one of another moment, of pods
+// other than a/p after the pod's name.
 func words(t testing.TB, b *Batch) string {
 	t.Helper()
 	if len(b.Seconds) != len(b.Samples) {
@@ -70,7 +71,11 @@ func words(t testing.TB, b *Batch) string {
 	var words []string
 	for i, s := range b.Samples {
 		word := strings.TrimPrefix(s.Pod.Value.Head+"/"+b.Names[s.Name], "a/p/")
-		words = append(words, strings.Replace(fmt.Sprintf("%s %.6g", word, b.Seconds[i]), "NaN", "-", 1))
+		word = strings.Replace(fmt.Sprintf("%s %.6g", word, b.Seconds[i]), "NaN", "-", 1)
+		if b.Untimely != nil && b.Untimely[i] {
+			word += " then"
+		}
+		words = append(words, word)
 	}
 	return strings.Join(words, ", ")
 }
@@ -102,7 +107,7 @@ func TestSeconds(t *testing.T) {
 		"each reading adds to the one before": {lists: lists{list(x(1)), list(x(2)), list(x(3))}, want: "x 90"},
 		"the same reading again": {lists: lists{list(x(1)), of(15*time.Second, list(x(1)))}, want: "x 15",
 			read: map[string]int{"repeated": 1}},
-		"an older one": {lists: lists{list(x(1)), of(20*time.Second, list(x(1)))}, want: "x 15",
+		"an older one": {lists: lists{list(x(1)), of(20*time.Second, list(x(1)))}, want: "x 15 then",
 			read: map[string]int{"older": 1}},
 		"a pod that is away for two ticks": {lists: lists{list(x(1)), nothing, nothing, list(x(1))}, want: "x 60",
 			read: map[string]int{"filled": 1}},
@@ -116,12 +121,12 @@ func TestSeconds(t *testing.T) {
 			func(now time.Time) items { return items{over(0, item("a", "p", now, x(1)))} },
 			func(now time.Time) items { return items{over(0, item("a", "p", now, x(1)))} }}, want: "x 15"},
 		"a reading without CPU, the counter stays": {lists: lists{list(x(1)), list(container("x", none, v(1)))},
-			want: "x 15"},
-		"one that is no number too": {lists: lists{list(x(1)), list(container("x", invalid, v(1)))}, want: "x 15"},
+			want: "x 15 then"},
+		"one that is no number too": {lists: lists{list(x(1)), list(container("x", invalid, v(1)))}, want: "x 15 then"},
 		"after it the gap is filled": {lists: lists{list(x(1)), list(container("x", none, v(1))), list(x(1))}, want: "x 45",
 			read: map[string]int{"filled": 1}},
 		"before the first reading there is none": {lists: lists{list(container("x", none, v(1)))}, want: "x -"},
-		"more cores than a machine has": {lists: lists{list(x(1)), list(x(1e9))}, want: "x 15",
+		"more cores than a machine has": {lists: lists{list(x(1)), list(x(1e9))}, want: "x 15 then",
 			read: map[string]int{"invalid": 1}},
 		"and no counter that begins with them": {lists: lists{list(x(1e9))}, want: "x -", read: map[string]int{"invalid": 1}},
 		"a container that comes twice": {lists: lists{
@@ -142,7 +147,8 @@ func TestSeconds(t *testing.T) {
 		"which then goes on as ever": {started: 14 * time.Second, lists: lists{nothing, list(x(1)), list(x(1))},
 			want: "x 18"},
 		"nor is it taken back by an older reading": {started: 14 * time.Second,
-			lists: lists{nothing, list(x(1)), of(20*time.Second, list(x(1)))}, want: "x 3", read: map[string]int{"older": 1}},
+			lists: lists{nothing, list(x(1)), of(20*time.Second, list(x(1)))}, want: "x 3 then",
+			read: map[string]int{"older": 1}},
 		"the clock of a node that is a minute ahead": {lists: lists{of(-time.Minute, list(x(1))),
 			of(-time.Minute, list(x(1)))}, want: "x 30"},
 		"or an hour": {lists: lists{of(-time.Hour, list(x(1))), of(-time.Hour, list(x(1))), of(-time.Hour, list(x(1)))},
@@ -275,15 +281,17 @@ func TestExpireKeepsSecondsInStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
 		j := newCounting(t, map[string]run{"a/p/x": {1, now.Add(-time.Hour)}, "a/q/x": {1, now.Add(-time.Hour)}})
-		j.refresh(item("a", "new", now.Add(-3*time.Minute), container("x", v(9), v(1))),
-			item("a", "q", now.Add(-2*time.Minute), container("x", v(2), v(1))),
-			item("b", "p", now.Add(-3*time.Minute), container("x", v(9), v(1))),
-			item("a", "p", now, container("x", v(1), v(1))))
+		for _, older := range []time.Duration{0, time.Second} {
+			j.refresh(item("a", "new", now.Add(-3*time.Minute), container("x", v(9), v(1))),
+				item("a", "q", now.Add(-2*time.Minute-older), container("x", v(2), v(1))),
+				item("b", "p", now.Add(-3*time.Minute), container("x", v(9), v(1))),
+				item("a", "p", now, container("x", v(1), v(1))))
+		}
 		for _, step := range []struct {
 			in   time.Duration
 			want string
 		}{
-			{0, "a/new?/x -, a/q/x 30, b/p/x -, x 15"}, {2 * time.Minute, "a/q/x 30, x 15"},
+			{0, "a/new?/x -, a/q/x 30 then, b/p/x -, x 15"}, {2 * time.Minute, "a/q/x 30 then, x 15"},
 			{3 * time.Minute, "x 15"}, {5 * time.Minute, ""},
 		} {
 			if got := words(t, j.Expire(now.Add(step.in))); got != step.want {
@@ -312,6 +320,7 @@ func TestSecondsOfNodes(t *testing.T) {
 		}
 		step(0, "/n1 15, /n2 15", at("n1", 0), at("n2", 0))
 		step(15*time.Second, "/n1 30, /n2 30", at("n1", 0), at("n2", 0))
+		step(0, "/n1 30 then, /n2 30", at("n1", time.Second), at("n2", 0))
 		step(15*time.Second, "/n2 45", at("n2", 0))
 		step(15*time.Second, "/n1 60, /n2 60", at("n1", 0), at("n2", 0)) // filled
 		step(time.Hour, "/n1 75", at("n1", 0))                           // a hole

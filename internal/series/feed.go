@@ -52,7 +52,7 @@ type Feed struct {
 }
 
 // Push adds all that is served. Where that is nothing, once waits until something has failed; else the receiver is told
-// so.
+// so. Nor does once go without what only takes its time: there is no next push that has it.
 func (f *Feed) Push(ctx context.Context, out *push.Out, once bool) error {
 	r := f.receiver
 	if once {
@@ -62,11 +62,13 @@ func (f *Feed) Push(ctx context.Context, out *push.Out, once bool) error {
 		thaws := f.Pulse.Thaws()
 		known := f.Known(ctx)
 		p := r.begin(ctx, out)
-		if once && !known.serves("") {
+		switch {
+		case once && !known.serves(""):
 			if err := f.Failed(ctx); err != nil {
 				return err
 			}
-		} else if f.Pulse.Thaws() == thaws { // else it may be old again
+		case once && known.Pending && ctx.Err() == nil:
+		case f.Pulse.Thaws() == thaws: // else it may be old again
 			return f.add(p, &known)
 		}
 	}

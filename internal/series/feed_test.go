@@ -382,6 +382,46 @@ func TestOnceWithoutData(t *testing.T) {
 	})
 }
 
+// TestOnceWaitsForWhatTakesItsTime has something come with the third look. A push at the interval has it the next time.
+func TestOnceWaitsForWhatTakesItsTime(t *testing.T) {
+	for name, test := range map[string]struct {
+		once, ends bool // whether nobody waits any more
+		looks      int
+		want       []string
+	}{
+		"once": {true, false, 3, []string{`up{job="metrics-server-prom"} 12:1`,
+			`node_cpu{job="metrics-server-prom",node="n1"} 5:2`, `pod_cpu{job="metrics-server-prom",pod="a"} 6:1`}},
+		"once, as long as somebody waits for the answer": {true, true, 2, nil},
+		"at the interval": {false, false, 1, []string{`up{job="metrics-server-prom"} 11:1`,
+			`node_cpu{job="metrics-server-prom",node="n1"} 5:2`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			feeding(t, scope.Settings{}, func(t *testing.T, f *feeder) {
+				f.sees(objects.Known{}, usage{{node, "n1", 5, 2, none}}, usage{{podA, "c", 6, 1, none}})
+				looks, all := 0, f.is
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				f.Known = func(context.Context) Known {
+					if looks++; looks == 3 {
+						return all
+					}
+					if looks == 2 && test.ends {
+						stop()
+					}
+					time.Sleep(time.Second)
+					return Known{Lists: []func(func(*sample.Batch)){all.Lists[0], nil}, Known: objects.Known{Pending: true}}
+				}
+				time.Sleep(10 * time.Second)
+				f.pusher.Series = func(ctx context.Context, o *push.Out, _ bool) error { return f.Push(ctx, o, test.once) }
+				if _, err := f.pusher.Once(ctx); (err != nil) != test.ends || looks != test.looks {
+					t.Errorf("after %d looks: %v", looks, err)
+				}
+				f.has(test.want...)
+			})
+		})
+	}
+}
+
 // TestEnd has all series end, once.
 func TestEnd(t *testing.T) {
 	feeding(t, scope.Settings{Pages: furtherPages, Namespaces: []string{"s"}}, func(t *testing.T, f *feeder) {
@@ -470,4 +510,47 @@ func TestClockThatIsSetBack(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestUsageAfterAClockThatWasAheadWasSetBack goes on with the first reading of after that, where no receiver can have
+// taken what was sent before.
+func TestUsageAfterAClockThatWasAheadWasSetBack(t *testing.T) {
+	for name, test := range map[string]struct {
+		started, pushed int64 // by how many seconds the clock was ahead at the start, and at the pushes before the last two
+		up, usage       string
+	}{
+		"it was not":                           {0, 0, "10:1 40:1 60:1", "5:1 35:2 55:3"},
+		"it was at the start":                  {3600, 0, "40:1 60:1", "55:3"},
+		"a little":                             {20, 0, "40:1 60:1", "35:2 55:3"},
+		"it was later":                         {0, 3600, "10:1 40:1 60:1", "5:1 55:3"},
+		"but a receiver may have taken it all": {0, 600, "10:1 620001:1 620002:1", "5:1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			feeding(t, scope.Settings{}, func(t *testing.T, f *feeder) {
+				f.receiver.since += test.started
+				pushed := func(at int64, list usage) {
+					f.sees(objects.Known{}, usage{}, list)
+					if err := f.after(at, false); err != nil && f.Answer == nil {
+						t.Fatal(err)
+					}
+				}
+				if test.started == 0 {
+					pushed(10, usage{{podA, "c", 5, 1, none}, {podB, "c", 5, 1, none}})
+					f.Answer = refuses // the end of a
+					pushed(20, usage{{podB, "c", 5, 1, none}})
+					f.Answer = nil
+					for _, block := range f.receiver.usage["pods/"].sent {
+						for i := range block {
+							block[i].at += uint32(test.pushed)
+						}
+					}
+					f.receiver.last += test.pushed * 1000
+				}
+				pushed(40, usage{{podA, "c", 35, 2, none}, {podB, "c", 35, 2, none}})
+				pushed(60, usage{{podA, "c", 55, 3, none}, {podB, "c", 55, 3, none}})
+				f.has(`up{job="metrics-server-prom"} `+test.up, `pod_cpu{job="metrics-server-prom",pod="a"} `+test.usage,
+					`pod_cpu{job="metrics-server-prom",pod="b"} `+test.usage)
+			})
+		})
+	}
 }

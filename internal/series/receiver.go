@@ -94,10 +94,17 @@ type pushed struct {
 const maxAhead = 600_000
 
 // begin begins a push of what is known now. A clock that was set back does not take series back in time, unless it was
-// so far ahead that no receiver has taken anything since.
+// so far ahead that no receiver has taken anything since. A start that was in the future then is now.
 func (r *receiver) begin(ctx context.Context, out *push.Out) *pushed {
 	at := time.Now().UnixMilli()
-	if ahead := r.last - at; ahead >= 0 && ahead <= maxAhead {
+	ahead := r.last - at
+	r.since = min(r.since, at/1000)
+	for _, u := range r.usage {
+		if u.Since = min(u.Since, r.since); ahead > maxAhead {
+			u.setBack(at)
+		}
+	}
+	if ahead >= 0 && ahead <= maxAhead {
 		at = r.last + 1
 	}
 	return &pushed{r, ctx, out, at}

@@ -75,6 +75,18 @@ func (u *Usage) Push(ctx context.Context, out *push.Out, read func(func(*sample.
 	return failed
 }
 
+// setBack has series of which something was sent that no receiver takes, so far is it ahead of a moment in Unix
+// milliseconds, go on from then.
+func (u *Usage) setBack(at int64) {
+	for _, block := range u.sent {
+		for i := range block {
+			if r := &block[i]; int64(r.at)*1000 > at+maxAhead {
+				r.at = uint32(at / 1000)
+			}
+		}
+	}
+}
+
 // walk is one way through a list, in order of namespace and name.
 type walk struct {
 	*Usage
@@ -236,7 +248,8 @@ func (w *walk) inherit(i int, r record) {
 }
 
 // add adds a sample where it is new. r is what the receiver has of its container or node, nil for nothing. A series
-// that the reading does not have any more ends with it: there is no value, or there are other labels.
+// that the reading does not have any more ends with it: there is no value, or there are other labels. A counter's value
+// of another moment is not sent, and ends nothing.
 func (w *walk) add(i int, name uint32, r *record) {
 	s, is := &w.now.Samples[i], record{name: name}
 	if r != nil {
@@ -255,13 +268,14 @@ func (w *walk) add(i int, name uint32, r *record) {
 	for row, f := range w.Rows {
 		text, value := w.labels(f, &w.now, i, &w.text), f.Value(&w.now, i)
 		has := text != nil && !math.IsNaN(value)
-		if is.has(row) && !(has && (s.Pod == r.pod || bytes.Equal(text, w.oldLabels(f, *r)))) {
+		goesOn := has && is.has(row) && (s.Pod == r.pod || bytes.Equal(text, w.oldLabels(f, *r)))
+		if is.has(row) && !goesOn {
 			w.mark(f, *r, s.At()*1000)
 		}
-		if has {
+		if has = has && !(f.Kind == "counter" && w.now.Untimely != nil && w.now.Untimely[i]); has {
 			w.out.Add(f.Target, f.Name, text, value, s.At()*1000)
 		}
-		is.set(row, has)
+		is.set(row, has || goesOn)
 	}
 	is.pod, is.at = s.Pod, uint32(s.At())
 	w.keep(is)

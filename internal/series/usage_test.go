@@ -122,6 +122,63 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// TestACountersValueGoesWithItsMoment has lists pushed as in TestUsage, in which the value of a counter may be as of
+// another moment than the reading: that of a gauge goes, and the counter's series neither goes back in time nor ends.
+func TestACountersValueGoesWithItsMoment(t *testing.T) {
+	a, moved := pod("s", "a", "1"), pod("s", "a", "9")
+	seconds := *memory
+	seconds.Name, seconds.Kind = "seconds_total", "counter"
+	counter := func(ip string) string { return of("seconds_total", "a", ip) }
+	type list struct {
+		usage
+		untimely []bool
+	}
+	then := []bool{true}
+	for name, test := range map[string]struct {
+		lists []list
+		want  map[string]string // what the receiver has
+	}{
+		"the reading of another replica": {
+			[]list{{usage{{a, "c", 1000, 1, 100}}, nil}, {usage{{a, "c", 1010, 2, 130}}, then},
+				{usage{{a, "c", 1030, 3, 160}}, nil}},
+			map[string]string{of("cpu", "a", "1"): "[1000000:1 1010000:2 1030000:3]",
+				counter("1"): "[1000000:100 1030000:160]"}},
+		"of one container of two": {
+			[]list{{usage{{a, "b", 1000, 1, 50}, {a, "c", 1000, 1, 100}}, nil},
+				{usage{{a, "b", 1010, none, 60}, {a, "c", 1010, none, 130}}, []bool{false, true}}},
+			map[string]string{strings.Replace(of("cpu", "a", "1"), `"c"`, `"b"`, 1): "[1000000:1 1010000:stale]",
+				strings.Replace(counter("1"), `"c"`, `"b"`, 1): "[1000000:50 1010000:60]",
+				of("cpu", "a", "1"):                            "[1000000:1 1010000:stale]", counter("1"): "[1000000:100]"}},
+		"the first that is pushed": {
+			[]list{{usage{{a, "c", 1010, 2, 130}}, then}, {usage{{a, "c", 1030, 3, 160}}, nil}},
+			map[string]string{of("cpu", "a", "1"): "[1010000:2 1030000:3]", counter("1"): "[1030000:160]"}},
+		"after it the pod is gone": {
+			[]list{{usage{{a, "c", 1000, 1, 100}}, nil}, {usage{{a, "c", 1010, 2, 130}}, then}, {}},
+			map[string]string{of("cpu", "a", "1"): "[1000000:1 1010000:2 2002000:stale]",
+				counter("1"): "[1000000:100 2002000:stale]"}},
+		"with other labels the former series ends all the same": {
+			[]list{{usage{{a, "c", 1000, 1, 100}}, nil}, {usage{{moved, "c", 1010, 2, 130}}, then},
+				{usage{{moved, "c", 1030, 3, 160}}, nil}},
+			map[string]string{of("cpu", "a", "1"): "[1000000:1 1010000:stale]", of("cpu", "a", "9"): "[1010000:2 1030000:3]",
+				counter("1"): "[1000000:100 1010000:stale]", counter("9"): "[1030000:160]"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newTaker(t, 0)
+			u := r.usageOf(cpu, &seconds)
+			for i, list := range test.lists {
+				if err := r.push(func(ctx context.Context, o *push.Out) error {
+					return u.Push(ctx, o, func(f func(*sample.Batch)) {
+						list.read(func(b *sample.Batch) { b.Untimely = list.untimely; f(b) })
+					}, 2_000_000+int64(i)*1000)
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.want(test.want)
+		})
+	}
+}
+
 func TestUsageOfNodes(t *testing.T) {
 	for name, lists := range map[string][]usage{
 		"in order": {

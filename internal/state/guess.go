@@ -16,12 +16,13 @@ import (
 // A ReplicaSet X-H whose pods have the label pod-template-hash=H is one of Deployment X. That is wrong for ReplicaSets
 // that were orphaned or adopted, for names that were cut, and for other makers of ReplicaSets. A Job X-N with the
 // minutes N is one of CronJob X, which is wrong for Jobs that people name so.
+//
+// Entries is for concurrent use, as pushes and scrapes ask for it; Parts and Release are not.
 type Guess struct {
 	resource   *Resource
 	family     uint8
 	renderer   *Renderer
 	compressor page.Compressor
-	pod        kept.Pod
 
 	leaves []*store.Leaf[sample.Text]
 	within []string
@@ -34,7 +35,9 @@ func NewGuess(r *Resource, family uint8, renderer *Renderer) *Guess {
 }
 
 // Release gives the memory of the parts back.
-func (g *Guess) Release() { *g = *NewGuess(g.resource, g.family, g.renderer) }
+func (g *Guess) Release() {
+	g.compressor, g.leaves, g.within, g.parts = page.Compressor{}, nil, nil, nil
+}
 
 // Parts returns the parts of the guessed owners, by family, as they follow from the pods of these namespaces, "" for
 // all. They are made anew where the pods have changed.
@@ -54,18 +57,19 @@ func (g *Guess) Parts(pods []*store.Leaf[sample.Text], within []string) [][]*pag
 // Entries returns what Parts renders: the objects whose owners are guessed, in order of namespace and name.
 func (g *Guess) Entries(pods []*store.Leaf[sample.Text], within []string) []store.Entry[string] {
 	owners := map[store.Key]string{} // the name, "" for none
+	var pod kept.Pod
 	for _, leaf := range pods {
 		for _, e := range leaf.Entries {
 			if within[0] != "" && !slices.Contains(within, e.Namespace) {
 				continue
 			}
-			g.pod.Unpack(e.Value.Shared, e.Value.Own)
-			for _, owner := range g.pod.Owners {
+			pod.Unpack(e.Value.Shared, e.Value.Own)
+			for _, owner := range pod.Owners {
 				if owner.Controller && owner.Kind == g.resource.Kind {
 					key := store.Key{Namespace: e.Namespace, Name: owner.Name}
 					if _, known := owners[key]; !known {
 						key.Name = strings.Clone(key.Name)
-						_, name := GuessOwner(g.resource.Kind, owner.Name, g.pod.HasTemplateHash)
+						_, name := GuessOwner(g.resource.Kind, owner.Name, pod.HasTemplateHash)
 						owners[key] = strings.Clone(name)
 					}
 				}

@@ -1,7 +1,9 @@
 package state
 
 import (
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"unique"
 
@@ -57,5 +59,38 @@ func TestOwnersAreGuessedFromPods(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestOwnersAreGuessedForAPushDuringAScrape: both unpack the same pods, and -race sees whether into the same memory.
+func TestOwnersAreGuessedForAPushDuringAScrape(t *testing.T) {
+	leaf := &store.Leaf[sample.Text]{}
+	for i := range 500 {
+		owner := fmt.Sprintf("web%d-5d4f", i)
+		leaf.Entries = append(leaf.Entries, podOf(fmt.Sprint("p", i), []string{"ReplicaSet", "DaemonSet"}[i%2], owner, true))
+	}
+	for i := range Resources {
+		if r := &Resources[i]; r.Name == "replicasets" {
+			g := NewGuess(r, uint8(len(families)-1), newRenderer())
+			var running sync.WaitGroup
+			running.Go(func() {
+				for range 20 {
+					if n := len(g.Parts([]*store.Leaf[sample.Text]{leaf}, []string{""})[len(families)-1]); n != 1 {
+						t.Errorf("%d parts", n)
+					}
+					g.Release()
+				}
+			})
+			for range 2 {
+				running.Go(func() {
+					for range 20 {
+						if n := len(g.Entries([]*store.Leaf[sample.Text]{leaf}, []string{""})); n != 250 {
+							t.Errorf("the owners of %d ReplicaSets", n)
+						}
+					}
+				})
+			}
+			running.Wait()
+		}
 	}
 }
