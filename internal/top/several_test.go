@@ -118,3 +118,44 @@ func TestHistoryOfSeveralClusters(t *testing.T) {
 		}
 	})
 }
+
+// TestOneOfSeveralMayBeOld: what is shown of it is that, and the others are shown as if it was not there.
+func TestOneOfSeveralMayBeOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clusters := several(t, "eu", "hangs")
+		eu, hangs := clusters["eu"], clusters["hangs"]
+		for name, c := range clusters {
+			c.pod("a/"+name, "", "", "app 1m 1Mi")
+			c.run(time.Hour)()
+		}
+		time.Sleep(200 * time.Second)
+		hangs.takes = map[string]time.Duration{nodeUsage: time.Hour, podUsage: time.Hour}
+		eu.takes = map[string]time.Duration{podUsage: 100 * time.Millisecond}
+		for _, test := range []struct {
+			query, rows string
+			failures    int
+			after       time.Duration
+		}{{"", "a/eu", 2, time.Second}, {"&cluster=hangs", "", 2, time.Second}, {"&cluster=eu", "a/eu", 0, 0}} {
+			began := time.Now()
+			a := eu.ask("level=pods" + test.query)
+			if took := time.Since(began); a.names() != test.rows || len(a.State.Failures) != test.failures ||
+				test.failures > 0 && !strings.HasSuffix(a.State.Failures[0], "again (cluster hangs)") || took != test.after {
+				t.Errorf("%q: after %s %q, %+v", test.query, took, a.names(), a.State)
+			}
+		}
+	})
+}
+
+// TestAClusterThatIsNotThere is answered with those that are.
+func TestAClusterThatIsNotThere(t *testing.T) {
+	for says, c := range map[string]*cluster{
+		`there is no cluster "x"; there is one, without a name: leave out cluster`: newCluster(t),
+		`there is no cluster "x"; there are: eu, us`:                               several(t, "eu", "us")["eu"],
+	} {
+		for _, address := range []string{"/top.json?cluster=x", "/?cluster=x"} {
+			if w := c.get(address); w.Code != 404 || w.Body.String() != says+"\n" {
+				t.Errorf("%s: %d %s", address, w.Code, w.Body)
+			}
+		}
+	}
+}

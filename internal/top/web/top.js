@@ -375,7 +375,7 @@ async function load(change) {
 
 // untilNext is the seconds until there is something new: a period if this has just come, else less.
 function untilNext({ newest, period = 15 }) {
-  late = answer && newest !== answer.data.newest ? 0 : late + 1;
+  late = answer && newest !== undefined && newest !== answer.data.newest ? 0 : late + 1;
   return late === 0 ? period : Math.min(period, (period / 16) * 2 ** late);
 }
 
