@@ -119,6 +119,41 @@ func TestHistoryOfSeveralClusters(t *testing.T) {
 	})
 }
 
+// TestClustersShareTheRoomOfHistory: what one has taken up it gives back when others come.
+func TestClustersShareTheRoomOfHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const room = 100 // rows
+		clusters := several(t, "eu", "us")
+		eu, us := clusters["eu"], clusters["us"]
+		both := eu.page.Sources
+		eu.page.Sources = func() []Source { return []Source{eu.source} }
+		h := eu.page.historyOf("eu", 1)
+		h.maxBytes = room * (4*60 + 56)
+		taken := func() int { return len(h.last) }
+		next := func(c *cluster, pods int) {
+			time.Sleep(15 * time.Second)
+			c.few(pods, "StatefulSet/db")
+			c.refresh()
+		}
+		next(eu, room-2) // and a workload and a namespace
+		if eu.ask(""); taken() != room {
+			t.Fatalf("one cluster alone has %d rows, want %d", taken(), room)
+		}
+		eu.page.Sources = both
+		next(us, 1)
+		us.ask("cluster=us")
+		for _, pods := range []int{room - 2, 10, 10} {
+			next(eu, pods)
+			if taken() > room/2 || len(h.chunks)*chunkLen > room/2+chunkLen {
+				t.Errorf("of %d pods beside another cluster it has %d rows, want up to %d", pods, taken(), room/2)
+			}
+		}
+		if r := eu.ask("level=pods&cluster=eu&limit=1").Rows[0]; past(r) != "<nil> 0.001 0.001" {
+			t.Errorf("of few pods again it has %v", r)
+		}
+	})
+}
+
 // TestOneOfSeveralMayBeOld: what is shown of it is that, and the others are shown as if it was not there.
 func TestOneOfSeveralMayBeOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
