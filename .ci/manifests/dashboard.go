@@ -100,6 +100,9 @@ func (d dashboard) check() (problems []error) {
 			if t.Expr == "" || refs[t.RefID] || t.Datasource != theVariable || (t.LegendFormat == "") != (t.Format == "table") {
 				complain(p, "query %s has no expression, a double name, no legend or a data source of its own", t.RefID)
 			}
+			if strings.Contains(t.Expr, `pod="$pod"`) && !strings.HasPrefix(t.Expr, "sum by (cluster, namespace") {
+				complain(p, "query %s adds up the pods of one name in all namespaces and clusters", t.RefID)
+			}
 			refs[t.RefID] = true
 		}
 	}

@@ -54,6 +54,7 @@ func TestDashboardProblemsAreSeen(t *testing.T) {
 		{"numbers of no unit", `"unit": "short"`, `"unit": ""`, "no unit"},
 		{"lines without names", `"legendFormat": "up"`, `"legendFormat": ""`, "no legend"},
 		{"a query without an expression", `sum(up)`, ``, "no expression"},
+		{"a sum of pods that are not the same", `sum(up)`, `sum by (container) (up{pod=\"$pod\"})`, "adds up"},
 		{"the schema of an old Grafana", `41`, `16`, "old schema"},
 		{"what is not JSON", `"panels": [`, `"panels": `, "invalid character"},
 	} {

@@ -230,6 +230,37 @@ func TestOldDataAreSaidToBeOld(t *testing.T) {
 	await(t, 30*time.Second, tab, `document.querySelector("#state").className === "ok"`)
 }
 
+// TestASleepOfTheMachineIsNoticed: one clock stands still meanwhile, so that the other one jumps.
+func TestASleepOfTheMachineIsNoticed(t *testing.T) {
+	t.Parallel()
+	_, e := simulate(t, standin.Options{Pods: 10, Resolution: time.Second})
+	tab := open(t, 1280, 900)
+	visit(t, tab, e.URL)
+	await(t, 10*time.Second, tab, `document.querySelector("#state").className === "ok"`)
+	await(t, 10*time.Second, tab, `window.asked ??= 0, window.fetch = () => { asked++; return new Promise(() => {}); },
+		asked === 2`)
+	await(t, 10*time.Second, tab, `window.now ??= Date.now, Date.now = () => now() + 3600_000, asked === 4 &&
+		document.querySelector("#state").className === "old" && document.querySelector("#age").textContent`+
+		` === "Data 60 min old"`)
+}
+
+// TestLevelsAreFollowed, each more than once.
+func TestLevelsAreFollowed(t *testing.T) {
+	t.Parallel()
+	_, e := simulate(t, standin.Options{Pods: 10, Resolution: time.Second})
+	tab := open(t, 1280, 900)
+	visit(t, tab, e.URL)
+	for i, name := range []string{"Pods", "Namespaces", "Nodes", "Namespaces", "Workloads", "Containers", "Namespaces"} {
+		links := []string{"Nodes", "Namespaces", "Workloads", "Pods", "Containers"}
+		if err := tab.Click(fmt.Sprintf("#levels a:nth-child(%d)", slices.Index(links, name)+1)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := title(tab); got != name || err != nil {
+			t.Fatalf("after %d links the title is %q (%v), want %q", i+1, got, err, name)
+		}
+	}
+}
+
 // TestEverybodyCanUseIt has axe-core look for what keeps people out: https://github.com/dequelabs/axe-core
 func TestEverybodyCanUseIt(t *testing.T) {
 	t.Parallel()

@@ -138,6 +138,15 @@ func (f *Fleet) StateOf(name string) (failures, notices []string) {
 	return nil, nil
 }
 
+// Wait waits as Page does for that of the telemetry path: of the cluster of that name, or of all for "".
+func (f *Fleet) Wait(ctx context.Context, name string) {
+	if m := f.member(name); m != nil {
+		m.Current(ctx, "")
+	} else if name == "" {
+		f.gather(ctx, "", f.present(), nil)
+	}
+}
+
 // Asked answers a request about the cluster that it asks for by its parameter cluster, or about all. Who is there is
 // looked at once: one that goes meanwhile is not answered with all.
 func (f *Fleet) Asked(answer func(*View, http.ResponseWriter, *http.Request)) http.HandlerFunc {

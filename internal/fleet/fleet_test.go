@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,10 +21,12 @@ import (
 // cluster is one that works unless it has a failure.
 type cluster struct {
 	failure  string
+	asked    atomic.Bool
 	released []string
 }
 
 func (c *cluster) Current(context.Context, string) (s pages.Shown) {
+	c.asked.Store(true)
 	if c.failure != "" {
 		s.Failed = errors.New(c.failure)
 	}
@@ -134,6 +137,33 @@ func TestClustersComeAndGo(t *testing.T) {
 	}
 	if status, text := ask(f, "/healthz?cluster=eu"); status != http.StatusOK {
 		t.Errorf("status %d of a cluster: %s", status, text)
+	}
+}
+
+// TestWaitsForWhatIsAskedFor: for the cluster, for all, and for nothing where there is no such cluster.
+func TestWaitsForWhatIsAskedFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		several  bool
+		failures map[string]string
+		cluster  string
+		want     []bool // whether that is asked which the i-th has
+	}{
+		"one of several":  {true, map[string]string{"eu": "", "us": ""}, "us", []bool{false, true}},
+		"all of several":  {true, map[string]string{"eu": "", "us": ""}, "", []bool{true, true}},
+		"none of several": {true, map[string]string{"eu": "", "us": ""}, "x", []bool{false, false}},
+		"the only one":    {false, map[string]string{"": ""}, "", []bool{true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, c.several, c.failures)
+			f.Wait(t.Context(), c.cluster)
+			var asked []bool
+			for _, c := range f.All() {
+				asked = append(asked, c.(*cluster).asked.Load())
+			}
+			if !reflect.DeepEqual(asked, c.want) {
+				t.Errorf("%v, want %v", asked, c.want)
+			}
+		})
 	}
 }
 

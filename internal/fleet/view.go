@@ -76,9 +76,6 @@ func (v *View) Page(ctx context.Context, name string) (*page.Page, error) {
 	}
 }
 
-// Wait waits as Page does for that of the telemetry path.
-func (v *View) Wait(ctx context.Context) { v.gather(ctx, "", v.clusters(), nil) }
-
 // gather returns what there is to serve of clusters on the page of that name: of the only one, or of several as
 // pages.Gather does.
 func (v *View) gather(ctx context.Context, name string, clusters []*member, changed <-chan struct{}) []pages.Shown {

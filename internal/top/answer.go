@@ -4,14 +4,17 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"metrics-server-prom/internal/kube"
 	"metrics-server-prom/internal/label"
 	"metrics-server-prom/internal/sample"
+	"metrics-server-prom/internal/usage"
 )
 
 // answer is what there is to a query at a moment.
@@ -29,26 +32,62 @@ type answer struct {
 	step              time.Duration // of the history
 	recorded, since   time.Time     // its newest and its first value; zero for none
 	missing           []string
-	clusters          []string // all, where they have names
-	watched           int      // pods
+	clusters          []string      // all, where they have names
+	watched           int           // pods
+	lists             []*usage.List // that it is made of
 }
 
 // patience is how long an answer waits for current data, such as the first ones.
 const patience = time.Second
 
-// answer answers a query.
-func (p *Page) answer(ctx context.Context, q query) *answer {
+// answer answers a query with what is current, and says of the rest why it is not there. It fails where there is no
+// cluster of the name that is asked for.
+func (p *Page) answer(ctx context.Context, q query) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	p.Wait(ctx)
-	sources := p.Sources()
-	none := noSum()
-	a := &answer{query: q, version: p.Version, time: time.Now(), totals: newRow(place{}, &none, 0)}
-	a.counts[nodes] = -1
-	a.failures, a.notices = p.State(q.cluster)
+	p.Wait(ctx, q.cluster)
+	for {
+		wait(ctx, &q, p.Sources())
+		a, err := p.answerNow(q, p.Sources())
+		if err != nil || !slices.ContainsFunc(a.lists, isOld) {
+			return a, err
+		} // else the process has stood still meanwhile
+	}
+}
+
+// isOld tells whether what a list has may be old: the process has stood still since, or it should have been read anew.
+func isOld(l *usage.List) bool { return !l.Loop.IsCurrent() }
+
+// wait waits until nothing is old that there is of the clusters that the query is about, or ctx ends.
+func wait(ctx context.Context, q *query, sources []Source) {
+	for {
+		var again <-chan struct{}
+		for i := range sources {
+			for _, l := range sources[i].Lists {
+				if ended := l.Loop.Ended(); q.isAbout(&sources[i]) && isOld(l) { // which has it read
+					again = ended
+				}
+			}
+		}
+		if again == nil {
+			return
+		}
+		select {
+		case <-again:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// answerNow answers a query with what is current now.
+func (p *Page) answerNow(q query, sources []Source) (*answer, error) {
+	none, there := noSum(), false
+	a := &answer{query: q, version: p.Version, time: time.Now(), totals: newRow(place{}, &none, 0), counts: uncounted}
 	best := &best{query: &q}
 	for i := range sources {
-		if s := &sources[i]; q.cluster == "" || q.cluster == s.Name {
+		if s := &sources[i]; q.isAbout(s) {
+			there = true
 			p.look(a, s, p.historyOf(s.Name, len(sources)), best)
 		}
 	}
@@ -60,7 +99,16 @@ func (p *Page) answer(ctx context.Context, q query) *answer {
 			a.clusters = append(a.clusters, s.Name)
 		}
 	}
-	return a
+	switch {
+	case there || q.cluster == "":
+	case len(sources) == 1 && sources[0].Name == "":
+		return nil, fmt.Errorf("there is no cluster %.50q; there is one, without a name: leave out cluster", q.cluster)
+	default:
+		return nil, fmt.Errorf("there is no cluster %.50q; there are: %s", q.cluster, strings.Join(a.clusters, ", "))
+	}
+	failures, notices := p.State(q.cluster)
+	a.failures, a.notices = append(failures, a.failures...), notices
+	return a, nil
 }
 
 // look adds to an answer what there is of a cluster.
@@ -70,12 +118,12 @@ func (p *Page) look(a *answer, source *Source, h *history, best *best) {
 	h.begin(source, p.Interval)
 	s := newScan(source.Others, best.query)
 	defer s.release()
-	own := &answer{query: a.query, time: a.time}
+	own := &answer{query: a.query, time: a.time, counts: uncounted}
 	l := &look{answer: own, source: source, scan: s, history: h, best: best}
 	l.look()
 	for i, n := range own.counts {
 		if n >= 0 {
-			a.counts[i] = max(a.counts[i], 0) + n
+			a.count(level(i), n)
 		}
 	}
 	a.totals.total(own.totals)
@@ -89,6 +137,10 @@ func (p *Page) look(a *answer, source *Source, h *history, best *best) {
 	}
 	if a.since.Before(h.since) {
 		a.since = h.since
+	}
+	a.lists = append(a.lists, own.lists...)
+	for _, text := range own.failures {
+		a.failures = append(a.failures, kube.OfCluster(source.Name, text))
 	}
 	for _, text := range append(missingRights(source), h.missing(a.query.level)...) {
 		a.missing = append(a.missing, kube.OfCluster(source.Name, text))
@@ -121,17 +173,28 @@ type look struct {
 
 func (l *look) look() {
 	q, all := l.best.query, noSum()
-	l.counts[nodes] = -1
 	for _, list := range l.source.Lists {
+		status := list.Status()
+		if status.Newest == 0 && (status.Failure != nil || status.Refreshed.IsZero()) {
+			continue // there is nothing of it, and the state says why
+		}
+		if isOld(list) {
+			l.failures = append(l.failures, fmt.Sprintf("%s: not shown: what was read last, at %s, may be old; the process "+
+				"has stood still since, or the API server does not answer; it is being read again", list.What,
+				status.Refreshed.UTC().Format(time.RFC3339)))
+			continue
+		}
+		l.lists = append(l.lists, list)
 		m := l.history.summary(l.source, list)
 		l.stamp(m)
 		all.add(&m.all)
 		if list.Resource != "nodes" {
-			l.counts[namespaces] += len(m.spaces)
-			l.counts[workloads] += m.counts[workloads]
+			l.count(namespaces, len(m.spaces))
+			l.count(workloads, m.counts[workloads])
+			l.count(pods, m.all.pods)
+			l.count(containers, m.all.containers)
 		}
 	}
-	l.counts[pods], l.counts[containers] = all.pods, all.containers
 	l.totals = newRow(place{}, &all, 0)
 	switch q.level {
 	case namespaces:
@@ -147,6 +210,11 @@ func (l *look) look() {
 	l.nodes()
 }
 
+// uncounted is the counts where nothing is known.
+var uncounted = [levels]int{-1, -1, -1, -1, -1}
+
+func (a *answer) count(l level, n int) { a.counts[l] = max(a.counts[l], 0) + n }
+
 // stamp takes in the age of a batch. The clock of a node that is ahead makes nothing newer than now.
 func (a *answer) stamp(m *summary) {
 	if m.oldest == 0 {
@@ -160,7 +228,7 @@ func (a *answer) stamp(m *summary) {
 }
 
 func (l *look) scanPods(looks bool, f func(*pod)) {
-	for _, list := range l.source.Lists {
+	for _, list := range l.lists {
 		if list.Resource != "nodes" {
 			list.Read(func(b *sample.Batch) { l.scan.each(b, looks, f) })
 		}
@@ -205,7 +273,7 @@ func (l *look) namespaces() {
 	if q.ofPods() {
 		about = l.about(func(p *pod) string { return l.scan.spaceOf(p).name })
 	}
-	for _, list := range l.source.Lists {
+	for _, list := range l.lists {
 		m := l.history.summary(l.source, list)
 		for i := range m.spaces {
 			s := &m.spaces[i]
@@ -330,7 +398,7 @@ func (l *look) nodes() {
 		if q.namespace != "" || q.workload != "" || q.pod != "" {
 			about = l.about(func(p *pod) string { return label.NodeName(p.object.Value) })
 		}
-		for _, list := range l.source.Lists {
+		for _, list := range l.lists {
 			m := l.history.summary(l.source, list)
 			for i := range m.nodes {
 				on := &m.nodes[i]
@@ -355,11 +423,13 @@ func (l *look) nodes() {
 		s := noSum()
 		if on := onNodes[name]; on != nil {
 			s = on.sum
+		} else if l.counts[pods] < 0 {
+			s.pods, s.containers = -1, -1
 		}
 		s.of[cpu], s.of[memory] = c.CPU, c.Memory
 		l.offer(place{name: name}, &s, hash("", "", name))
 	}
-	for _, list := range l.source.Lists {
+	for _, list := range l.lists {
 		if list.Resource != "nodes" {
 			continue
 		}
@@ -464,10 +534,10 @@ func (w *writer) row(l level, r *row, step time.Duration) {
 			w.text("node", node)
 		}
 	}
-	if l < pods {
+	if l < pods && r.pods >= 0 {
 		w.number("pods", float64(r.pods))
 	}
-	if l < containers {
+	if l < containers && r.containers >= 0 {
 		w.number("containers", float64(r.containers))
 	}
 	w.figures(r)

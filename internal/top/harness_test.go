@@ -12,7 +12,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -60,8 +62,10 @@ type cluster struct {
 	registry selfmetrics.Registry
 	pulse    *refresh.Pulse
 
+	mu        sync.Mutex       // of what follows, for a test that changes it while lists are kept up to date
 	lists     map[string][]any // items by path
 	forbidden map[string]bool
+	takes     map[string]time.Duration // to answer, by path; nothing where none is there
 }
 
 const (
@@ -87,6 +91,9 @@ func newCluster(tb testing.TB, watched ...string) *cluster {
 	}
 	list("nodes", "", sample.Joiner{})
 	list("pods", "", sample.Joiner{Store: c.store, Unknown: label.Pods{}.Unknown})
+	for _, l := range c.source.Lists {
+		l.Loop.Pulse = c.pulse
+	}
 	rows := func(resource string) []state.Row {
 		if resource == "nodes" && slices.Contains(watched, nodeObjects) {
 			return []state.Row{{Family: 0, Add: state.NodeAllocatable}, {Family: 1, Add: state.NodeCapacity}}
@@ -101,7 +108,7 @@ func newCluster(tb testing.TB, watched ...string) *cluster {
 		[]string{"kube_node_status_allocatable", "kube_node_status_capacity", "kube_replicaset_owner"})
 	c.page = Page{Version: "1.2.3", Interval: 15 * time.Second, Sources: func() []Source { return []Source{c.source} },
 		State: func(string) (failures, notices []string) { return c.health.Failures(), c.health.Notices() },
-		Wait:  func(context.Context) {}, Links: []string{"/metrics"}}
+		Wait:  func(context.Context, string) {}, Links: []string{"/metrics"}}
 	c.handlers, c.of = c.page.Handlers(), &c.page
 	return c
 }
@@ -135,13 +142,23 @@ func (c *cluster) RoundTrip(r *http.Request) (*http.Response, error) {
 		body, w := io.Pipe()
 		context.AfterFunc(r.Context(), func() { w.CloseWithError(r.Context().Err()) })
 		return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: body}, nil
-	case c.forbidden[r.URL.Path]:
+	}
+	c.mu.Lock()
+	items, forbidden, takes := c.lists[r.URL.Path], c.forbidden[r.URL.Path], c.takes[r.URL.Path]
+	c.mu.Unlock()
+	if forbidden {
 		return answer(403, metav1.Status{Status: metav1.StatusFailure, Code: 403, Reason: metav1.StatusReasonForbidden})
+	}
+	if takes > 0 {
+		select {
+		case <-time.After(takes):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
 	}
 	kind := map[string][2]string{nodeUsage: {"NodeMetricsList", "metrics.k8s.io/v1beta1"},
 		podUsage: {"PodMetricsList", "metrics.k8s.io/v1beta1"}, nodeObjects: {"NodeList", "v1"},
 		replicaSets: {"PartialObjectMetadataList", "meta.k8s.io/v1"}}[r.URL.Path]
-	items := c.lists[r.URL.Path]
 	if items == nil {
 		items = []any{}
 	}
@@ -263,6 +280,21 @@ func (c *cluster) refreshOnly(lists ...*usage.List) {
 		l.Loop.Publish(a, l.Loop.Read(c.tb.Context(), a))
 		c.of.Observe(c.source, l)
 	}
+}
+
+// run keeps the lists up to date as the program does, in a synctest bubble. stop has nobody look at the clocks, as when
+// the process stands still; no attempt may begin or end then.
+func (c *cluster) run(interval time.Duration) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c.tb.Cleanup(cancel)
+	for _, l := range c.source.Lists {
+		l.Loop.Interval, l.Loop.Cutoff = func() time.Duration { return interval }, 30*time.Second
+		go l.Loop.Run(ctx)
+	}
+	pulse, stop := context.WithCancel(ctx)
+	go c.pulse.Run(pulse)
+	synctest.Wait()
+	return stop
 }
 
 // get returns what is answered at an address.

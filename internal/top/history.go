@@ -142,10 +142,11 @@ func (h *history) forget() {
 	h.reset(nil, 0)
 }
 
-// fit begins anew where the connection is another one, or the time between two readings is known to be another.
+// fit begins anew where the connection is another one, where the time between two readings is known to be another, or
+// where there is more than there is room for now, as when clusters have come.
 func (h *history) fit(source *Source, interval time.Duration) {
 	every := distance(source.Period, interval)
-	if h.of != source.Lists[0] || source.Period > 0 && (every-h.every).Abs() > h.every/5 {
+	if h.of != source.Lists[0] || source.Period > 0 && (every-h.every).Abs() > h.every/5 || len(h.last) > h.capacity() {
 		h.reset(source.Lists, max(every, minStep))
 		h.every = every
 	}

@@ -74,7 +74,11 @@ func (p *Page) html(w http.ResponseWriter, r *http.Request, frame string) {
 	}
 	shown := q
 	shown.limit = maxShown
-	a := p.answer(r.Context(), shown)
+	a, unknown := p.answer(r.Context(), shown)
+	if unknown != nil {
+		http.Error(w, unknown.Error(), http.StatusNotFound)
+		return
+	}
 	a.query = q
 	if err != nil {
 		a.missing = append(a.missing, err.Error())
@@ -207,6 +211,7 @@ func appendRow(to []byte, q *query, r *row) []byte {
 	}
 	var about []string
 	switch {
+	case r.pods < 0:
 	case q.level < pods:
 		about = []string{number(r.pods, "pod")}
 	case q.level == pods:

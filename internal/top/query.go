@@ -120,6 +120,9 @@ func (q query) values() url.Values {
 	return v
 }
 
+// isAbout tells whether the query is about a cluster.
+func (q *query) isAbout(s *Source) bool { return q.cluster == "" || q.cluster == s.Name }
+
 // ofPods tells whether the query is about some pods of a namespace.
 func (q *query) ofPods() bool { return q.pod != "" || q.node != "" || q.workload != "" }
 

@@ -29,7 +29,8 @@ const (
 var figureNames = [figures]string{"cpu", "memory", "cpuRequest", "memoryRequest", "cpuLimit", "memoryLimit",
 	"cpuAllocatable", "memoryAllocatable", "cpuPeak", "memoryPeak"}
 
-// sum is the figures of some containers, NaN for what is not known of any.
+// sum is the figures of some containers, NaN for what is not known of any; its numbers are -1 where nothing is known of
+// pods.
 type sum struct {
 	of               [summed]float64
 	pods, containers int

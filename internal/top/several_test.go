@@ -118,3 +118,79 @@ func TestHistoryOfSeveralClusters(t *testing.T) {
 		}
 	})
 }
+
+// TestClustersShareTheRoomOfHistory: what one has taken up it gives back when others come.
+func TestClustersShareTheRoomOfHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const room = 100 // rows
+		clusters := several(t, "eu", "us")
+		eu, us := clusters["eu"], clusters["us"]
+		both := eu.page.Sources
+		eu.page.Sources = func() []Source { return []Source{eu.source} }
+		h := eu.page.historyOf("eu", 1)
+		h.maxBytes = room * (4*60 + 56)
+		taken := func() int { return len(h.last) }
+		next := func(c *cluster, pods int) {
+			time.Sleep(15 * time.Second)
+			c.few(pods, "StatefulSet/db")
+			c.refresh()
+		}
+		next(eu, room-2) // and a workload and a namespace
+		if eu.ask(""); taken() != room {
+			t.Fatalf("one cluster alone has %d rows, want %d", taken(), room)
+		}
+		eu.page.Sources = both
+		next(us, 1)
+		us.ask("cluster=us")
+		for _, pods := range []int{room - 2, 10, 10} {
+			next(eu, pods)
+			if taken() > room/2 || len(h.chunks)*chunkLen > room/2+chunkLen {
+				t.Errorf("of %d pods beside another cluster it has %d rows, want up to %d", pods, taken(), room/2)
+			}
+		}
+		if r := eu.ask("level=pods&cluster=eu&limit=1").Rows[0]; past(r) != "<nil> 0.001 0.001" {
+			t.Errorf("of few pods again it has %v", r)
+		}
+	})
+}
+
+// TestOneOfSeveralMayBeOld: what is shown of it is that, and the others are shown as if it was not there.
+func TestOneOfSeveralMayBeOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clusters := several(t, "eu", "hangs")
+		eu, hangs := clusters["eu"], clusters["hangs"]
+		for name, c := range clusters {
+			c.pod("a/"+name, "", "", "app 1m 1Mi")
+			c.run(time.Hour)()
+		}
+		time.Sleep(200 * time.Second)
+		hangs.takes = map[string]time.Duration{nodeUsage: time.Hour, podUsage: time.Hour}
+		eu.takes = map[string]time.Duration{podUsage: 100 * time.Millisecond}
+		for _, test := range []struct {
+			query, rows string
+			failures    int
+			after       time.Duration
+		}{{"", "a/eu", 2, time.Second}, {"&cluster=hangs", "", 2, time.Second}, {"&cluster=eu", "a/eu", 0, 0}} {
+			began := time.Now()
+			a := eu.ask("level=pods" + test.query)
+			if took := time.Since(began); a.names() != test.rows || len(a.State.Failures) != test.failures ||
+				test.failures > 0 && !strings.HasSuffix(a.State.Failures[0], "again (cluster hangs)") || took != test.after {
+				t.Errorf("%q: after %s %q, %+v", test.query, took, a.names(), a.State)
+			}
+		}
+	})
+}
+
+// TestAClusterThatIsNotThere is answered with those that are.
+func TestAClusterThatIsNotThere(t *testing.T) {
+	for says, c := range map[string]*cluster{
+		`there is no cluster "x"; there is one, without a name: leave out cluster`: newCluster(t),
+		`there is no cluster "x"; there are: eu, us`:                               several(t, "eu", "us")["eu"],
+	} {
+		for _, address := range []string{"/top.json?cluster=x", "/?cluster=x"} {
+			if w := c.get(address); w.Code != 404 || w.Body.String() != says+"\n" {
+				t.Errorf("%s: %d %s", address, w.Code, w.Body)
+			}
+		}
+	}
+}

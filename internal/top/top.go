@@ -32,8 +32,8 @@ type Page struct {
 	// State is a line for each thing that does not work, and for each that should be known, of a cluster or, for "", all.
 	State    func(cluster string) (failures, notices []string)
 	Interval time.Duration // between two readings of usage while Period is not known
-	// Wait waits for data that are current, as after the process has stood still. It gives up when the context ends.
-	Wait func(context.Context)
+	// Wait waits for the first data of a cluster or, for "", of any. It gives up when the context ends.
+	Wait func(ctx context.Context, cluster string)
 
 	history history // of the only cluster
 
@@ -84,7 +84,12 @@ func (p *Page) json(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	serve.Text(w, r, "application/json", p.answer(r.Context(), q).appendJSON(nil))
+	a, err := p.answer(r.Context(), q)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	serve.Text(w, r, "application/json", a.appendJSON(nil))
 }
 
 // Observe is to be called when a list of a cluster was read, for the history.

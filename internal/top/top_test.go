@@ -135,23 +135,123 @@ func TestBeforeThereAreData(t *testing.T) {
 	}
 }
 
-// TestAnAnswerWaitsForCurrentData, but for no longer than a second.
-func TestAnAnswerWaitsForCurrentData(t *testing.T) {
+// TestAnAnswerWaitsForTheFirstData, but for no longer than a second.
+func TestAnAnswerWaitsForTheFirstData(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		c.pod("a/p", "n", "", "app 1m 1Mi")
-		c.page.Wait = func(context.Context) {
+		c.page.Wait = func(ctx context.Context, _ string) { <-ctx.Done() }
+		began := time.Now()
+		if a := c.ask("level=pods"); a.Found != 0 || time.Since(began) != time.Second {
+			t.Errorf("%d pods after %s", a.Found, time.Since(began))
+		}
+		c.page.Wait = func(context.Context, string) {
 			time.Sleep(300 * time.Millisecond)
 			c.refresh()
 		}
-		began := time.Now()
+		began = time.Now()
 		if a := c.ask("level=pods"); a.Found != 1 || time.Since(began) != 300*time.Millisecond {
 			t.Errorf("%d pods after %s", a.Found, time.Since(began))
 		}
-		c.page.Wait = func(ctx context.Context) { <-ctx.Done() }
-		began = time.Now()
-		if a := c.ask("level=pods"); a.Found != 1 || time.Since(began) != time.Second {
-			t.Errorf("%d pods after %s", a.Found, time.Since(began))
+	})
+}
+
+// TestWhatMayBeOldIsNotShown: an answer waits for it to be read again, for no longer than a second, and then says what
+// is not shown. What is read first is of a pod that is gone when it is read again.
+func TestWhatMayBeOldIsNotShown(t *testing.T) {
+	const hangs = time.Hour
+	const both = "nodes pods"
+	for name, test := range map[string]struct {
+		still              bool // for 200 s, else an attempt is to begin after 290 s, and is asked for after 309 s
+		nodes, pods        time.Duration
+		after              time.Duration // it is answered
+		rows, onNode, says string        // of pods, of the node, and of which lists it is said that they are not shown
+	}{
+		"the process stood still": {true, 0, 0, 0, "a/new", "1 pods, request 0.005", ""},
+		"the API server takes its time": {true, 0, 300 * time.Millisecond, 300 * time.Millisecond, "a/new",
+			"1 pods, request 0.005", ""},
+		"it does not answer":           {true, hangs, hangs, time.Second, "", "", both},
+		"it does not answer for pods":  {true, 0, hangs, time.Second, "", "<nil> pods, request <nil>", "pods"},
+		"it does not answer for nodes": {true, hangs, 0, time.Second, "a/new", "", "nodes"},
+		"it does not answer until what was read before is older than max-age": {false, hangs, hangs, time.Second, "", "",
+			both},
+		"it does not answer for pods until they are older than max-age": {false, 0, hangs, time.Second, "",
+			"<nil> pods, request <nil>", "pods"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				c.node("n", "1 1Gi", "")
+				c.pod("a/old", "n", "", "app 1m 1Mi 5m -")
+				stop := c.run(290 * time.Second)
+				if a := c.ask("level=pods"); a.names() != "a/old" || !a.State.OK {
+					t.Fatalf("at first %s, %+v", a.names(), a.State)
+				}
+				wait := 289 * time.Second
+				if test.still {
+					stop()
+					wait = 200 * time.Second
+				}
+				time.Sleep(wait)
+				c.mu.Lock()
+				c.lists, c.takes = map[string][]any{}, map[string]time.Duration{nodeUsage: test.nodes, podUsage: test.pods}
+				c.node("n", "1 1Gi", "")
+				c.pod("a/new", "n", "", "app 1m 1Mi 5m -")
+				c.mu.Unlock()
+				if !test.still {
+					time.Sleep(20 * time.Second)
+				}
+				began := time.Now()
+				a := c.ask("level=pods")
+				var says []string
+				for _, text := range a.State.Failures {
+					what, why, _ := strings.Cut(text, ": ")
+					if says = append(says, what); !strings.HasPrefix(why, "not shown: what was read last, at 2000-01-01T") {
+						t.Errorf("it is said: %s", text)
+					}
+				}
+				if took := time.Since(began); took != test.after || a.names() != test.rows ||
+					strings.Join(says, " ") != test.says || a.State.OK != (test.says == "") {
+					t.Errorf("after %s %q, %+v; want after %s %q, failures of %q", took, a.names(), a.State, test.after,
+						test.rows, test.says)
+				}
+				if _, known := a.Totals["pods"]; known != (test.rows != "") {
+					t.Errorf("totals %v", a.Totals)
+				}
+				if _, known := a.Data["newest"]; known != (test.says != both) {
+					t.Errorf("data %v", a.Data)
+				}
+				onNode := ""
+				for _, r := range c.ask("level=nodes").Rows {
+					onNode = fmt.Sprintf("%v pods, request %v", r["pods"], r["cpuRequest"])
+				}
+				if onNode != test.onNode {
+					t.Errorf("of the node %q, want %q", onNode, test.onNode)
+				}
+				body := c.get("/?level=nodes").Body.String()
+				if said := strings.Contains(body, ": not shown: "); said != (test.says != "") || strings.Contains(body, "-1 pod") {
+					t.Errorf("the page: %s", body)
+				}
+			})
+		})
+	}
+}
+
+// TestTheProcessStandsStillWhileItAnswers: what it has read for the answer by then is not in it.
+func TestTheProcessStandsStillWhileItAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		c.pod("a/old", "n", "", "app 1m 1Mi")
+		stop := c.run(time.Hour)
+		c.page.State = func(string) (failures, notices []string) {
+			stop()
+			c.lists[podUsage] = nil
+			c.page.State = func(string) (failures, notices []string) { return nil, nil }
+			time.Sleep(200 * time.Second)
+			return nil, nil
+		}
+		if a := c.ask("level=pods"); a.Found > 0 || a.State.OK {
+			t.Errorf("%s, %+v", a.names(), a.State)
 		}
 	})
 }

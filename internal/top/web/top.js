@@ -159,8 +159,16 @@ function path(values, step, peak) {
 
 // ---- the answer ----
 
+// clocks are both that there are, in ms: the first stands still while the machine sleeps, the second may be set.
+function clocks() {
+  return [performance.now(), Date.now()];
+}
+
+// since is how long ago a moment was, by each clock.
+const since = (moment) => clocks().map((now, i) => now - moment[i]);
+
 let answer = null;
-let answered = 0; // when, of performance.now
+let answered = clocks(); // when
 let unreachable = ""; // why, and since when, as long as it is
 
 function showAnswer() {
@@ -277,7 +285,7 @@ function showView() {
     view.cluster && !above.cluster ? "All clusters" :
       above[scope[up[above.level]]] || above.node || above.cluster || titles[above.level])));
   for (const link of $("levels").children) {
-    const level = new URLSearchParams(link.search).get("level");
+    const { level } = link.dataset;
     link.href = address({ ...view, level, workload: "", pod: "", node: "", q: "", limit: "",
       namespace: level === "nodes" || level === "namespaces" ? "" : view.namespace });
     if (level === view.level) link.setAttribute("aria-current", "page");
@@ -305,7 +313,7 @@ function showState() {
     [state, says] = ["ok", "✔ Works"];
     if (newest === undefined) [state, says] = ["old", "… No data yet"];
     else {
-      age = Math.max(0, Math.round(answer.time - newest + (performance.now() - answered) / 1000));
+      age = Math.max(0, Math.round(answer.time - newest + Math.max(...since(answered)) / 1000));
       if (age > 2 * period + 30) [state, says] = ["old", "⚠ The data are old"];
     }
     if (!answer.state.ok) [state, says] = ["failed", "✖ Something does not work"];
@@ -361,7 +369,7 @@ async function load(change) {
   if (asked !== mine) return;
   if (!document.hidden) timer = setTimeout(load, 1000 * (rows ? untilNext(rows.data) : 5));
   if (rows) {
-    [answer, answered, unreachable] = [rows, performance.now(), ""];
+    [answer, answered, unreachable] = [rows, clocks(), ""];
     showAnswer();
     showNodes(nodes);
     if (change?.from) arrive(change.from);
@@ -375,7 +383,7 @@ async function load(change) {
 
 // untilNext is the seconds until there is something new: a period if this has just come, else less.
 function untilNext({ newest, period = 15 }) {
-  late = answer && newest !== answer.data.newest ? 0 : late + 1;
+  late = answer && newest !== undefined && newest !== answer.data.newest ? 0 : late + 1;
   return late === 0 ? period : Math.min(period, (period / 16) * 2 ** late);
 }
 
@@ -472,7 +480,14 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden) load();
 });
 
-setInterval(showState, 1000);
+// After a sleep what is shown is as old as that was long, and the timer of the next load has stood still as well.
+let ticked = clocks();
+setInterval(() => {
+  const [awake, all] = since(ticked);
+  ticked = clocks();
+  showState();
+  if (Math.abs(all - awake) > 5000 && !document.hidden) load();
+}, 1000);
 $("chooser").hidden = $("keys").hidden = false;
 $("show").hidden = true; // Enter still presses it
 showView();
