@@ -135,14 +135,14 @@ func (a *asker) hideAWS(s *middleware.Stack) error {
 		in middleware.DeserializeInput, next middleware.DeserializeHandler) (middleware.DeserializeOutput,
 		middleware.Metadata, error) {
 		if r, ok := in.Request.(*smithyhttp.Request); ok {
-			var form []byte
+			var body []byte
 			if r.GetStream() != nil && r.IsStreamSeekable() {
-				form, _ = io.ReadAll(r.GetStream())
+				body, _ = io.ReadAll(r.GetStream())
 				if err := r.RewindStream(); err != nil {
 					return middleware.DeserializeOutput{}, middleware.Metadata{}, err
 				}
 			}
-			a.hide(r.Header, form)
+			a.hide(r.Header, body)
 		}
 		return next.HandleDeserialize(ctx, in)
 	}), middleware.After)

@@ -27,19 +27,19 @@ type hiding struct {
 }
 
 func (h hiding) RoundTrip(r *http.Request) (*http.Response, error) {
-	var form []byte
+	var body []byte
 	if r.GetBody != nil {
-		if body, err := r.GetBody(); err == nil {
-			form, _ = io.ReadAll(body)
-			body.Close()
+		if reader, err := r.GetBody(); err == nil {
+			body, _ = io.ReadAll(reader)
+			reader.Close()
 		}
 	}
-	h.asker.hide(r.Header, form)
+	h.asker.hide(r.Header, body)
 	return h.below.RoundTrip(r)
 }
 
-// hide takes what may be secret in a request, as it is and as it stands in the form.
-func (a *asker) hide(header http.Header, form []byte) {
+// hide takes what may be secret in a request, as it is and as it stands in a form.
+func (a *asker) hide(header http.Header, body []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, values := range header {
@@ -49,7 +49,12 @@ func (a *asker) hide(header http.Header, form []byte) {
 			}
 		}
 	}
-	fields, _ := url.ParseQuery(string(form)) // what is none has no such fields
+	fields, _ := url.ParseQuery(string(body)) // what is no form has no such fields
+	var object map[string]any
+	json.Unmarshal(body, &object)
+	for name, value := range object {
+		fields[name] = append(fields[name], fmt.Sprint(value))
+	}
 	for name, values := range fields {
 		for _, value := range values {
 			if secretField.MatchString(name) {
@@ -59,7 +64,7 @@ func (a *asker) hide(header http.Header, form []byte) {
 	}
 }
 
-// secretHeader and secretField are names of headers, and of fields of OAuth 2.0's and of AWS' forms.
+// secretHeader and secretField are names of headers, and of fields of OAuth 2.0's and of AWS' requests.
 var (
 	secretHeader = regexp.MustCompile(`(?i)(authorization|token|secret|identity-header)$`)
 	secretField  = regexp.MustCompile(`(?i)(secret|assertion|token)$`)
