@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -20,6 +21,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
+	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // The token of an EKS cluster is the URL of a request that AWS STS answers with who has signed it. This is what
@@ -60,7 +63,7 @@ func (a *asker) aws(ctx context.Context, args []string) (token, error) {
 		return token{}, &refusal{"--cluster-name and --cluster-id cannot both be given", "remove one of them"}
 	}
 	e.cluster = cmp.Or(id, e.cluster)
-	return e.token(ctx)
+	return e.token(ctx, a)
 }
 
 // awsIAMAuthenticator answers in place of: aws-iam-authenticator token (cmd/aws-iam-authenticator/token.go).
@@ -86,15 +89,16 @@ func (a *asker) awsIAMAuthenticator(ctx context.Context, args []string) (token, 
 	if err != nil {
 		return token{}, err
 	}
-	return e.token(ctx)
+	return e.token(ctx, a)
 }
 
 // token finds credentials as AWS' programs do, and signs with them.
-func (e *eks) token(ctx context.Context) (token, error) {
+func (e *eks) token(ctx context.Context, a *asker) (token, error) {
 	if e.cluster == "" {
 		return token{}, &refusal{"the kubeconfig's exec entry names no EKS cluster", "give it " + e.clusterFlag}
 	}
-	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{}), config.WithRegion(e.region)}
+	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{}), config.WithRegion(e.region),
+		config.WithAPIOptions([]func(*middleware.Stack) error{a.hideAWS})}
 	if e.profile != "" {
 		options = append(options, config.WithSharedConfigProfile(e.profile))
 	}
@@ -123,6 +127,25 @@ func (e *eks) token(ctx context.Context) (token, error) {
 		t.expires = keys.Expires
 	}
 	return t, nil
+}
+
+// hideAWS does as hiding does, to the requests of the AWS library. That has a client of its own for some of them.
+func (a *asker) hideAWS(s *middleware.Stack) error {
+	return s.Deserialize.Add(middleware.DeserializeMiddlewareFunc("hide", func(ctx context.Context,
+		in middleware.DeserializeInput, next middleware.DeserializeHandler) (middleware.DeserializeOutput,
+		middleware.Metadata, error) {
+		if r, ok := in.Request.(*smithyhttp.Request); ok {
+			var body []byte
+			if r.GetStream() != nil && r.IsStreamSeekable() {
+				body, _ = io.ReadAll(r.GetStream())
+				if err := r.RewindStream(); err != nil {
+					return middleware.DeserializeOutput{}, middleware.Metadata{}, err
+				}
+			}
+			a.hide(r.Header, body)
+		}
+		return next.HandleDeserialize(ctx, in)
+	}), middleware.After)
 }
 
 // assumeRole is the keys of the role that the exec entry names.

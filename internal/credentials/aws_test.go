@@ -127,6 +127,14 @@ func TestEKS(t *testing.T) {
 			}, args: eksArgs(), problem: "with the credentials of AWS_WEB_IDENTITY_TOKEN_FILE, as there are none in " +
 				"AWS_ACCESS_KEY_ID: STS " +
 				"AssumeRoleWithWebIdentity: InvalidIdentityToken: ", wayOut: "check the OIDC provider of the cluster in IAM"},
+		"a web identity of a profile that is refused, and repeated": {prepare: func(t *testing.T, c *standin.Clouds) {
+			path, err := c.File("subject", secretMark+"-web-identity")
+			if err != nil {
+				t.Fatal(err)
+			}
+			awsFiles("[default]\nrole_arn = "+role+"\nweb_identity_token_file = "+path+"\n", "")(t, c)
+		}, args: eksArgs(), problem: "STS AssumeRoleWithWebIdentity: InvalidIdentityToken: ",
+			wayOut: "check the OIDC provider of the cluster in IAM"},
 		"a web identity that is not there": {env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE=/gone", "AWS_ROLE_ARN=" + role}, args: eksArgs(),
 			problem: "no such file or directory", wayOut: "see deploy"},
 		"a role that wants a code": {prepare: awsFiles("[default]\nrole_arn = "+role+"\nsource_profile = base\nmfa_serial = x\n", "[base]\n"+ownKeys),

@@ -20,6 +20,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -103,7 +104,8 @@ func serve(command string, args []string, stdout, stderr io.Writer) (exitCode in
 			credential.APIVersion = asked.APIVersion
 		}
 	}
-	a := &asker{client: &http.Client{}, secrets: environmentSecrets(os.Environ())}
+	a := &asker{secrets: environmentSecrets(os.Environ())}
+	a.client = &http.Client{Transport: hiding{a, http.DefaultTransport}}
 	t, err := a.ask(command, args)
 	if err == nil && strings.TrimSpace(t.value) == "" {
 		err = &refusal{"the answer has no token in it", "look at what stands between here and the cloud"}
@@ -114,7 +116,7 @@ func serve(command string, args []string, stdout, stderr io.Writer) (exitCode in
 			r = &refusal{err.Error(), "correct the kubeconfig's exec entry"}
 		}
 		for _, line := range []string{r.what, r.wayOut} {
-			fmt.Fprintln(stderr, redact.OneLine(redact.Text(line, a.secrets), maxLine))
+			fmt.Fprintln(stderr, redact.OneLine(a.redacted(line), maxLine))
 		}
 		return Refused
 	}
@@ -142,8 +144,16 @@ func (r *refusal) Error() string { return r.what + "; " + r.wayOut }
 
 // asker asks a cloud for a token.
 type asker struct {
-	client  *http.Client
+	client *http.Client
+
+	mu      sync.Mutex
 	secrets []string // that are sent, and that may be repeated in an answer
+}
+
+func (a *asker) redacted(line string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return redact.Text(line, a.secrets)
 }
 
 // ask does not wait for what the clouds' libraries wait for without a context.

@@ -99,7 +99,6 @@ func (a *asker) google(ctx context.Context, scopes []string, account, impersonat
 	if err != nil {
 		return token{}, googleRefused(err, places, last)
 	}
-	a.secrets = append(a.secrets, t.AccessToken)
 	if impersonated == "" {
 		return token{t.AccessToken, t.Expiry}, nil
 	}

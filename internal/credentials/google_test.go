@@ -74,11 +74,14 @@ func TestGKE(t *testing.T) {
 		"a file that is another one": {env: keyFile, prepare: writes("key.json", func(*standin.Clouds) string { return secretMark }),
 			args: plugin(), problem: "GOOGLE_APPLICATION_CREDENTIALS (CLOUDS/key.json): ", wayOut: "check the file"},
 		"a login that was revoked": {prepare: writes(wellKnown, func(c *standin.Clouds) string {
-			return strings.ReplaceAll(c.Google.User(), c.Google.Refresh, secretMark+"-refresh")
+			return strings.ReplaceAll(c.Google.User(), c.Google.Refresh, "1//"+secretMark)
 		}), args: plugin(), problem: "application_default_credentials.json, as there are none in " +
 			"GOOGLE_APPLICATION_CREDENTIALS: 400 Bad " +
-			"Request: invalid_grant Token has been expired or revoked.", wayOut: "renew the credentials"},
-		"a subject that is refused, and repeated": {env: []string{googleFile + "=CLOUDS/pool.json", "A_TOKEN_FILE=CLOUDS/subject"},
+			"Request: invalid_grant Token has been expired or revoked. ", wayOut: "renew the credentials"},
+		"a client of a login that is refused, and repeated": {prepare: writes(wellKnown, func(c *standin.Clouds) string {
+			return strings.ReplaceAll(c.Google.User(), "client-secret-1", secretMark)
+		}), args: plugin(), problem: "expired or revoked. ", wayOut: "renew the credentials"},
+		"a subject that is refused, and repeated": {env: []string{googleFile + "=CLOUDS/pool.json"},
 			prepare: func(t *testing.T, c *standin.Clouds) {
 				path, err := c.File("subject", secretMark+"-subject")
 				if err != nil {

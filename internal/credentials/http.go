@@ -8,13 +8,67 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"metrics-server-prom/internal/redact"
 )
 
 // maxAnswer is how much of an answer is read, in bytes: a token with many claims, and much room.
 const maxAnswer = 1 << 20
+
+// hiding is a transport that keeps the secrets of all requests out of what is shown: where the clouds' libraries have
+// them from is known to these alone, and their errors repeat whole answers.
+type hiding struct {
+	asker *asker
+	below http.RoundTripper
+}
+
+func (h hiding) RoundTrip(r *http.Request) (*http.Response, error) {
+	var body []byte
+	if r.GetBody != nil {
+		if reader, err := r.GetBody(); err == nil {
+			body, _ = io.ReadAll(reader)
+			reader.Close()
+		}
+	}
+	h.asker.hide(r.Header, body)
+	return h.below.RoundTrip(r)
+}
+
+// hide takes what may be secret in a request, as it is and as it stands in a form.
+func (a *asker) hide(header http.Header, body []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for name, values := range header {
+		for _, value := range values {
+			if secretHeader.MatchString(name) {
+				a.secrets = append(a.secrets, redact.Credentials(value)...)
+			}
+		}
+	}
+	fields, _ := url.ParseQuery(string(body)) // what is no form has no such fields
+	var object map[string]any
+	json.Unmarshal(body, &object)
+	for name, value := range object {
+		fields[name] = append(fields[name], fmt.Sprint(value))
+	}
+	for name, values := range fields {
+		for _, value := range values {
+			if secretField.MatchString(name) {
+				a.secrets = append(a.secrets, value, url.QueryEscape(value))
+			}
+		}
+	}
+}
+
+// secretHeader and secretField are names of headers, and of fields of OAuth 2.0's and of AWS' requests.
+var (
+	secretHeader = regexp.MustCompile(`(?i)(authorization|token|secret|identity-header)$`)
+	secretField  = regexp.MustCompile(`(?i)(secret|assertion|token)$`)
+)
 
 // do sends a request and reads its answer into answer, whatever the status. What is no JSON is no error where the
 // status tells more.
@@ -60,11 +114,8 @@ func (a *oauthAnswer) refused(status int) string {
 	return strings.TrimRight(fmt.Sprintf("%d %s: %s %s", status, http.StatusText(status), a.Code, description), ": ")
 }
 
-// post asks a token endpoint. All values of the form that may be secret are kept out of what is shown.
+// post asks a token endpoint.
 func (a *asker) post(ctx context.Context, endpoint string, form url.Values, wayOut string) (*oauthAnswer, error) {
-	for _, name := range []string{"client_secret", "client_assertion", "refresh_token"} {
-		a.secrets = append(a.secrets, form.Get(name))
-	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, &refusal{"the address of the token endpoint cannot be used: " + name(endpoint), "correct it"}

@@ -23,9 +23,6 @@ func (a *asker) oidc(ctx context.Context, _ []string) (token, error) {
 	if err != nil {
 		return token{}, err
 	}
-	for _, name := range []string{"client-secret", "id-token", "refresh-token"} {
-		a.secrets = append(a.secrets, settings[name])
-	}
 	if t := oidcToken(settings["id-token"]); time.Now().Add(10 * time.Second).Before(t.expires) {
 		return t, nil
 	}
@@ -93,6 +90,6 @@ func (a *asker) trust(file, data string) error {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots}
-	a.client.Transport = transport
+	a.client.Transport = hiding{a, transport}
 	return nil
 }

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -17,11 +19,35 @@ import (
 func (s *Clusters) look() (found map[string]place, whole bool, failed error) {
 	switch {
 	case !s.Several:
-		return map[string]place{"": at(s.source())}, true, nil
+		return map[string]place{"": at(s.choose())}, true, nil
 	case s.hasContexts():
 		return s.contexts()
 	}
 	return s.files()
+}
+
+// choose is where the kubeconfig is found. One that was there once stays the choice: while it is replaced it may be
+// missing for a moment, in which another cluster than the one that was meant would be served by the same names.
+func (s *Clusters) choose() Source {
+	if s.settled {
+		return s.from
+	}
+	s.from = s.source()
+	s.settled = s.from.Data != "" || slices.ContainsFunc(s.from.Files, func(file string) bool {
+		_, err := os.Stat(file)
+		return err == nil || s.Kubeconfig == "" && file == mountedKubeconfig // Find has seen it
+	})
+	where := "" // where there is nothing yet, which is told as a failure
+	if s.settled {
+		where = "kubeconfig " + s.from.String()
+	} else if len(s.from.Files) == 0 {
+		where = "the pod's service account"
+	}
+	if where != s.where && where != "" {
+		slog.Info("the cluster and the credentials come from " + where)
+	}
+	s.where = where
+	return s.from
 }
 
 // at is a place of which all of the kubeconfig counts.
@@ -58,7 +84,7 @@ func (s *Clusters) files() (found map[string]place, whole bool, failed error) {
 
 // contexts finds a cluster in each context that is one.
 func (s *Clusters) contexts() (found map[string]place, whole bool, failed error) {
-	source := s.source()
+	source := s.choose()
 	print, failed := source.Fingerprint()
 	var raw *clientcmdapi.Config
 	switch {

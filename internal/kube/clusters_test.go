@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -217,6 +218,68 @@ func TestFollowSeveralClusters(t *testing.T) {
 				stop()
 				<-ended
 			})
+		})
+	}
+}
+
+// TestAKubeconfigThatWasThereStaysTheChoice in whatever place none is given, while it is replaced by removing it.
+func TestAKubeconfigThatWasThereStaysTheChoice(t *testing.T) {
+	var log bytes.Buffer
+	defer slog.SetDefault(slog.Default())
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	defer func(was string) { mountedKubeconfig = was }(mountedKubeconfig)
+	folder := t.TempDir()
+	t.Setenv("HOME", folder)
+	mountedKubeconfig = filepath.Join(folder, "mounted")
+	home := filepath.Join(folder, ".kube", "config")
+	if err := os.Mkdir(filepath.Dir(home), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const pod = "the pod's service account"
+	for name, c := range map[string]struct {
+		inCluster, context string
+		steps              [][2]string // a file that comes or, where it is there, goes; and where the choice is then
+		said               []string
+	}{
+		"mounted, in a cluster": {"10.0.0.1", "", [][2]string{{mountedKubeconfig, mountedKubeconfig},
+			{mountedKubeconfig, mountedKubeconfig}, {mountedKubeconfig, mountedKubeconfig}},
+			[]string{"kubeconfig " + mountedKubeconfig}},
+		"mounted, outside of a cluster": {"", "", [][2]string{{"", home}, {mountedKubeconfig, mountedKubeconfig},
+			{mountedKubeconfig, mountedKubeconfig}, {home, mountedKubeconfig}},
+			[]string{"kubeconfig " + mountedKubeconfig}},
+		"mounted later, in a cluster": {"10.0.0.1", "", [][2]string{{"", ""}, {"", ""},
+			{mountedKubeconfig, mountedKubeconfig}, {mountedKubeconfig, mountedKubeconfig}},
+			[]string{pod, "kubeconfig " + mountedKubeconfig}},
+		"at home": {"", "", [][2]string{{"", home}, {home, home}, {home, home}, {mountedKubeconfig, home}},
+			[]string{"kubeconfig " + home}},
+		"at home, for a context": {"10.0.0.1", "prod", [][2]string{{home, home}, {home, home}},
+			[]string{"kubeconfig " + home}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("KUBERNETES_SERVICE_HOST", c.inCluster)
+			os.Remove(home)
+			os.Remove(mountedKubeconfig)
+			log.Reset()
+			s := &Clusters{Settings: Settings{Context: c.context}}
+			for i, step := range c.steps {
+				if file := step[0]; file != "" && os.Remove(file) != nil {
+					if err := os.WriteFile(file, []byte(kubeconfig("https://one", "dev", "prod")), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				found, _, _ := s.look()
+				if got := strings.Join(found[""].source.Files, " "); got != step[1] {
+					t.Errorf("step %d: chosen %q, want %q", i, got, step[1])
+				}
+			}
+			var said []string
+			for line := range strings.Lines(log.String()) {
+				_, where, _ := strings.Cut(line, " come from ")
+				said = append(said, strings.Trim(where, "\"\n"))
+			}
+			if !slices.Equal(said, c.said) {
+				t.Errorf("said %q, want %q", said, c.said)
+			}
 		})
 	}
 }

@@ -27,6 +27,8 @@ import (
 // MountedKubeconfig is where a container finds its kubeconfig by default, as in the original tool.
 const MountedKubeconfig = "/etc/kube/config"
 
+var mountedKubeconfig = MountedKubeconfig // but in tests
+
 // Protobuf is the content type in which the API server answers with half the bytes of JSON.
 const Protobuf = "application/vnd.kubernetes.protobuf"
 
@@ -44,12 +46,12 @@ type Source struct {
 // in MountedKubeconfig if that exists, else in the cluster around this process, else in ~/.kube/config.
 func Find(kubeconfig, context string) Source {
 	s := Source{Context: context}
-	_, missing := os.Stat(MountedKubeconfig)
+	_, missing := os.Stat(mountedKubeconfig)
 	switch {
 	case kubeconfig != "":
 		s.Files = filepath.SplitList(kubeconfig)
 	case !errors.Is(missing, os.ErrNotExist): // one that cannot be looked at now may have been read before
-		s.Files = []string{MountedKubeconfig}
+		s.Files = []string{mountedKubeconfig}
 	case os.Getenv("KUBERNETES_SERVICE_HOST") != "" && context == "":
 	default:
 		s.Files = []string{filepath.Join(homedir.HomeDir(), ".kube", "config")}

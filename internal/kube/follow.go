@@ -41,6 +41,9 @@ type Clusters struct {
 	// One that cannot be looked at stays as it is.
 	Looked func(*Failure)
 
+	from    Source   // see choose
+	settled bool     // from stays, whatever comes or goes
+	where   string   // the same for the log; "" for nowhere yet
 	at      [32]byte // the fingerprint of the kubeconfig, with what was found there
 	found   map[string]place
 	failed  error

@@ -219,7 +219,16 @@ func (p *plugin) execute(run *pluginRun) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		orphaned.begun(cmd.Process.Pid)
+		err = cmd.Wait()
+		patience := time.Duration(0)
+		if ctx.Err() != nil {
+			patience = cmd.WaitDelay
+		}
+		orphaned.ended(cmd.Process.Pid, patience)
+	}
 	exit, _ := errors.AsType[*exec.ExitError](err)
 	switch {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):

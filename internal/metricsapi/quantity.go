@@ -18,7 +18,7 @@ var grammar = regexp.MustCompile(
 	`^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]?|[eE][+-]?0*[0-9]{1,3})$`)
 
 // ParseQuantity returns the number that a Kubernetes quantity means, as the float64 nearest to it. It is false for what
-// is not a quantity by maxQuantity and grammar, is negative or is beyond the range of a float64. "-0" is 0.
+// is not a quantity by Parse, is negative or is beyond the range of a float64. "-0" is 0.
 //
 // What a quantity means is apimachinery's resource.ParseQuantity to say: it rounds up to a multiple of 1n, and binary
 // ones (Ki..Ei) down to 2^63-1. Digits with or without a suffix, which is what metrics-server writes, cost no
@@ -27,13 +27,27 @@ func ParseQuantity(b []byte) (float64, bool) {
 	if v, ok := parsePlain(b); ok {
 		return v, true
 	}
-	if len(b) > maxQuantity || !grammar.Match(b) {
-		return 0, false
+	if q, ok := Parse(string(b)); ok && q.Sign() >= 0 {
+		return Float(q)
 	}
-	q, err := resource.ParseQuantity(string(b))
-	if err != nil || q.Sign() < 0 {
-		return 0, false
+	return 0, false
+}
+
+// Parse is resource.ParseQuantity for texts that nobody has verified. It is false for what is not a quantity by
+// maxQuantity and grammar.
+func Parse(text string) (resource.Quantity, bool) {
+	if len(text) > maxQuantity {
+		return resource.Quantity{}, false
 	}
+	if _, plain := parsePlain([]byte(text)); !plain && !grammar.MatchString(text) { // which takes longer than the rest
+		return resource.Quantity{}, false
+	}
+	q, err := resource.ParseQuantity(text)
+	return q, err == nil
+}
+
+// Float returns the float64 nearest to a quantity, false for one beyond their range.
+func Float(q resource.Quantity) (float64, bool) {
 	v, err := strconv.ParseFloat(q.AsDec().String(), 64)
 	if err != nil {
 		return 0, false

@@ -34,6 +34,7 @@ import (
 	"metrics-server-prom/internal/refresh"
 	"metrics-server-prom/internal/selfmetrics"
 	"metrics-server-prom/internal/slim"
+	"metrics-server-prom/internal/state"
 	"metrics-server-prom/internal/store"
 )
 
@@ -322,13 +323,42 @@ func TestReady(t *testing.T) {
 					if got := reason(err); got != fails {
 						t.Errorf("it fails for %q, want %q: %v", got, fails, err)
 					}
-					if got := show(r.Parts()); fails == "" && got != want {
+					got := show(r.Parts())
+					if fails == "" && got != want {
 						t.Errorf("shown %s, want %s", got, want)
 					}
+					r.checkFound(t, got)
 				})
 			})
 		}
 	}
+}
+
+// checkFound asks for the objects one by one: those that are shown are found, and no others.
+func (r running) checkFound(t *testing.T, shown string) {
+	t.Helper()
+	all := Others{{Source: r.Source}}
+	for namespace, names := range r.pods {
+		for _, name := range names {
+			_, _, known := all.get(func(*state.Resource) bool { return true }, namespace, name)
+			if is := strings.Contains(shown, " "+namespace+"/"+name+" "); known != is {
+				t.Errorf("%s/%s is found: %t, shown: %t", namespace, name, known, is)
+			}
+		}
+	}
+}
+
+func TestWhatIsMissingOfTheWholeClusterIsNotFound(t *testing.T) {
+	server := &api{pods: map[string][]string{"": {"n"}}}
+	run(t, "nothing is missing", []string{""}, server, func(t *testing.T, r running) {
+		r.checkFound(t, "| /n |")
+		r.become("", 403)
+		time.Sleep(time.Minute)
+		r.checkFound(t, "| |")
+		r.become("", 200)
+		time.Sleep(2 * time.Minute)
+		r.checkFound(t, "| /n |")
+	})
 }
 
 // TestReadyWaitsForTheList of a namespace at the first time, and again after the process has stood still.

@@ -67,11 +67,15 @@ func NewOthers(c *Cluster, rows func(resource string) []state.Row, names []strin
 	return all, keys
 }
 
-// get returns what is kept of an object; known is false where the resource has no source, or nothing is known of the
-// object.
+// get returns what is kept of an object; known is false where the resource has no source, nothing of it is served, or
+// nothing is known of the object.
 func (all Others) get(of func(*state.Resource) bool, namespace, name string) (o *Other, samples string, known bool) {
 	for _, o := range all {
-		if of(o.resource) {
+		scope := namespace
+		if o.Watch.Namespaces[0] == "" {
+			scope = ""
+		}
+		if of(o.resource) && !o.isMissing(scope) {
 			if object, _ := o.Store.Find([]byte(namespace), []byte(name)); object != nil {
 				return o, object.Value, true
 			}

@@ -14,6 +14,7 @@ import (
 
 	"metrics-server-prom/internal/kept"
 	"metrics-server-prom/internal/label"
+	"metrics-server-prom/internal/metricsapi"
 	"metrics-server-prom/internal/slim"
 )
 
@@ -274,12 +275,24 @@ func amount(q slim.Quantity) (float64, bool) {
 	if q.Name == "cpu" {
 		return milli(q)
 	}
-	parsed, err := resource.ParseQuantity(q.Value)
-	return float64(parsed.Value()), err == nil
+	return roundedUp(q, 0)
 }
 
 // milli is a quantity rounded up to thousandths.
-func milli(q slim.Quantity) (float64, bool) {
-	parsed, err := resource.ParseQuantity(q.Value)
-	return float64(parsed.MilliValue()) / 1000, err == nil
+func milli(q slim.Quantity) (float64, bool) { return roundedUp(q, resource.Milli) }
+
+// exactMilli is above that of which not every thousandth is exact in a float64.
+const exactMilli = 1 << 53 / 1000
+
+// roundedUp does without resource.Quantity's Value and MilliValue for what they return 0: thousandths beyond an int64.
+func roundedUp(q slim.Quantity, scale resource.Scale) (float64, bool) {
+	parsed, ok := metricsapi.Parse(q.Value)
+	if !ok {
+		return 0, false
+	}
+	parsed.RoundUp(scale)
+	if parsed.CmpInt64(-exactMilli) > 0 && parsed.CmpInt64(exactMilli) < 0 {
+		return float64(parsed.MilliValue()) / 1000, true
+	}
+	return metricsapi.Float(parsed)
 }

@@ -128,7 +128,8 @@ func (c *Clouds) tokenOfGoogle(form url.Values) (who string, err error) {
 	case "refresh_token":
 		if form.Get("refresh_token") != c.Google.Refresh || form.Get("client_id") != "client-1" ||
 			form.Get("client_secret") != "client-secret-1" {
-			return "", googleError(http.StatusBadRequest, "invalid_grant", "Token has been expired or revoked.")
+			return "", googleError(http.StatusBadRequest, "invalid_grant", "Token has been expired or revoked. "+
+				form.Encode())
 		}
 		return "me@example.com", nil
 	case "urn:ietf:params:oauth:grant-type:jwt-bearer":
