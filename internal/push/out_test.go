@@ -76,7 +76,10 @@ func (m *remote) start(t *testing.T) {
 	})}
 	listener := &pipes{make(chan net.Conn), make(chan struct{})}
 	go server.Serve(listener)
-	t.Cleanup(func() { server.Close() })
+	t.Cleanup(func() {
+		server.Close()
+		time.Sleep(time.Second) // net/http's server waits for half of one where a request broke off
+	})
 	transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		here, there := net.Pipe()
 		select {
