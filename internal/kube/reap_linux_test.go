@@ -32,8 +32,9 @@ func TestWhatPluginsLeaveIsWaitedFor(t *testing.T) {
 	}{
 		"a plugin that is killed":                        {script: "sleep 1000 & sleep 1000 & wait", hangs: true},
 		"one that is killed with the children of others": {script: "(sleep 1000 & sleep 1000) & wait", hangs: true},
-		"one that leaves what ends before it":            {script: "(true &); sleep 0.2" + credential},
-		"one that leaves what ends after it":             {script: "sleep 1000 >&- 2>&- & echo $! >$DIR/pid" + credential, leaves: true},
+		"one that leaves what ends before it": {script: "(true & echo $! >$DIR/left); read -r left <$DIR/left; " +
+			"while read -r _ _ state _ </proc/$left/stat && [ $state != Z ]; do sleep 0.01; done" + credential},
+		"one that leaves what ends after it": {script: "sleep 1000 >&- 2>&- & echo $! >$DIR/pid" + credential, leaves: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config, dir := pluginConfig(t, server, "[ ! -e $DIR/pid ] || exec sleep 1000\n"+c.script)

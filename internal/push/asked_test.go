@@ -294,3 +294,27 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 		}
 	}
 }
+
+// TestTheEndDoesNotWaitForAPushThatWasAskedFor has one wait for something to push for as long as its client does.
+func TestTheEndDoesNotWaitForAPushThatWasAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var m remote
+		m.start(t)
+		p, _ := writer(0)
+		p.Ended = func(context.Context, *Out) error { return nil }
+		p.Series = func(ctx context.Context, _ *Out, once bool) error {
+			if once {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { p.Run(ctx); close(ended) }()
+		time.Sleep(p.Interval + time.Second)
+		go p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/-/push", strings.NewReader("{}")))
+		synctest.Wait()
+		stop()
+		<-ended
+	})
+}

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -54,11 +55,12 @@ type Pusher struct {
 	pushes     map[bool]*metrics.Counter   // by whether they worked
 	samples    map[string]*metrics.Counter // by result
 
-	mu      sync.Mutex // held by a push
-	asked   time.Time  // for the last push that was
-	resting time.Time  // until when the receiver has asked to be left alone
-	emptied bool       // a Pushgateway's group has had nothing since, see withdraw
-	problem string     // kind of the last push's error, see problemOf
+	mu      sync.Mutex                         // held by a push
+	asked   time.Time                          // for the last push that was
+	resting time.Time                          // until when the receiver has asked to be left alone
+	emptied bool                               // a Pushgateway's group has had nothing since, see withdraw
+	asking  atomic.Pointer[context.CancelFunc] // ends the last push that was asked for inside a request
+	problem string                             // kind of the last push's error, see problemOf
 	out     Out
 }
 
@@ -138,6 +140,9 @@ func (p *Pusher) run(ctx context.Context, tick <-chan time.Time) {
 			p.push(ctx, false)
 			p.mu.Unlock()
 		case <-ctx.Done():
+			if cancel := p.asking.Load(); cancel != nil {
+				(*cancel)() // which may still be waiting for something to push
+			}
 			if pushed {
 				p.end(context.WithoutCancel(ctx))
 			}
@@ -184,6 +189,7 @@ func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "there is nowhere to push to; set --push.url (PUSH_URL)", http.StatusNotFound)
 		return
 	}
+	io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, 1<<10)) // before that nobody notices who has left
 	if !p.mu.TryLock() {
 		busy(w, "a push is running")
 		return
@@ -194,7 +200,10 @@ func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.asked = time.Now()
-	samples, err := p.push(r.Context(), true)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	p.asking.Store(&cancel)
+	samples, err := p.push(ctx, true)
 	if err != nil {
 		status := http.StatusServiceUnavailable
 		if _, ok := errors.AsType[*failure](err); ok {

@@ -3,6 +3,7 @@ package series
 import (
 	"context"
 	"errors"
+	"time"
 
 	"metrics-server-prom/internal/family"
 	"metrics-server-prom/internal/objects"
@@ -51,9 +52,21 @@ type Feed struct {
 	receiver *receiver // of the pushes at the interval
 }
 
+// patience is how long a push that was asked for waits for what takes its time. Who asks, such as a job or a scheduler,
+// has a minute, see deploy/; a look takes up to ten seconds of it more.
+const patience = 25 * time.Second
+
+var errPending = errors.New("it is not complete: some of what there is was still being read after " +
+	patience.String() + ", see /healthz; all else was pushed")
+
 // Push adds all that is served. Where that is nothing, once waits until something has failed; else the receiver is told
-// so. Nor does once go without what only takes its time: there is no next push that has it.
+// so. For what only takes its time once has patience, as there is no next push that has it, and fails where that ends.
 func (f *Feed) Push(ctx context.Context, out *push.Out, once bool) error {
+	return f.pushUntil(ctx, out, once, time.Now().Add(patience))
+}
+
+// pushUntil is Push, whose patience ends at a moment.
+func (f *Feed) pushUntil(ctx context.Context, out *push.Out, once bool, end time.Time) error {
 	r := f.receiver
 	if once {
 		r = newReceiver(f, true)
@@ -67,9 +80,13 @@ func (f *Feed) Push(ctx context.Context, out *push.Out, once bool) error {
 			if err := f.Failed(ctx); err != nil {
 				return err
 			}
-		case once && known.Pending && ctx.Err() == nil:
+		case once && known.Pending && ctx.Err() == nil && time.Now().Before(end):
 		case f.Pulse.Thaws() == thaws: // else it may be old again
-			return f.add(p, &known)
+			err := f.add(p, &known)
+			if once && known.Pending {
+				err = errors.Join(err, errPending)
+			}
+			return err
 		}
 	}
 }

@@ -386,12 +386,14 @@ func TestOnceWithoutData(t *testing.T) {
 func TestOnceWaitsForWhatTakesItsTime(t *testing.T) {
 	for name, test := range map[string]struct {
 		once, ends bool // whether nobody waits any more
-		looks      int
+		looks      int  // the last of which finds all
 		want       []string
 	}{
 		"once": {true, false, 3, []string{`up{job="metrics-server-prom"} 12:1`,
 			`node_cpu{job="metrics-server-prom",node="n1"} 5:2`, `pod_cpu{job="metrics-server-prom",pod="a"} 6:1`}},
 		"once, as long as somebody waits for the answer": {true, true, 2, nil},
+		"once, until its patience ends, and then all else": {true, false, 25, []string{
+			`up{job="metrics-server-prom"} 35:1`, `node_cpu{job="metrics-server-prom",node="n1"} 5:2`}},
 		"at the interval": {false, false, 1, []string{`up{job="metrics-server-prom"} 11:1`,
 			`node_cpu{job="metrics-server-prom",node="n1"} 5:2`}},
 	} {
@@ -402,7 +404,7 @@ func TestOnceWaitsForWhatTakesItsTime(t *testing.T) {
 				ctx, stop := context.WithCancel(t.Context())
 				defer stop()
 				f.Known = func(context.Context) Known {
-					if looks++; looks == 3 {
+					if looks++; looks == 3 && test.looks == 3 {
 						return all
 					}
 					if looks == 2 && test.ends {
@@ -413,7 +415,7 @@ func TestOnceWaitsForWhatTakesItsTime(t *testing.T) {
 				}
 				time.Sleep(10 * time.Second)
 				f.pusher.Series = func(ctx context.Context, o *push.Out, _ bool) error { return f.Push(ctx, o, test.once) }
-				if _, err := f.pusher.Once(ctx); (err != nil) != test.ends || looks != test.looks {
+				if _, err := f.pusher.Once(ctx); (err != nil) != (test.ends || looks > 3) || looks != test.looks {
 					t.Errorf("after %d looks: %v", looks, err)
 				}
 				f.has(test.want...)

@@ -34,6 +34,7 @@ type feed struct {
 	Feed
 	cluster Cluster
 	served  bool      // there was something at the last push at the interval
+	pending bool      // something was still being read at the last look
 	ended   time.Time // when the receiver was told that the cluster is gone; zero for not
 }
 
@@ -45,8 +46,8 @@ func (s *Several) Begin() {
 }
 
 // Push adds all that is served of each cluster: first of those of which it is current, then of the others. These are
-// waited for, but where nothing was served of one at the last push at the interval, only once. It fails where that of a
-// cluster does.
+// waited for side by side, but where nothing was served of one at the last push at the interval, only once. It fails
+// where that of a cluster does.
 func (s *Several) Push(ctx context.Context, out *push.Out, once bool) error {
 	r := s.receiver
 	if once {
@@ -55,14 +56,15 @@ func (s *Several) Push(ctx context.Context, out *push.Out, once bool) error {
 	p := r.begin(ctx, out)
 	all := []error{p.addSelf(s.selfText())}
 	p.last = p.at
-	add := func(f *feed) { all = append(all, f.Push(ctx, out, once)) }
+	end := time.Now().Add(patience)
+	add := func(f *feed) { all = append(all, f.pushUntil(ctx, out, once, end)) }
 	now, cancel := context.WithDeadline(ctx, time.Now())
 	defer cancel()
 	present := map[string]bool{}
 	var later []*feed
 	for _, c := range s.Clusters() {
 		present[c.Name] = true
-		if f := s.feed(c, once); f.is(now) {
+		if f := s.feed(c, once); f.is(now) && !(once && f.pending) {
 			f.Known, f.served = c.Known, true
 			add(f)
 		} else {
@@ -72,15 +74,17 @@ func (s *Several) Push(ctx context.Context, out *push.Out, once bool) error {
 	var waiting sync.WaitGroup
 	for _, f := range later {
 		if f.served || once {
-			waiting.Go(func() { f.is(ctx) })
+			waiting.Go(func() {
+				for f.is(ctx) && once && f.pending && ctx.Err() == nil && time.Now().Before(end) {
+				}
+			})
 		}
 	}
 	waiting.Wait()
 	for _, f := range later {
 		f.Known = f.cluster.Known
-		if !once {
-			f.Known = func(context.Context) Known { return f.cluster.Known(now) }
-			f.served = f.is(now)
+		if is := f.is(now); !once || is && f.pending {
+			f.Known, f.served = func(context.Context) Known { return f.cluster.Known(now) }, is
 		}
 		add(f)
 	}
@@ -109,6 +113,7 @@ func (s *Several) feed(c Cluster, once bool) *feed {
 // is tells whether something of the cluster is current, or waits until it is.
 func (f *feed) is(ctx context.Context) bool {
 	known := f.cluster.Known(ctx)
+	f.pending = known.Pending
 	return known.serves("")
 }
 

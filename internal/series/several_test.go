@@ -21,13 +21,14 @@ type team struct {
 	configured []string
 	known      map[string]Known
 	waits      map[string]bool // for what is current, in vain but where it is false
+	slow       map[string]int  // for how many looks there is not all of a cluster
 	asked      []string        // what was asked for, those that were waited for with a ~
 }
 
 func teaming(t *testing.T, do func(t *testing.T, f *team)) {
 	t.Helper()
 	feeding(t, scope.Settings{Pages: furtherPages}, func(t *testing.T, one *feeder) {
-		f := &team{feeder: one, known: map[string]Known{}, waits: map[string]bool{}}
+		f := &team{feeder: one, known: map[string]Known{}, waits: map[string]bool{}, slow: map[string]int{}}
 		f.Several = Several{Feed: one.Feed, TargetOf: one.pusher.TargetOf, Clusters: f.clusters}
 		f.pusher.Ended = f.Several.End
 		f.Several.Begin()
@@ -47,7 +48,11 @@ func (f *team) clusters() (all []Cluster) {
 			if f.asked = append(f.asked, map[bool]string{true: "~"}[waits]+name); vain {
 				return Known{}
 			}
-			return f.known[name]
+			k := f.known[name]
+			if f.slow[name]--; f.slow[name] >= 0 {
+				k.Pending, k.Lists = true, k.Lists[:1]
+			}
+			return k
 		}
 		all = append(all, Cluster{name, known, func(context.Context) error { return errors.New("no data of " + name) }})
 	}
@@ -79,6 +84,23 @@ func ofCluster(name, up, state, usage string) []string {
 		`pod_cpu{` + label + `job="metrics-server-prom",pod="p"} ` + usage,
 		`machine{` + label + `job="cadvisor",node="n1"} ` + strings.ReplaceAll(state, ":1", ":4"),
 		`node_info{` + label + `job="kube-state-metrics",node="n1"} ` + state}
+}
+
+// TestOneThatIsNotCompleteKeepsNothingFromOthers has one of which something is still being read.
+func TestOneThatIsNotCompleteKeepsNothingFromOthers(t *testing.T) {
+	teaming(t, func(t *testing.T, f *team) {
+		f.configured, f.slow = []string{"eu", "us"}, map[string]int{"eu": 3}
+		f.sees("eu", 5, 1)
+		f.sees("us", 5, 2)
+		if err := f.after(10, true); err != nil {
+			t.Fatal(err)
+		}
+		// Each is looked at, and us pushed, before eu is waited for, looked at again, and pushed.
+		if want := "eu us us eu eu eu eu eu"; strings.Join(f.asked, " ") != want {
+			t.Errorf("asked %q, want %q", f.asked, want)
+		}
+		f.has(append(ofCluster("eu", "10:1", "10:1", "5:1"), ofCluster("us", "10:1", "10:1", "5:2")...)...)
+	})
 }
 
 // TestClustersComeAndGo has one come, go, and come again.
