@@ -29,9 +29,16 @@ func Discovery(w http.ResponseWriter, r *http.Request, clusters []string) {
 func Asked(w http.ResponseWriter, r *http.Request, names []string) (i int, ok bool) {
 	name := r.URL.Query().Get("cluster")
 	if i = slices.Index(names, name); i < 0 && name != "" {
-		http.Error(w, fmt.Sprintf("there is no cluster %.50q; there are: %s", name, strings.Join(names, ", ")),
-			http.StatusNotFound)
+		http.Error(w, NoCluster(name, names).Error(), http.StatusNotFound)
 		return -1, false
 	}
 	return i, true
+}
+
+// NoCluster says that none of the clusters has a name. Where there is but one without a name, names has that: "".
+func NoCluster(name string, names []string) error {
+	if slices.Equal(names, []string{""}) {
+		return fmt.Errorf("there is no cluster %.50q; there is one, without a name: leave out cluster", name)
+	}
+	return fmt.Errorf("there is no cluster %.50q; there are: %s", name, strings.Join(names, ", "))
 }

@@ -8,7 +8,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"metrics-server-prom/internal/kube"
@@ -82,12 +81,14 @@ func wait(ctx context.Context, q *query, sources []Source) {
 
 // answerNow answers a query with what is current now.
 func (p *Page) answerNow(q query, sources []Source) (*answer, error) {
-	none, there := noSum(), false
+	if err := q.check(sources); err != nil {
+		return nil, err
+	}
+	none := noSum()
 	a := &answer{query: q, version: p.Version, time: time.Now(), totals: newRow(place{}, &none, 0), counts: uncounted}
 	best := &best{query: &q}
 	for i := range sources {
 		if s := &sources[i]; q.isAbout(s) {
-			there = true
 			p.look(a, s, p.historyOf(s.Name, len(sources)), best)
 		}
 	}
@@ -98,13 +99,6 @@ func (p *Page) answerNow(q query, sources []Source) (*answer, error) {
 		if p.show(a, s, p.historyOf(s.Name, len(sources))); s.Name != "" {
 			a.clusters = append(a.clusters, s.Name)
 		}
-	}
-	switch {
-	case there || q.cluster == "":
-	case len(sources) == 1 && sources[0].Name == "":
-		return nil, fmt.Errorf("there is no cluster %.50q; there is one, without a name: leave out cluster", q.cluster)
-	default:
-		return nil, fmt.Errorf("there is no cluster %.50q; there are: %s", q.cluster, strings.Join(a.clusters, ", "))
 	}
 	failures, notices := p.State(q.cluster)
 	a.failures, a.notices = append(failures, a.failures...), notices

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"metrics-server-prom/internal/serve"
 )
 
 // level is what the rows of an answer are.
@@ -122,6 +124,21 @@ func (q query) values() url.Values {
 
 // isAbout tells whether the query is about a cluster.
 func (q *query) isAbout(s *Source) bool { return q.cluster == "" || q.cluster == s.Name }
+
+// check fails where the query is about a cluster that is not there.
+func (q *query) check(sources []Source) error {
+	var names []string
+	for i := range sources {
+		if q.isAbout(&sources[i]) {
+			return nil
+		}
+		names = append(names, sources[i].Name)
+	}
+	if q.cluster == "" {
+		return nil
+	}
+	return serve.NoCluster(q.cluster, names)
+}
 
 // ofPods tells whether the query is about some pods of a namespace.
 func (q *query) ofPods() bool { return q.pod != "" || q.node != "" || q.workload != "" }
